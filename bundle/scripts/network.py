@@ -1,0 +1,330 @@
+"""U-Net with a spatial-aware fusion module (paper III-D), and its light counterpart SemSim-."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks import Convolution, MLPBlock, SABlock
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+#: Paper IV-B: five stages of 16 to 256 channels; the last entry is the width after the last upsampling.
+FEATURES = (16, 32, 64, 128, 256, 16)
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """I(.): linear interpolation of ``x: (B, C, *)`` to the spatial ``size``; the identity where sizes agree."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode=LINEAR[x.ndim - 2], align_corners=False)
+
+
+def _unet(spatial_dims: int, in_channels: int, out_channels: int, features: Sequence[int]) -> BasicUNet:
+    return BasicUNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        features=tuple(features),
+        norm="batch",
+        upsample="nontrainable",
+    )
+
+
+class SegmentationNet(nn.Module):
+    """The U-Net alone: what inference, export and evaluation need.
+
+    It loads the state of a :class:`SemSimNet` strictly, save for the entries ``fusion.*``, which it drops.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 4,
+        features: Sequence[int] = FEATURES,
+    ) -> None:
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            in_channels: channels of the image.
+            out_channels: number of classes, background included.
+            features: widths of the five stages and of the last upsampling.
+        """
+        super().__init__()
+        self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
+        self._register_load_state_dict_pre_hook(_drop_fusion)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``image: (B, C, *spatial)`` -> logits ``(B, K, *spatial)``."""
+        return self.backbone(image)
+
+
+def _drop_fusion(state_dict: dict, prefix: str, *_: object) -> None:
+    for key in [k for k in state_dict if k.startswith(f"{prefix}fusion.")]:
+        del state_dict[key]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Which streams a forward computes what for; a stream that is not named gets nothing beyond the encoder.
+
+    Attributes:
+        decode: streams that get logits.
+        fuse: streams that get fused features.
+        perturb: streams whose encoder features lose channels before the decoder.
+    """
+
+    decode: tuple[str, ...] = ()
+    fuse: tuple[str, ...] = ()
+    perturb: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Result of a forward over several streams.
+
+    Attributes:
+        logits: ``(B, K, *spatial)`` by stream.
+        features: f~, ``(B, D, *spatial / 4)``, by stream.
+    """
+
+    logits: Mapping[str, Tensor]
+    features: Mapping[str, Tensor]
+
+
+class SemSimNet(nn.Module):
+    """U-Net with fused features f~ at a quarter of the resolution, for training.
+
+    ``network(image)`` gives logits at the cost of the plain U-Net. ``network({"labeled": x_l, ...}, streams=...)``
+    serves all streams of a step in one forward, as distributed training needs: their encoders share one batch-norm
+    pass, and so do the decoders of those that are decoded and the fusion of those that are fused.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 4,
+        features: Sequence[int] = FEATURES,
+        *,
+        fusion: str = "sfm",
+        fusion_channels: int = 128,
+        feature_dropout: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            in_channels: channels of the image.
+            out_channels: number of classes, background included.
+            features: widths of the five stages and of the last upsampling.
+            fusion: ``sfm`` (SemSim), ``conv`` (SemSim-: 1x1 convolutions) or ``none`` (no similarity terms).
+            fusion_channels: D, channels of f~.
+            feature_dropout: share of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
+
+        Raises:
+            ValueError: unknown ``fusion``.
+        """
+        super().__init__()
+        kinds = {"sfm": SpatialAwareFusion, "conv": ConvFusion}
+        if fusion not in (*kinds, "none"):
+            raise ValueError(f"fusion should be sfm, conv or none, received {fusion!r}.")
+        self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
+        self.fusion = None
+        if fusion != "none":
+            self.fusion = kinds[fusion](spatial_dims, tuple(features[1:4]), fusion_channels)
+        else:
+            self._register_load_state_dict_pre_hook(_drop_fusion)
+        self.channel_dropout = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims](feature_dropout)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The five stages of the encoder; stage i has ``1 / 2**i`` of the resolution, i from 0."""
+        unet = self.backbone
+        stages = [unet.conv_0(image)]
+        for down in (unet.down_1, unet.down_2, unet.down_3, unet.down_4):
+            stages.append(down(stages[-1]))
+        return stages
+
+    def decode(self, stages: Sequence[Tensor]) -> Tensor:
+        """Logits ``(B, K, *spatial)`` from the five stages."""
+        unet = self.backbone
+        x = stages[4]
+        for up, skip in zip((unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1), stages[3::-1]):
+            x = up(x, skip)
+        return unet.final_conv(x)
+
+    def forward(self, image: Tensor | Mapping[str, Tensor], streams: Streams | None = None) -> Tensor | Output:
+        """
+        Args:
+            image: ``(B, C, *spatial)``, or one such batch for each stream; batch sizes may differ.
+            streams: what to compute for which stream; needed when ``image`` is a mapping.
+
+        Returns:
+            logits ``(B, K, *spatial)`` for a tensor, an :class:`Output` for a mapping.
+
+        Raises:
+            ValueError: features asked of a network with ``fusion: none``.
+        """
+        if isinstance(image, Tensor):
+            return self.backbone(image)
+        streams = streams or Streams(decode=tuple(image))
+        if streams.fuse and self.fusion is None:
+            raise ValueError("This network has `fusion: none`; the similarity terms need `sfm` or `conv`.")
+        # streams without logits last, so that the decoder's share of a stage is a view and not a copy
+        order = sorted(image, key=lambda name: name not in streams.decode)
+        sizes = [image[name].shape[0] for name in order]
+        stages = self.encode(torch.cat([image[name] for name in order]))
+
+        def pick(stage: Tensor, names: Sequence[str]) -> list[Tensor]:
+            parts = dict(zip(order, stage.split(sizes)))
+            return [parts[name] for name in names]
+
+        logits: dict[str, Tensor] = {}
+        if streams.decode:
+            decoded = [name for name in order if name in streams.decode]
+            count = sum(image[name].shape[0] for name in decoded)
+            if not streams.perturb:
+                chosen = [stage[:count] for stage in stages]
+            else:
+                chosen = [
+                    torch.cat([
+                        self.channel_dropout(part) if name in streams.perturb else part
+                        for name, part in zip(decoded, pick(stage, decoded))
+                    ])
+                    for stage in stages
+                ]
+            parts = self.decode(chosen).split([image[name].shape[0] for name in decoded])
+            logits = dict(zip(decoded, parts))
+
+        fused: dict[str, Tensor] = {}
+        if streams.fuse:
+            names = [name for name in order if name in streams.fuse]
+            middle = stages[1:4]
+            if len(names) < len(order):
+                middle = [torch.cat(pick(stage, names)) for stage in middle]
+            parts = self.fusion(middle).split([image[name].shape[0] for name in names])
+            fused = dict(zip(names, parts))
+        return Output(logits=logits, features=fused)
+
+
+class ConvFusion(nn.Module):
+    """SemSim-: a plain convolution in place of the SFM.
+
+    Each stage is projected by a 1x1 convolution and resized to the middle stage; their sum, normalised and rectified,
+    is f~. (A 1x1 convolution and a linear resize commute, so this equals one convolution of the concatenated stages.)
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: Sequence[int], channels: int = 128) -> None:
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            in_channels: channels of stages 2, 3, 4.
+            channels: D, channels of f~.
+        """
+        super().__init__()
+        self.projections = nn.ModuleList(
+            Convolution(spatial_dims, c, channels, kernel_size=1, conv_only=True, bias=False) for c in in_channels
+        )
+        self.norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[spatial_dims](channels)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
+        size = stages[1].shape[2:]
+        fused = sum(resize(project(stage), size) for project, stage in zip(self.projections, stages))
+        return F.relu(self.norm(fused))
+
+
+class SpatialAwareFusion(nn.Module):
+    """SFM (III-D): windows of three stages attend to each other, scale by scale, before they are fused.
+
+    Patch matching cuts every stage into the same grid of windows (8, 4 and 2 pixels wide, 84 tokens in 2D); scale
+    interacting is one pre-norm transformer block on a window's tokens; scale splitting puts the tokens back; fusion
+    resizes to the middle stage, concatenates and convolves (eq. 17).
+
+    Deviation from the paper: it does not give the grid S. Windows of 8, 4 and 2 at every image size make S = 14 at 224
+    pixels and keep the cost proportional to the image.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: Sequence[int],
+        channels: int = 128,
+        *,
+        windows: Sequence[int] = (8, 4, 2),
+        num_heads: int = 4,
+        mlp_ratio: int = 4,
+    ) -> None:
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            in_channels: channels of stages 2, 3, 4.
+            channels: D, channels of tokens and of f~.
+            windows: width of a window in each stage, each half of the one before.
+            num_heads: attention heads.
+            mlp_ratio: width of the hidden layer as a multiple of D.
+        """
+        super().__init__()
+        self.windows = tuple(windows)
+        self.projections = nn.ModuleList(
+            Convolution(spatial_dims, c, channels, kernel_size=1, conv_only=True) for c in in_channels
+        )
+        # SABlock and MLPBlock rather than TransformerBlock: the latter keeps an unused layer norm, which
+        # distributed training would wait for
+        self.norm_attention = nn.LayerNorm(channels)
+        self.attention = SABlock(channels, num_heads, use_flash_attention=True)
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.mlp = MLPBlock(channels, mlp_ratio * channels)
+        self.fuse = Convolution(
+            spatial_dims, len(in_channels) * channels, channels, kernel_size=3, act="relu", norm="batch", bias=False
+        )
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
+        maps = [project(stage) for project, stage in zip(self.projections, stages)]
+        grid = tuple(
+            max(-(-m.shape[2 + axis] // w) for m, w in zip(maps, self.windows)) for axis in range(maps[0].ndim - 2)
+        )
+        tokens = [to_windows(m, grid, w) for m, w in zip(maps, self.windows)]  # each (B * S, w**n, D)
+        x = torch.cat(tokens, dim=1)
+        x = x + self.attention(self.norm_attention(x))
+        x = x + self.mlp(self.norm_mlp(x))
+        split = x.split([t.shape[1] for t in tokens], dim=1)
+        size = maps[1].shape[2:]
+        maps = [from_windows(t, grid, w, m.shape[2:]) for t, w, m in zip(split, self.windows, maps)]
+        return self.fuse(torch.cat([resize(m, size) for m in maps], dim=1))
+
+
+def to_windows(x: Tensor, grid: Sequence[int], window: int) -> Tensor:
+    """Cut a map into windows of tokens.
+
+    Args:
+        x: ``(B, D, *spatial)``; replicated at the far borders to ``grid * window``.
+        grid: number of windows along each axis.
+        window: width of a window.
+
+    Returns:
+        ``(B * prod(grid), window ** n, D)``.
+    """
+    dims = len(grid)
+    padding = [g * window - n for g, n in zip(grid, x.shape[2:])]
+    if any(padding):
+        x = F.pad(x, [p for amount in reversed(padding) for p in (0, amount)], mode="replicate")
+    batch, channels = x.shape[:2]
+    x = x.reshape(batch, channels, *(n for g in grid for n in (g, window)))
+    # (B, D, g0, w, g1, w, ...) -> (B, g0, g1, ..., w, w, ..., D)
+    x = x.permute(0, *(2 + 2 * i for i in range(dims)), *(3 + 2 * i for i in range(dims)), 1)
+    return x.reshape(-1, window**dims, channels)
+
+
+def from_windows(tokens: Tensor, grid: Sequence[int], window: int, size: Sequence[int]) -> Tensor:
+    """Inverse of :func:`to_windows`: ``(B * prod(grid), window ** n, D)`` -> ``(B, D, *size)``, padding cut off."""
+    dims, channels = len(grid), tokens.shape[-1]
+    x = tokens.reshape(-1, *grid, *([window] * dims), channels)
+    # (B, g0, g1, ..., w, w, ..., D) -> (B, D, g0, w, g1, w, ...)
+    x = x.permute(0, 1 + 2 * dims, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)))
+    x = x.reshape(x.shape[0], channels, *(g * window for g in grid))
+    return x[(..., *(slice(n) for n in size))]

@@ -1,0 +1,209 @@
+"""Scores of an evaluation, case by case, and pictures of predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
+from torch import Tensor
+
+from .datalist import case_name
+from .transforms import file_of, find_slice_axis
+
+logger = logging.getLogger("semsim")
+
+METRICS = ("dice", "hd95", "assd")
+EMPTY_RULE = (
+    "A class that neither truth nor prediction shows is not counted. One that only one of them shows scores Dice 0 and "
+    "the diagonal of the image as HD95 and ASSD."
+)
+
+
+def score_case(prediction: Tensor, truth: Tensor, *, num_classes: int, spacing: Sequence[float]) -> dict[str, list[float]]:
+    """Dice, 95 % Hausdorff distance and average symmetric surface distance of each foreground class.
+
+    Args:
+        prediction: class indices, ``(*spatial)``.
+        truth: class indices, ``(*spatial)``, on the same grid.
+        num_classes: background included.
+        spacing: voxel size along each axis; distances come in its unit.
+
+    Returns:
+        ``dice``, ``hd95``, ``assd``: one value a foreground class, by the rule ``EMPTY_RULE``; nan if not counted.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} should agree in shape.")
+    diagonal = float(np.linalg.norm(np.array(truth.shape) * np.array(spacing)))
+    scores: dict[str, list[float]] = {name: [] for name in METRICS}
+    for c in range(1, num_classes):
+        p, t = (prediction == c)[None, None], (truth == c)[None, None]
+        shown = bool(p.any()), bool(t.any())
+        if all(shown):
+            if p.shape[-1] == 1 and p.ndim == 5:  # a volume of one slice is a plane
+                p, t, voxel = p[..., 0], t[..., 0], list(spacing[:2])
+            else:
+                voxel = list(spacing)
+            values = (
+                compute_dice(p, t),
+                compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=voxel),
+                compute_average_surface_distance(p, t, include_background=True, symmetric=True, spacing=voxel),
+            )
+            row = [float(v) for v in values]
+        else:
+            row = [0.0, diagonal, diagonal] if any(shown) else [float("nan")] * 3
+        for name, value in zip(METRICS, row):
+            scores[name].append(value)
+    return scores
+
+
+class ScoreCases:
+    """Score every case of an evaluation on its own grid and write ``scores.csv`` and ``scores.json``.
+
+    Expects decollated ``pred`` and ``label`` as class indices ``(1, *spatial)`` on the grid of the image file.
+    """
+
+    def __init__(self, output_dir: str, class_names: Sequence[str], *, facts: Mapping[str, Any] | None = None) -> None:
+        """
+        Args:
+            output_dir: folder of the two files.
+            class_names: names of the classes, background first.
+            facts: what else to keep beside the scores: weights, list, seed.
+        """
+        self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.rows.clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _add(self, engine: Engine) -> None:
+        for output in engine.state.output:
+            prediction, truth = output["pred"][0].cpu(), output["label"][0].cpu()
+            label = output["label"]
+            affine = label.affine.cpu().numpy() if isinstance(label, MetaTensor) else np.eye(4)
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)[: truth.ndim].tolist()
+            scores = score_case(
+                torch.as_tensor(prediction), torch.as_tensor(truth), num_classes=len(self.names), spacing=spacing
+            )
+            # a file whose voxels all measure exactly one carries no spacing: its distances are voxels
+            unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
+            for c, name in enumerate(self.names[1:]):
+                row = {"case": case_name(file_of(None, output["image"])), "class": name}
+                row |= {metric: scores[metric][c] for metric in METRICS}
+                row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
+                self.rows.append(row)
+
+    def _write(self) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame(self.rows)
+        table.round(5).to_csv(self.output_dir / "scores.csv", index=False)
+        summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
+        (self.output_dir / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
+        for name, row in summary["classes"].items():
+            logger.info(f"{name}: Dice {row['dice']:.4f}  HD95 {row['hd95']:.2f}  ASSD {row['assd']:.2f}")
+        mean = summary["mean"]
+        logger.info(
+            f"mean of classes, {summary['cases']} cases: Dice {mean['dice']:.4f}  HD95 {mean['hd95']:.2f} "
+            f"{summary['distance_unit']}  ASSD {mean['assd']:.2f} {summary['distance_unit']}  "
+            f"-> {self.output_dir / 'scores.csv'}, scores.json"
+        )
+
+
+def summarize(table: pd.DataFrame) -> dict[str, Any]:
+    """Means of a table of :class:`ScoreCases`: over cases for each class, then over classes."""
+    classes = {}
+    for name, rows in table.groupby("class", sort=False):
+        classes[name] = {metric: float(rows[metric].mean()) for metric in METRICS}
+        classes[name]["counted"] = int(rows["dice"].notna().sum())
+    units = sorted(table["unit"].unique())
+    return {
+        "cases": int(table["case"].nunique()),
+        "classes": classes,
+        "mean": {m: float(np.nanmean([row[m] for row in classes.values()])) for m in METRICS},
+        "distance_unit": units[0] if len(units) == 1 else "mm, or voxels for files without a spacing",
+    }
+
+
+def overlay(image: str, prediction: str, output: str, truth: str = "", slices: int = 5) -> str:
+    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
+
+    Args:
+        image: image file.
+        prediction: label file on the image's grid.
+        output: PNG file to write.
+        truth: label file of the truth, dashed.
+        slices: how many slices, evenly spaced among those with a prediction or truth.
+
+    Returns:
+        ``output``.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from monai.transforms import LoadImage
+
+    load = LoadImage(image_only=True, ensure_channel_first=True)
+    volumes = {"image": load(image), "prediction": load(prediction)}
+    if truth:
+        volumes["truth"] = load(truth)
+    affine = volumes["image"].affine.numpy()
+    arrays = {name: np.asarray(v)[0] for name, v in volumes.items()}
+    arrays = {name: a[..., None] if a.ndim == 2 else a for name, a in arrays.items()}
+    axis = find_slice_axis(np.linalg.norm(affine[:3, :3], axis=0), arrays["image"].shape)
+    arrays = {name: np.moveaxis(a, axis, -1) for name, a in arrays.items()}
+    labels = [arrays[name] for name in ("prediction", "truth") if name in arrays]
+    filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in labels))
+    filled = filled if len(filled) else np.arange(labels[0].shape[-1])
+    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(slices, len(filled))).round().astype(int))]
+
+    colors = plt.get_cmap("tab10")
+    low, high = np.percentile(arrays["image"], [0.5, 99.5])
+    figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
+    for ax, k in zip(axes[0], chosen):
+        ax.imshow(arrays["image"][..., k].T, cmap="gray", vmin=low, vmax=high, origin="lower")
+        for name, style in (("prediction", "solid"), ("truth", "dashed")):
+            if name not in arrays:
+                continue
+            for c in range(1, int(max(a.max() for a in labels)) + 1):
+                mask = arrays[name][..., k].T == c
+                if mask.any():
+                    ax.contour(mask, levels=[0.5], colors=[colors(c)], linestyles=style, linewidths=1.2)
+        ax.set_title(f"slice {k}", fontsize=10)
+        ax.axis("off")
+    note = "solid: prediction, dashed: truth" if truth else "contours: prediction"
+    figure.suptitle(f"{case_name(image)}   ({note})", fontsize=11)
+    figure.tight_layout()
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+    return output
+
+
+def main() -> None:
+    """Command line of this module."""
+    import fire
+
+    from .errors import one_line_errors
+
+    one_line_errors()
+    fire.Fire({"overlay": overlay})
+
+
+if __name__ == "__main__":
+    main()

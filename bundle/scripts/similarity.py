@@ -1,0 +1,234 @@
+"""Intra-image and cross-image semantic similarity (paper III-B, III-C) as pure functions on tensors.
+
+Symbols: f~ ``features`` ``(B, D, *spatial)``; n the number of positions; K classes; J labelled images; R sub-regions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """``(B, C, *spatial)`` -> ``(B, n, C)``."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def affinity(features: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """M of eq. 4, materialised: softmax over k2 of cos(f(k1), f(k2)) / t_a.
+
+    Args:
+        features: ``(B, D, *spatial)``.
+        temperature: t_a; 1 is the paper's literal reading.
+
+    Returns:
+        ``(B, n, n)``; each row sums to one. Memory grows with n squared: for looking at, not for training.
+    """
+    f = _tokens(F.normalize(features, dim=1))
+    return torch.softmax(f @ f.transpose(1, 2) / temperature, dim=-1)
+
+
+def refine(
+    features: Tensor,
+    probabilities: Tensor,
+    *,
+    temperature: float = 0.1,
+    axis: str = "row",
+    combine: str = "mean",
+) -> Tensor:
+    """Prediction rectified by the affinities within an image, eq. 5: p_in = (p + p M^T) / 2.
+
+    Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
+    receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
+    temperature, for without it M is uniform within 0.1 %. The product is computed as attention, so that the n x n map
+    is never formed: its memory grows linearly with n.
+
+    Args:
+        features: f~, ``(B, D, *spatial)``.
+        probabilities: I(p), ``(B, K, *spatial)``, at the size of ``features``.
+        temperature: t_a of eq. 4; 1 is the literal reading.
+        axis: ``row`` as described, ``column`` as printed (forms the map).
+        combine: ``mean``, or ``sum`` as printed.
+
+    Returns:
+        ``(B, K, *spatial)``.
+
+    Raises:
+        ValueError: sizes that differ, unknown ``axis`` or ``combine``.
+    """
+    if features.shape[0] != probabilities.shape[0] or features.shape[2:] != probabilities.shape[2:]:
+        raise ValueError(
+            f"features and probabilities should agree in batch and size, received {tuple(features.shape)} and "
+            f"{tuple(probabilities.shape)}."
+        )
+    if axis not in ("row", "column") or combine not in ("mean", "sum"):
+        raise ValueError(f"axis should be row or column and combine mean or sum, received {axis!r} and {combine!r}.")
+    p = _tokens(probabilities)  # (B, n, K)
+    if axis == "column":
+        spread = affinity(features, temperature=temperature).transpose(1, 2) @ p
+    else:
+        f = _tokens(F.normalize(features, dim=1)).unsqueeze(1)  # (B, 1, n, D): one head
+        # a value as wide as the query keeps attention on the path that never forms the map
+        missing = f.shape[-1] - p.shape[-1]
+        value = F.pad(p, (0, max(missing, 0))).unsqueeze(1)
+        spread = F.scaled_dot_product_attention(f, f, value, scale=1.0 / temperature)[:, 0, :, : p.shape[-1]]
+    result = (p + spread) * (0.5 if combine == "mean" else 1.0)
+    return result.transpose(1, 2).reshape(probabilities.shape)
+
+
+def split_regions(x: Tensor, regions: int) -> Tensor:
+    """Cut maps into ``regions`` sub-regions a side.
+
+    Args:
+        x: ``(B, C, *spatial)``. Where a side does not divide, sub-regions are ``ceil(side / regions)`` wide and zeros
+            fill up the last.
+        regions: N, sub-regions a side.
+
+    Returns:
+        ``(B, R, L, C)`` with R = N ** dims sub-regions of L positions.
+    """
+    dims = x.ndim - 2
+    widths = [-(-n // regions) for n in x.shape[2:]]
+    padding = [regions * w - n for w, n in zip(widths, x.shape[2:])]
+    x = F.pad(x, [p for amount in reversed(padding) for p in (0, amount)])
+    x = x.reshape(*x.shape[:2], *(n for w in widths for n in (regions, w)))
+    # (B, C, N, w, N, w, ...) -> (B, N, N, ..., w, w, ..., C)
+    x = x.permute(0, *(2 + 2 * i for i in range(dims)), *(3 + 2 * i for i in range(dims)), 1)
+    return x.reshape(x.shape[0], regions**dims, math.prod(widths), x.shape[-1])
+
+
+def merge_regions(x: Tensor, regions: int, size: Sequence[int]) -> Tensor:
+    """Inverse of :func:`split_regions`: ``(B, R, L, C)`` -> ``(B, C, *size)``, the filling cut off."""
+    dims, channels = len(size), x.shape[-1]
+    widths = [-(-n // regions) for n in size]
+    x = x.reshape(x.shape[0], *([regions] * dims), *widths, channels)
+    x = x.permute(0, 1 + 2 * dims, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)))
+    x = x.reshape(*x.shape[:2], *(regions * w for w in widths))
+    return x[(..., *(slice(n) for n in size))]
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Class prototypes of a labelled batch (eq. 7, 8).
+
+    Attributes:
+        vectors: G, ``(J, R, K, D)``.
+        present: ``(J, K)`` bool; false where image j does not show class c, whose vectors are then zero.
+    """
+
+    vectors: Tensor
+    present: Tensor
+
+    def detach(self) -> Prototypes:
+        """The same without gradient."""
+        return Prototypes(self.vectors.detach(), self.present)
+
+
+def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regions: int = 4) -> Prototypes:
+    """G of eq. 7 and 8: the mean feature of each class in each sub-region of each labelled image.
+
+    A class absent from a sub-region is given its mean over the whole image; a class absent from the image is left out.
+
+    Args:
+        features: f~ of the labelled images, ``(J, D, *spatial)``.
+        labels: class indices ``(J, *any_spatial)``, resized to the features by nearest.
+        num_classes: K.
+        regions: N, sub-regions a side (paper: 4).
+
+    Raises:
+        ValueError: another number of labels than of features.
+    """
+    if labels.ndim != features.ndim - 1 or labels.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"labels should be (J, *spatial) for features (J, D, *spatial), received {tuple(labels.shape)} and "
+            f"{tuple(features.shape)}."
+        )
+    small = F.interpolate(labels[:, None].to(features.dtype), size=features.shape[2:], mode="nearest")[:, 0].long()
+    one_hot = F.one_hot(small, num_classes).movedim(-1, 1).to(features.dtype)  # (J, K, *spatial)
+    members = split_regions(one_hot, regions)  # (J, R, L, K)
+    total = members.transpose(2, 3) @ split_regions(features, regions)  # (J, R, K, D)
+    count = members.sum(dim=2).unsqueeze(-1)  # (J, R, K, 1)
+    whole = total.sum(dim=1, keepdim=True) / count.sum(dim=1, keepdim=True).clamp(min=1)
+    vectors = torch.where(count > 0, total / count.clamp(min=1), whole)
+    return Prototypes(vectors=vectors, present=count.sum(dim=(1, 3)) > 0)
+
+
+def cross_similarity(features: Tensor, prototypes: Prototypes, *, regions: int = 4) -> Tensor:
+    """m(j, c, i) of eq. 9: cosine of every position's feature with the prototypes of its own sub-region.
+
+    Args:
+        features: f~ of the unlabelled images, ``(B, D, *spatial)``.
+        prototypes: of the labelled images.
+        regions: N, as the prototypes were made with.
+
+    Returns:
+        ``(B, R, L, J, K)``, positions in the order of :func:`split_regions`; zero for an absent class.
+    """
+    queries = split_regions(F.normalize(features, dim=1), regions)  # (B, R, L, D)
+    keys = F.normalize(prototypes.vectors, dim=-1)  # (J, R, K, D)
+    images, number, classes, channels = keys.shape
+    keys = keys.permute(1, 3, 0, 2).reshape(number, channels, images * classes)
+    return (queries @ keys).reshape(*queries.shape[:3], images, classes)
+
+
+def cross_log_probabilities(
+    similarity: Tensor, present: Tensor, *, temperature: float = 0.1, average_images: bool = True
+) -> Tensor:
+    """log p_cr of eq. 9: a softmax over classes of exp(m / t_p), pooled over the labelled images.
+
+    Deviations from the paper: the temperature t_p (without one p_cr can never exceed e / (e + K - 1), 0.475 for four
+    classes); the mean over the images that show a class instead of the sum, which favours frequent classes.
+
+    Args:
+        similarity: m, ``(..., J, K)``.
+        present: ``(J, K)`` bool.
+        temperature: t_p; 1 is the literal reading.
+        average_images: false for the literal sum over j.
+
+    Returns:
+        ``(..., K)``, finite; a class that no image shows has a probability of zero to rounding.
+    """
+    lowest = torch.finfo(similarity.dtype).min / 4
+    evidence = (similarity / temperature).masked_fill(~present, lowest)
+    pooled = torch.logsumexp(evidence, dim=-2)
+    if average_images:
+        pooled = pooled - present.sum(dim=0).clamp(min=1).to(similarity.dtype).log()
+    pooled = pooled.masked_fill(~present.any(dim=0), -1e4)  # finite, so that no gradient turns into NaN
+    return torch.log_softmax(pooled, dim=-1)
+
+
+def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, divergence: str = "softmax") -> Tensor:
+    """U_bar of eq. 11 and 12: how far the labelled images agree on a position, as a weight.
+
+    U(j) = KL(q_j || mean over j of q_j) and U_bar = mean over j of exp(-r U(j)).
+
+    Deviation from the paper: q_j is a softmax of the cosines over the classes that image j shows, for cosines are no
+    distributions, and their logarithms may not exist.
+
+    Args:
+        similarity: m, ``(..., J, K)``.
+        present: ``(J, K)`` bool.
+        scale: r (paper: 1000).
+        divergence: ``softmax``, or ``cosine`` for the literal formula on clipped cosines.
+
+    Returns:
+        ``(...)`` in [0, 1], without gradient: else raising the uncertainty would lower the loss.
+
+    Raises:
+        ValueError: unknown ``divergence``.
+    """
+    similarity = similarity.detach()
+    if divergence == "softmax":
+        q = torch.softmax(similarity.masked_fill(~present, float("-inf")), dim=-1)
+    elif divergence == "cosine":
+        q = similarity.clamp(min=1e-6).masked_fill(~present, 0.0)
+    else:
+        raise ValueError(f"divergence should be softmax or cosine, received {divergence!r}.")
+    mean = q.mean(dim=-2, keepdim=True)
+    uncertainty = (torch.xlogy(q, q) - torch.xlogy(q, mean)).sum(dim=-1).clamp(min=0)  # (..., J)
+    return torch.exp(-scale * uncertainty).mean(dim=-1)

@@ -1,0 +1,195 @@
+"""One training step of SemSim and its relatives, as a MONAI trainer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from .errors import InputError
+from .loaders import TwoStreamLoader, seed_everything
+from .losses import SemSimLoss
+from .network import Output
+from .transforms import CutMix, RandCutMix
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """A second view of a network: its own modules with their own training mode, the very same parameters and buffers.
+
+    So the weak view runs in evaluation mode while the student stays in training mode, without switching in mid-step.
+    """
+    base = network.module if isinstance(network, DistributedDataParallel) else network
+    shared = {id(t): t for t in itertools.chain(base.parameters(), base.buffers())}
+    return copy.deepcopy(base, shared)
+
+
+class SemSimTrainer(SupervisedTrainer):
+    """Weak-to-strong consistency with two streams.
+
+    A step on x_l (labelled) and x_u (unlabelled, weakly augmented):
+
+    1. the strong views of x_u are mixed with each other's boxes (CutMix);
+    2. the weak view is predicted without gradient, in evaluation mode;
+    3. the student sees labelled images and strong views in one forward, in training mode: one batch-norm pass;
+    4. the loss compares them, and the optimizer steps.
+
+    Batches are ``{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong_1", "image_strong_2"}}``; without
+    ``unlabeled`` the step is supervised. Shuffling, augmentation and CutMix of an epoch follow from (seed, epoch).
+    """
+
+    loss_function: SemSimLoss
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: TwoStreamLoader,
+        network: nn.Module,
+        optimizer: Optimizer,
+        loss_function: SemSimLoss,
+        *,
+        cutmix: RandCutMix | None = None,
+        weak_batch_norm: str = "evaluation",
+        epoch_length: int | None = None,
+        non_blocking: bool = False,
+        inferer: Inferer | None = None,
+        postprocessing: Callable | None = None,
+        key_train_metric: dict[str, Metric] | None = None,
+        additional_metrics: dict[str, Metric] | None = None,
+        train_handlers: Sequence | None = None,
+        amp: bool = False,
+        amp_kwargs: dict[str, Any] | None = None,
+        decollate: bool = True,
+    ) -> None:
+        """
+        Args:
+            device: where to train.
+            max_epochs: epochs; one is a pass over the unlabelled slices.
+            train_data_loader: loader of both streams.
+            network: a ``SemSimNet``, already on ``device``, or one in DistributedDataParallel.
+            optimizer: of its parameters.
+            loss_function: the terms; it also says which streams are computed.
+            cutmix: draws the boxes; ``None`` for no CutMix.
+            weak_batch_norm: ``evaluation`` (running statistics) or ``training`` (the weak batch's own statistics, which
+                also enter the running ones).
+            epoch_length: steps in an epoch, if not the loader's length.
+            non_blocking, inferer, postprocessing, key_train_metric, additional_metrics, train_handlers, amp,
+            amp_kwargs, decollate: as in MONAI's ``SupervisedTrainer``. ``amp`` works on CPU (bfloat16) as well.
+
+        Raises:
+            ValueError: unknown ``weak_batch_norm``.
+        """
+        if weak_batch_norm not in ("evaluation", "training"):
+            raise ValueError(f"weak_batch_norm should be evaluation or training, received {weak_batch_norm!r}.")
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            epoch_length=epoch_length,
+            non_blocking=non_blocking,
+            inferer=inferer,
+            postprocessing=postprocessing,
+            key_train_metric=key_train_metric,
+            additional_metrics=additional_metrics,
+            train_handlers=train_handlers,
+            amp=amp,
+            amp_kwargs=amp_kwargs,
+            decollate=decollate,
+        )
+        self.cutmix = cutmix
+        network.train()
+        self.weak_network = twin(network).train(weak_batch_norm == "training")
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+
+    def _start_epoch(self) -> None:
+        if isinstance(self.data_loader, TwoStreamLoader):
+            seed_everything(self.data_loader.seed, self.state.epoch)
+            self.data_loader.set_epoch(self.state.epoch)
+        self.network.train()
+
+    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.to(self.state.device, non_blocking=self.non_blocking) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    def _iteration(self, engine: SemSimTrainer, batchdata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """One step; returns the labelled images, labels and predictions, and every scalar of the loss by name."""
+        labeled = self._to_device(batchdata["labeled"])
+        unlabeled = self._to_device(batchdata["unlabeled"]) if "unlabeled" in batchdata else None
+        engine.state.batch = batchdata["labeled"]  # what postprocessing and metrics look at
+        engine.state.output = {Keys.IMAGE: labeled["image"], Keys.LABEL: labeled["label"]}
+        engine.optimizer.zero_grad(set_to_none=True)
+
+        with torch.autocast(engine.state.device.type, enabled=engine.amp, **engine.amp_kwargs):
+            student, weak, mixes = self._forward(labeled["image"], unlabeled)
+            engine.state.output[Keys.PRED] = student.logits["labeled"]
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            with torch.autocast(engine.state.device.type, enabled=False):
+                scalars = self.loss_function(student, labeled["label"], weak, mixes)
+        loss = scalars[Keys.LOSS]
+        engine.state.output[Keys.LOSS] = loss
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        # one transfer for all scalars
+        values = dict(zip(scalars, torch.stack([s.detach() for s in scalars.values()]).tolist()))
+        self._check_finite(values, batchdata)
+
+        if engine.amp and engine.scaler is not None:
+            engine.scaler.scale(loss).backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.scaler.step(engine.optimizer)
+            engine.scaler.update()
+        else:
+            loss.backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.optimizer.step()
+        engine.state.output.update(values)
+        engine.state.scalars = values
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _forward(
+        self, image_l: Tensor, unlabeled: Mapping[str, Tensor] | None
+    ) -> tuple[Output, Output | None, dict[str, CutMix]]:
+        """Student and weak view; the streams that the loss does not read are not computed."""
+        streams = self.loss_function.streams(unlabeled is not None)
+        images, weak, mixes = {"labeled": image_l}, None, {}
+        if unlabeled is not None:
+            image_u_weak = unlabeled["image"]
+            with torch.no_grad():
+                weak = self.weak_network({"weak": image_u_weak}, self.loss_function.weak_streams())
+            for view in sorted({*streams.decode, *streams.fuse} - {"labeled"}):
+                if view == "weak_perturbed":
+                    images[view] = image_u_weak
+                    continue
+                images[view] = unlabeled[f"image_{view}"]
+                if self.cutmix is not None:
+                    mixes[view] = self.cutmix(image_u_weak)
+                    images[view] = mixes[view](images[view])
+        student = self.inferer(images, self.network, streams=streams)
+        return student, weak, mixes
+
+    def _check_finite(self, values: Mapping[str, float], batchdata: Mapping[str, Mapping[str, Any]]) -> None:
+        if values[Keys.LOSS] - values[Keys.LOSS] == 0:
+            return
+        terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name.startswith("loss"))
+        cases = "; ".join(f"{stream}: {', '.join(batch.get('case', []))}" for stream, batch in batchdata.items())
+        raise InputError(
+            f"The loss is not finite at iteration {self.state.iteration} ({terms}). Slices of that batch: {cases}. "
+            "Lower the learning rate, or look at these images."
+        )

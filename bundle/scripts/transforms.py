@@ -1,0 +1,303 @@
+"""Deterministic volume transforms and the strong augmentation, as MONAI transforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.transforms import (
+    InvertibleTransform,
+    MapTransform,
+    Randomizable,
+    SpatialResample,
+    Transform,
+)
+from monai.utils import ensure_tuple_rep
+from torch import Tensor
+
+from .errors import InputError
+
+Item = Mapping[Hashable, Any]
+
+
+def file_of(data: Item | None, tensor: torch.Tensor | None = None) -> str:
+    """The file that a tensor was read from, for messages."""
+    meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
+    return str(meta.get("filename_or_obj") or (data or {}).get("case") or "(in memory)")
+
+
+def find_slice_axis(spacing: Sequence[float], shape: Sequence[int], slice_axis: int | None = None) -> int:
+    """Which axis of a stored volume the slices are stacked along.
+
+    Args:
+        spacing: voxel size along each axis, in mm.
+        shape: voxels along each axis.
+        slice_axis: 0, 1 or 2 to override.
+
+    Returns:
+        ``slice_axis`` if given; otherwise the axis of the coarsest spacing, and among axes whose spacings agree
+        within 1 % (files that carry no spacing) the one with the fewest voxels, the last one of equals.
+    """
+    if slice_axis is not None:
+        if not 0 <= slice_axis < len(shape):
+            raise InputError(f"slice_axis should be 0, 1 or 2, received {slice_axis}.")
+        return slice_axis
+    coarsest = max(spacing)
+    candidates = [axis for axis, size in enumerate(spacing) if size >= 0.99 * coarsest]
+    return min(candidates, key=lambda axis: (shape[axis], -axis))
+
+
+class SliceGrid(SpatialResample):
+    """Resample a volume ``(C, X, Y, Z)`` to the grid that the 2D network sees, ``(C, H, W, slices)``.
+
+    Slices lie along the last axis, one per stored slice and in the stored order. In plane, axes point to the right and
+    to the front as nearly as the affine allows, pixels are square, the image fills ``spatial_size`` along one axis and
+    is centred and zero-padded along the other, so that its proportions are kept. A 2D image ``(C, X, Y)`` becomes a
+    volume of one slice. ``inverse`` (and therefore ``Invertd``) returns to the stored grid.
+    """
+
+    def __init__(
+        self, spatial_size: Sequence[int] | int, *, slice_axis: int | None = None, mode: str = "bilinear"
+    ) -> None:
+        """
+        Args:
+            spatial_size: ``(H, W)`` in pixels, or one number for both.
+            slice_axis: axis of the stored array along which slices are stacked; default: see ``find_slice_axis``.
+            mode: ``bilinear`` for images, ``nearest`` for labels.
+        """
+        super().__init__(mode=mode, padding_mode="zeros", dtype=torch.float32)
+        self.spatial_size = ensure_tuple_rep(spatial_size, 2)
+        self.slice_axis = slice_axis
+
+    def grid(self, affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Matrix from voxels of the slice grid to voxels as stored, ``(4, 4)``, and the grid's size."""
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        axis = find_slice_axis(spacing, shape, self.slice_axis)
+        orientation = nib.io_orientation(affine)
+        world = [(a if np.isnan(o) else o) for a, o in enumerate(orientation[:, 0])]
+        in_plane = sorted((a for a in range(3) if a != axis), key=lambda a: world[a])
+
+        extent = [shape[a] * spacing[a] for a in in_plane]
+        pixel = max(e / n for e, n in zip(extent, self.spatial_size))
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = matrix[axis, 2] = 1.0
+        for column, a in enumerate(in_plane):
+            scale = pixel / spacing[a] * (-1.0 if orientation[a, 1] == -1 else 1.0)
+            matrix[a, column] = scale
+            matrix[a, 3] = (shape[a] - 1) / 2 - scale * (self.spatial_size[column] - 1) / 2
+        return matrix, (*self.spatial_size, shape[axis])
+
+    def __call__(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
+        matrix, size = self.grid(affine, img.shape[1:])
+        return super().__call__(img, torch.as_tensor(affine @ matrix), size)
+
+
+class SliceGridd(MapTransform, InvertibleTransform):
+    """Dictionary version of :class:`SliceGrid`; also records the pixel size for the log."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int] | int,
+        *,
+        slice_axis: int | None = None,
+        mode: Sequence[str] | str = "bilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Arguments as in :class:`SliceGrid`, with one ``mode`` a key."""
+        super().__init__(keys, allow_missing_keys)
+        self.grids = {
+            key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
+            for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
+        }
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.grids[key](result[key])
+        return result
+
+    def inverse(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.grids[key].inverse(result[key])
+        return result
+
+
+class AsVolumed(MapTransform, InvertibleTransform):
+    """Give a 2D image ``(C, X, Y)`` a third spatial axis of length one; volumes pass unchanged.
+
+    ``inverse`` removes the axis again, so that a PNG comes back as one.
+    """
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            if image.ndim not in (3, 4):
+                raise InputError(
+                    f"{file_of(data, image)}: expected a 2D image or a 3D volume, received an array with "
+                    f"{image.ndim - 1} spatial axes {tuple(image.shape[1:])}; split a time series into its frames."
+                )
+            flat = image.ndim == 3
+            result[key] = image.unsqueeze(-1) if flat else image
+            self.push_transform(result[key], orig_size=image.shape[1:], extra_info={"flat": flat})
+        return result
+
+    def inverse(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            info = self.pop_transform(result[key])
+            if info["extra_info"]["flat"]:
+                result[key] = result[key].squeeze(-1)
+        return result
+
+
+class CheckVolumed(Transform):
+    """Refuse what training would choke on, naming the file: NaN, shapes that differ, label values beyond the classes."""
+
+    def __init__(self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label") -> None:
+        """
+        Args:
+            in_channels: channels that the network takes.
+            num_classes: classes that the network predicts, background included.
+            image_key: key of the image, ``(C, ...)``.
+            label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
+        """
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.image_key, self.label_key = image_key, label_key
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        image = data[self.image_key]
+        name = file_of(data, image)
+        if image.shape[0] != self.in_channels:
+            raise InputError(
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels."
+            )
+        bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
+        if bad:
+            raise InputError(f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; mend the file.")
+        if self.label_key in data:
+            self._check_label(data[self.label_key], image, name)
+        return dict(data)
+
+    def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
+        name = file_of(None, label)
+        if label.shape[0] != 1:
+            raise InputError(f"{name}: expected one channel of label values, received {label.shape[0]}; save it as indices.")
+        if label.shape[1:] != image.shape[1:]:
+            raise InputError(
+                f"{name}: label has shape {tuple(label.shape[1:])}, its image {image_name} has {tuple(image.shape[1:])}; "
+                "resample the label to the image's grid."
+            )
+        values = torch.unique(torch.as_tensor(label))
+        wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < self.num_classes]
+        if wrong:
+            raise InputError(
+                f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
+                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all classes or remap the values."
+            )
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Boxes to be filled from a partner image of the same batch: the part of A_s that needs the whole batch.
+
+    Attributes:
+        box: ``(B, 1, *spatial)`` bool, true where the partner shows.
+        partner: ``(B,)`` index of the partner.
+    """
+
+    box: Tensor
+    partner: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Paste into ``x: (B, *spatial)`` or ``(B, C, *spatial)`` of any resolution; boxes are resized by nearest."""
+        spatial_dims = self.box.ndim - 2
+        size = x.shape[-spatial_dims:]
+        box = self.box if self.box.shape[2:] == size else F.interpolate(self.box.float(), size=size) > 0.5
+        return torch.where(box if x.ndim == self.box.ndim else box[:, 0], x[self.partner], x)
+
+
+class RandCutMix:
+    """Draw a box for every image of a batch, each at a place and of a shape of its own.
+
+    MONAI's ``CutMix`` gives all images of a batch one corner and clips boxes at the border. Draws from torch's global
+    generator.
+    """
+
+    def __init__(
+        self, *, prob: float = 0.5, area: tuple[float, float] = (0.02, 0.4), aspect: tuple[float, float] = (0.3, 3.3)
+    ) -> None:
+        """
+        Args:
+            prob: probability that an image receives a box.
+            area: smallest and largest share of the image that a box covers.
+            aspect: smallest and largest ratio of a box's sides.
+        """
+        self.prob, self.area, self.aspect = prob, area, aspect
+
+    def __call__(self, image: Tensor) -> CutMix:
+        """Boxes and partners for a batch ``(B, C, *spatial)``; the last spatial axes of a 3D box share one aspect."""
+        batch, size = image.shape[0], image.shape[2:]
+        dims = len(size)
+        area = torch.empty(batch).uniform_(*self.area)
+        ratio = torch.empty(batch, dims - 1).uniform_(*(math.log(a) for a in self.aspect)).exp()
+        sides = torch.cat([torch.ones(batch, 1), ratio], dim=1)
+        sides = sides / sides.prod(dim=1, keepdim=True) ** (1 / dims) * area[:, None] ** (1 / dims)
+        sides = sides.clamp(max=1.0)  # (B, n), as shares of the image
+        start = torch.rand(batch, dims) * (1 - sides)
+        box = (torch.rand(batch) < self.prob).view(-1, *[1] * dims)
+        for axis, length in enumerate(size):
+            position = (torch.arange(length) + 0.5) / length
+            inside = (position >= start[:, axis, None]) & (position < (start + sides)[:, axis, None])
+            box = box & inside.view(batch, *[length if a == axis else 1 for a in range(dims)])
+        # a random cyclic shift: nobody is its own partner unless it is alone
+        shift = int(torch.randint(1, batch, ())) if batch > 1 else 0
+        partner = torch.randperm(batch)
+        inverse = torch.empty_like(partner)
+        inverse[partner] = torch.arange(batch)
+        partner = partner[(inverse + shift) % batch]
+        return CutMix(box=box[:, None].to(image.device), partner=partner.to(image.device))
+
+
+class StrongViewsd(Randomizable, MapTransform):
+    """Add independently augmented copies of an image: ``image`` -> ``image_strong_1``, ``image_strong_2``.
+
+    The strong augmentation A_s of the method without CutMix, which needs the whole batch and is done by the trainer.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Transform, *, num_views: int = 2) -> None:
+        """
+        Args:
+            keys: images ``(C, H, W)`` to make views of.
+            transform: random intensity transforms on a tensor, applied once for each view.
+            num_views: how many views.
+        """
+        super().__init__(keys)
+        self.transform, self.num_views = transform, num_views
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any) -> None:
+        """Nothing of its own is drawn here; ``transform`` draws."""
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            for view in range(1, self.num_views + 1):
+                result[f"{key}_strong_{view}"] = self.transform(data[key].clone())
+        return result
