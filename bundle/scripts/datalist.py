@@ -183,6 +183,12 @@ def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = ""
     return [{"image": str(path)} for path in find_images(folder, recursive=True).values()]
 
 
+def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
+    """The deepest folder that all images lie in: predictions keep the folders below it, so that no name occurs twice."""
+    parents = [os.path.dirname(os.path.abspath(_image_files(item)[0])) for item in items]
+    return os.path.commonpath(parents) if parents else ""
+
+
 def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[str, Path]:
     """Image files in ``folder`` by case name, sorted.
 
