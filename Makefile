@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
-DEMO := demo_output
-CONFIGS := "['configs/train.yaml','configs/demo.yaml']"
+RUN := cd bundle && $(BIN)/python -m monai.bundle run
+DEMO := $(abspath demo_output)
+CASE := patient022
 
 .PHONY: demo test lint clean
 
@@ -14,7 +15,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python demo.py --output_dir $(DEMO)
+	rm -rf $(DEMO)
+	$(RUN) training --config_file "['configs/train.yaml','configs/demo.yaml']" --output_dir $(DEMO)
+	$(RUN) --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
+	$(RUN) --config_file configs/inference.yaml --dataset_dir data/phantom/images/$(CASE).nii.gz \
+	  --ckpt_path $(DEMO)/model_best.pt --output_dir $(DEMO)
+	cd bundle && $(BIN)/python -m scripts.report overlay --image data/phantom/images/$(CASE).nii.gz \
+	  --prediction $(DEMO)/$(CASE)_seg.nii.gz --truth data/phantom/labels/$(CASE).nii.gz --output $(DEMO)/overlay.png
+	@echo
+	@echo "model:   demo_output/model_best.pt (best on validation)"
+	@echo "scores:  demo_output/scores.csv, demo_output/scores.json (8 test patients)"
+	@echo "picture: demo_output/overlay.png"
 
 test: lint
 	$(BIN)/python -m pytest

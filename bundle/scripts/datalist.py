@@ -68,7 +68,9 @@ def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, pr
     for number, entry in enumerate(entries):
         item = {"image": entry} if isinstance(entry, str) else entry
         if not isinstance(item, dict) or "image" not in item:
-            problems.append(f'{datalist}: item {number} of `{key}` should be {{"image": FILE, ...}}, received {entry!r}.')
+            problems.append(
+                f'{datalist}: item {number} of `{key}` should be {{"image": FILE, ...}}, received {entry!r}.'
+            )
         else:
             items.append(dict(item))
     return items
@@ -165,7 +167,7 @@ def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = ""
     """Images to predict: ``testing`` of the datalist, or every image file below ``dataset_dir`` when there is none.
 
     Args:
-        dataset_dir: folder of images; without a datalist, its ``images`` folder if it has one, else the folder itself.
+        dataset_dir: folder of images, or one image file; without a datalist, the folder's ``images`` if it has that.
         datalist: JSON file; may be empty or missing.
 
     Returns:
@@ -178,13 +180,15 @@ def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = ""
         items = read_datalist(datalist, dataset_dir, "testing") or read_datalist(datalist, dataset_dir, "validation")
         return [{"image": item["image"]} for item in items]
     folder = Path(dataset_dir)
+    if folder.is_file():
+        return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
     return [{"image": str(path)} for path in find_images(folder, recursive=True).values()]
 
 
 def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
-    """The deepest folder that all images lie in: predictions keep the folders below it, so that no name occurs twice."""
+    """The deepest folder that holds all images: predictions keep the folders below it, so no name occurs twice."""
     parents = [os.path.dirname(os.path.abspath(_image_files(item)[0])) for item in items]
     return os.path.commonpath(parents) if parents else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import time
@@ -10,18 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import monai
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.handlers import Checkpoint, DiskSaver
+from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from .datalist import case_name
 from .errors import InputError
 
 logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
+SETTINGS_FILE = "training.json"
 
 
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
@@ -64,7 +69,7 @@ class TrainingLog:
         self.shown: set[str] = set()
         self.warned: set[str] = set()
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
@@ -73,12 +78,12 @@ class TrainingLog:
     def _reset(self) -> None:
         self.sums, self.count, self.started = {}, 0, time.perf_counter()
 
-    def _add(self, engine: Engine) -> None:
+    def _add(self, engine: Workflow) -> None:
         self.count += 1
         for name, value in engine.state.scalars.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Workflow) -> None:
         means = {name: total / self.count for name, total in self.sums.items()}
         row = {
             "epoch": engine.state.epoch,
@@ -108,7 +113,7 @@ class TrainingLog:
 
 
 class TrainingProgress:
-    """Progress bar over the whole training with the time left, and one line early on that says how long it will take."""
+    """Progress bar over the whole training with the time left, and an early line on how long it will take."""
 
     def __init__(self, *, hint: str = "", warmup: int = 3, after: int = 10, max_seconds: float = 30.0) -> None:
         """
@@ -119,22 +124,23 @@ class TrainingProgress:
             max_seconds: seconds, whichever comes first.
         """
         self.hint, self.warmup, self.after, self.max_seconds = hint, warmup, after, max_seconds
-        self.bar: tqdm | None = None
+        self.bar: tqdm
+        self.first: int | None = None
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._close)
         engine.add_event_handler(Events.TERMINATE, self._close)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Workflow) -> None:
         total = engine.state.max_epochs * engine.state.epoch_length
         self.bar = tqdm(total=total, desc="Training", unit="step", smoothing=0.05, mininterval=2.0)
         self.begin = self.clock = time.perf_counter()
         self.first, self.counted, self.told = None, 0, False
 
-    def _step(self, engine: Engine) -> None:
+    def _step(self, engine: Workflow) -> None:
         now = time.perf_counter()
         if self.first is None:  # after a resume the engine starts at a later iteration
             self.first = engine.state.iteration - 1
@@ -156,8 +162,7 @@ class TrainingProgress:
         )
 
     def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def duration(seconds: float) -> str:
@@ -171,7 +176,9 @@ def duration(seconds: float) -> str:
 class ValidationLog:
     """Validation Dice of every class: one log line, one row of ``validation_log.csv``, a note of the best epoch."""
 
-    def __init__(self, output_dir: str | os.PathLike, class_names: Sequence[str], metric: str = "val_mean_dice") -> None:
+    def __init__(
+        self, output_dir: str | os.PathLike, class_names: Sequence[str], metric: str = "val_mean_dice"
+    ) -> None:
         """
         Args:
             output_dir: folder of ``validation_log.csv``.
@@ -181,11 +188,11 @@ class ValidationLog:
         self.path = Path(output_dir) / "validation_log.csv"
         self.foreground, self.metric = list(class_names)[1:], metric
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with the evaluator of a training."""
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self, engine: Workflow) -> None:
         per_class = torch.as_tensor(engine.state.metric_details[self.metric]).float().nanmean(dim=0).tolist()
         row = {"epoch": engine.state.epoch, "mean_dice": round(float(engine.state.metrics[self.metric]), 6)}
         row |= {name: round(value, 6) for name, value in zip(self.foreground, per_class)}
@@ -211,7 +218,7 @@ class ResumeCheckpoint:
         """
         self.save_dir, self.save_dict, self.interval = save_dir, dict(save_dict), interval
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with a trainer, whose state is saved too."""
         checkpoint = Checkpoint(
             {**self.save_dict, "trainer": engine},
@@ -254,12 +261,54 @@ class ResumeFrom:
             raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
         self.load_dict, self.device = dict(load_dict), device
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
         if self.path is not None:
             logger.info(f"Resuming from {self.path}")
             load_dict = {**self.load_dict, "trainer": engine}
-            CheckpointLoader(load_path=self.path, load_dict=load_dict, map_location=self.device).attach(engine)
+            where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
+            CheckpointLoader(load_path=self.path, load_dict=load_dict, map_location=where).attach(engine)
+
+
+class SaveSettings:
+    """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
+
+    def __init__(
+        self, output_dir: str | os.PathLike, settings: Mapping[str, Any], labeled: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the training.
+            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis`` and whatever else is worth it.
+            labeled: items of the datalist that were trained on with their labels.
+        """
+        self.path = Path(output_dir) / SETTINGS_FILE
+        cases = [case_name(item["image"] if isinstance(item["image"], str) else item["image"][0]) for item in labeled]
+        self.settings = {**settings, "labeled_cases": cases}
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        versions = {"monai": monai.__version__, "torch": torch.__version__}
+        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+
+
+def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
+    """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
+
+    Args:
+        ckpt_path: weights; ``training.json`` is looked for beside them.
+        name: key in that file.
+        default: returned when there is no such file or key.
+    """
+    path = Path(ckpt_path).parent / SETTINGS_FILE
+    if not path.is_file():
+        return default
+    value = json.loads(path.read_text()).get(name)
+    return default if value is None else value
 
 
 def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
@@ -281,7 +330,9 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
         if path.is_file():
             logger.info(f"Weights: {path}")
             return str(path)
-    raise InputError(f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE.")
+    raise InputError(
+        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+    )
 
 
 def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:

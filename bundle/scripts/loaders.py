@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -44,8 +44,8 @@ def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mappi
         reason = (str(root).strip().splitlines() or [""])[0]
         label = f" with its label {item['label']}" if "label" in item else ""
         raise InputError(
-            f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason}); replace the file "
-            "or take it off the list."
+            f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason}); replace "
+            "the file or take it off the list."
         ) from error
 
 
@@ -139,8 +139,10 @@ class SliceDataset(Dataset, Randomizable):
             return list(range(depth))
         wrong = [k for k in labeled if not isinstance(k, int) or not 0 <= k < depth]
         if wrong:
-            raise InputError(f"{item['image']}: labeled_slices should be 0 to {depth - 1}, received {wrong}; count from 0 "
-                             "along the slice axis as the file stores it.")  # fmt: skip
+            raise InputError(
+                f"{item['image']}: labeled_slices should be 0 to {depth - 1}, received {wrong}; count from 0 along "
+                "the slice axis as the file stores it."
+            )
         unlabeled = item.get("stream") == "unlabeled"
         return [k for k in range(depth) if (k not in labeled) == unlabeled]
 
@@ -242,8 +244,8 @@ class TwoStreamLoader:
         self.steps = len(longest) // (batch_size * size)
         if not self.steps:
             raise InputError(
-                f"Fewer slices than a batch: {len(longest)} {'labelled' if self.supervised else 'unlabelled'} slices for "
-                f"{size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
+                f"Fewer slices than a batch: {len(longest)} {'labelled' if self.supervised else 'unlabelled'} slices "
+                f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
             )
         if self.supervised and rank == 0:
             logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled ones.")
@@ -271,10 +273,10 @@ class TwoStreamLoader:
     def _start(self, loader: DataLoader, stream: int) -> Iterator[dict[str, Any]]:
         rank, _ = _rank_and_size()
         seed = (((self.seed * 100_003 + self.epoch) * 1_009 + rank) * 2 + stream) % 2**31
-        loader.sampler.epoch = self.epoch
+        cast(EpochSampler, loader.sampler).epoch = self.epoch
         loader.generator.manual_seed(seed)  # the seeds of the worker processes
         if loader.num_workers == 0:
-            loader.dataset.set_random_state(seed)
+            cast(SliceDataset, loader.dataset).set_random_state(seed)
         return iter(loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

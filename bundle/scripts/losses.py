@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,9 +106,13 @@ class SemSimLoss(nn.Module):
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
         self.views = dict(views) if views is not None else {"strong_1": 1.0}
         self.perturb = tuple(perturb)
-        self.affinity = {"temperature": affinity_temperature, "axis": affinity_axis, "combine": refinement}
-        self.pooling = {"temperature": prototype_temperature, "average_images": average_images}
-        self.weighting = {"scale": uncertainty_scale, "divergence": uncertainty_divergence}
+        self.affinity: dict[str, Any] = {
+            "temperature": affinity_temperature,
+            "axis": affinity_axis,
+            "combine": refinement,
+        }
+        self.pooling: dict[str, Any] = {"temperature": prototype_temperature, "average_images": average_images}
+        self.weighting: dict[str, Any] = {"scale": uncertainty_scale, "divergence": uncertainty_divergence}
         self.regions, self.prototype_gradient = regions, prototype_gradient
         self.supervised = DiceCELoss(
             softmax=True, to_onehot_y=True, batch=True, squared_pred=True, lambda_dice=0.5, lambda_ce=0.5
@@ -170,11 +175,11 @@ class SemSimLoss(nn.Module):
         self, student: Output, pseudo: Tensor, confidence: Tensor, mixes: Mapping[str, CutMix]
     ) -> dict[str, Tensor]:
         """L_u, eq. 1: every view against the weak view's pseudo-label, where that is confident."""
-        loss: Tensor | float = 0.0
+        losses = []
         for view, weight in self.views.items():
             target, sure = paste(mixes.get(view), pseudo, confidence >= self.threshold)
-            loss = loss + weight * masked_dice(student.logits[view].float().softmax(dim=1), target, sure)
-        return {"loss_u": loss, "mask_u": (confidence >= self.threshold).float().mean()}
+            losses.append(weight * masked_dice(student.logits[view].float().softmax(dim=1), target, sure))
+        return {"loss_u": torch.stack(losses).sum(), "mask_u": (confidence >= self.threshold).float().mean()}
 
     def _decoder_confidence(self, weak: Output) -> tuple[Tensor, Tensor]:
         """I(p_w) at the size of f~ and its confidence."""
@@ -213,9 +218,7 @@ class SemSimLoss(nn.Module):
 
         keys = prototypes if self.prototype_gradient else prototypes.detach()
         similarity = cross_similarity(features, keys, regions=self.regions)
-        log_cr = merge_regions(
-            cross_log_probabilities(similarity, keys.present, **self.pooling), self.regions, size
-        )
+        log_cr = merge_regions(cross_log_probabilities(similarity, keys.present, **self.pooling), self.regions, size)
         weight = agreement(similarity, keys.present, **self.weighting).unsqueeze(-1)
         weight = merge_regions(weight, self.regions, size)[:, 0]
         entropy = F.nll_loss(log_cr, target, reduction="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -133,7 +134,7 @@ class SemSimNet(nn.Module):
         if fusion not in (*kinds, "none"):
             raise ValueError(f"fusion should be sfm, conv or none, received {fusion!r}.")
         self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
-        self.fusion = None
+        self.fusion: nn.Module | None = None
         if fusion != "none":
             self.fusion = kinds[fusion](spatial_dims, tuple(features[1:4]), fusion_channels)
         else:
@@ -190,17 +191,19 @@ class SemSimNet(nn.Module):
                 chosen = [stage[:count] for stage in stages]
             else:
                 chosen = [
-                    torch.cat([
-                        self.channel_dropout(part) if name in streams.perturb else part
-                        for name, part in zip(decoded, pick(stage, decoded))
-                    ])
+                    torch.cat(
+                        [
+                            self.channel_dropout(part) if name in streams.perturb else part
+                            for name, part in zip(decoded, pick(stage, decoded))
+                        ]
+                    )
                     for stage in stages
                 ]
             parts = self.decode(chosen).split([image[name].shape[0] for name in decoded])
             logits = dict(zip(decoded, parts))
 
         fused: dict[str, Tensor] = {}
-        if streams.fuse:
+        if streams.fuse and self.fusion is not None:
             names = [name for name in order if name in streams.fuse]
             middle = stages[1:4]
             if len(names) < len(order):
@@ -285,46 +288,47 @@ class SpatialAwareFusion(nn.Module):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
         maps = [project(stage) for project, stage in zip(self.projections, stages)]
-        grid = tuple(
-            max(-(-m.shape[2 + axis] // w) for m, w in zip(maps, self.windows)) for axis in range(maps[0].ndim - 2)
-        )
-        tokens = [to_windows(m, grid, w) for m, w in zip(maps, self.windows)]  # each (B * S, w**n, D)
-        x = torch.cat(tokens, dim=1)
+        dims, batch = maps[0].ndim - 2, maps[0].shape[0]
+        grid = [max(-(-m.shape[2 + axis] // w) for m, w in zip(maps, self.windows)) for axis in range(dims)]
+        tokens = [partition(m, grid, [w] * dims, mode="replicate") for m, w in zip(maps, self.windows)]
+        x = torch.cat(tokens, dim=2).flatten(0, 1)  # (B * S ** n, tokens of a window, D)
         x = x + self.attention(self.norm_attention(x))
         x = x + self.mlp(self.norm_mlp(x))
-        split = x.split([t.shape[1] for t in tokens], dim=1)
+        parts = x.unflatten(0, (batch, -1)).split([t.shape[2] for t in tokens], dim=2)
         size = maps[1].shape[2:]
-        maps = [from_windows(t, grid, w, m.shape[2:]) for t, w, m in zip(split, self.windows, maps)]
+        maps = [departition(t, grid, [w] * dims, m.shape[2:]) for t, w, m in zip(parts, self.windows, maps)]
         return self.fuse(torch.cat([resize(m, size) for m in maps], dim=1))
 
 
-def to_windows(x: Tensor, grid: Sequence[int], window: int) -> Tensor:
-    """Cut a map into windows of tokens.
+def partition(x: Tensor, grid: Sequence[int], windows: Sequence[int], *, mode: str = "constant") -> Tensor:
+    """Cut maps into a grid of windows of tokens.
 
     Args:
-        x: ``(B, D, *spatial)``; replicated at the far borders to ``grid * window``.
+        x: ``(B, D, *spatial)``; filled up at the far borders to ``grid * windows``.
         grid: number of windows along each axis.
-        window: width of a window.
+        windows: width of a window along each axis.
+        mode: ``constant`` fills with zeros, ``replicate`` with the border.
 
     Returns:
-        ``(B * prod(grid), window ** n, D)``.
+        ``(B, prod(grid), prod(windows), D)``.
     """
     dims = len(grid)
-    padding = [g * window - n for g, n in zip(grid, x.shape[2:])]
+    padding = [g * w - n for g, w, n in zip(grid, windows, x.shape[2:])]
     if any(padding):
-        x = F.pad(x, [p for amount in reversed(padding) for p in (0, amount)], mode="replicate")
-    batch, channels = x.shape[:2]
-    x = x.reshape(batch, channels, *(n for g in grid for n in (g, window)))
-    # (B, D, g0, w, g1, w, ...) -> (B, g0, g1, ..., w, w, ..., D)
+        x = F.pad(x, [p for amount in reversed(padding) for p in (0, amount)], mode=mode)
+    x = x.reshape(*x.shape[:2], *(n for pair in zip(grid, windows) for n in pair))
+    # (B, D, g0, w0, g1, w1, ...) -> (B, g0, g1, ..., w0, w1, ..., D)
     x = x.permute(0, *(2 + 2 * i for i in range(dims)), *(3 + 2 * i for i in range(dims)), 1)
-    return x.reshape(-1, window**dims, channels)
+    return x.reshape(x.shape[0], math.prod(grid), math.prod(windows), x.shape[-1])
 
 
-def from_windows(tokens: Tensor, grid: Sequence[int], window: int, size: Sequence[int]) -> Tensor:
-    """Inverse of :func:`to_windows`: ``(B * prod(grid), window ** n, D)`` -> ``(B, D, *size)``, padding cut off."""
-    dims, channels = len(grid), tokens.shape[-1]
-    x = tokens.reshape(-1, *grid, *([window] * dims), channels)
-    # (B, g0, g1, ..., w, w, ..., D) -> (B, D, g0, w, g1, w, ...)
+def departition(tokens: Tensor, grid: Sequence[int], windows: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Inverse of :func:`partition`: ``(B, prod(grid), prod(windows), D)`` -> ``(B, D, *size)``, the filling cut off."""
+    dims = len(grid)
+    x = tokens.reshape(tokens.shape[0], *grid, *windows, tokens.shape[-1])
+    # (B, g0, g1, ..., w0, w1, ..., D) -> (B, D, g0, w0, g1, w1, ...)
     x = x.permute(0, 1 + 2 * dims, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)))
-    x = x.reshape(x.shape[0], channels, *(g * window for g in grid))
-    return x[(..., *(slice(n) for n in size))]
+    x = x.reshape(*x.shape[:2], *(g * w for g, w in zip(grid, windows)))
+    for axis, n in enumerate(size):
+        x = x.narrow(2 + axis, 0, n)
+    return x

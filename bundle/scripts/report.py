@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.data import MetaTensor
+from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
@@ -29,7 +30,9 @@ EMPTY_RULE = (
 )
 
 
-def score_case(prediction: Tensor, truth: Tensor, *, num_classes: int, spacing: Sequence[float]) -> dict[str, list[float]]:
+def score_case(
+    prediction: Tensor, truth: Tensor, *, num_classes: int, spacing: Sequence[float]
+) -> dict[str, list[float]]:
     """Dice, 95 % Hausdorff distance and average symmetric surface distance of each foreground class.
 
     Args:
@@ -85,13 +88,13 @@ class ScoreCases:
         self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
         self.rows: list[dict[str, Any]] = []
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self.rows.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _add(self, engine: Engine) -> None:
+    def _add(self, engine: Workflow) -> None:
         for output in engine.state.output:
             prediction, truth = output["pred"][0].cpu(), output["label"][0].cpu()
             label = output["label"]
@@ -103,7 +106,7 @@ class ScoreCases:
             # a file whose voxels all measure exactly one carries no spacing: its distances are voxels
             unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
             for c, name in enumerate(self.names[1:]):
-                row = {"case": case_name(file_of(None, output["image"])), "class": name}
+                row: dict[str, Any] = {"case": case_name(file_of(None, output["image"])), "class": name}
                 row |= {metric: scores[metric][c] for metric in METRICS}
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
                 self.rows.append(row)
@@ -181,7 +184,7 @@ def overlay(image: str, prediction: str, output: str, truth: str = "", slices: i
             if name not in arrays:
                 continue
             for c in range(1, int(max(a.max() for a in labels)) + 1):
-                mask = arrays[name][..., k].T == c
+                mask = np.equal(arrays[name][..., k].T, c)
                 if mask.any():
                     ax.contour(mask, levels=[0.5], colors=[colors(c)], linestyles=style, linewidths=1.2)
         ax.set_title(f"slice {k}", fontsize=10)

@@ -5,13 +5,14 @@ Symbols: f~ ``features`` ``(B, D, *spatial)``; n the number of positions; K clas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .network import departition, partition
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -92,24 +93,12 @@ def split_regions(x: Tensor, regions: int) -> Tensor:
     Returns:
         ``(B, R, L, C)`` with R = N ** dims sub-regions of L positions.
     """
-    dims = x.ndim - 2
-    widths = [-(-n // regions) for n in x.shape[2:]]
-    padding = [regions * w - n for w, n in zip(widths, x.shape[2:])]
-    x = F.pad(x, [p for amount in reversed(padding) for p in (0, amount)])
-    x = x.reshape(*x.shape[:2], *(n for w in widths for n in (regions, w)))
-    # (B, C, N, w, N, w, ...) -> (B, N, N, ..., w, w, ..., C)
-    x = x.permute(0, *(2 + 2 * i for i in range(dims)), *(3 + 2 * i for i in range(dims)), 1)
-    return x.reshape(x.shape[0], regions**dims, math.prod(widths), x.shape[-1])
+    return partition(x, [regions] * (x.ndim - 2), [-(-n // regions) for n in x.shape[2:]])
 
 
 def merge_regions(x: Tensor, regions: int, size: Sequence[int]) -> Tensor:
     """Inverse of :func:`split_regions`: ``(B, R, L, C)`` -> ``(B, C, *size)``, the filling cut off."""
-    dims, channels = len(size), x.shape[-1]
-    widths = [-(-n // regions) for n in size]
-    x = x.reshape(x.shape[0], *([regions] * dims), *widths, channels)
-    x = x.permute(0, 1 + 2 * dims, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)))
-    x = x.reshape(*x.shape[:2], *(regions * w for w in widths))
-    return x[(..., *(slice(n) for n in size))]
+    return departition(x, [regions] * len(size), [-(-n // regions) for n in size], size)
 
 
 @dataclass(frozen=True)

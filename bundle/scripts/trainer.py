@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
+from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -65,7 +66,7 @@ class SemSimTrainer(SupervisedTrainer):
         epoch_length: int | None = None,
         non_blocking: bool = False,
         inferer: Inferer | None = None,
-        postprocessing: Callable | None = None,
+        postprocessing: Transform | None = None,
         key_train_metric: dict[str, Metric] | None = None,
         additional_metrics: dict[str, Metric] | None = None,
         train_handlers: Sequence | None = None,
@@ -128,7 +129,9 @@ class SemSimTrainer(SupervisedTrainer):
             for key, value in batch.items()
         }
 
-    def _iteration(self, engine: SemSimTrainer, batchdata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def _iteration(  # type: ignore[override]
+        self, engine: SemSimTrainer, batchdata: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """One step; returns the labelled images, labels and predictions, and every scalar of the loss by name."""
         labeled = self._to_device(batchdata["labeled"])
         unlabeled = self._to_device(batchdata["unlabeled"]) if "unlabeled" in batchdata else None
@@ -181,7 +184,7 @@ class SemSimTrainer(SupervisedTrainer):
                 if self.cutmix is not None:
                     mixes[view] = self.cutmix(image_u_weak)
                     images[view] = mixes[view](images[view])
-        student = self.inferer(images, self.network, streams=streams)
+        student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes
 
     def _check_finite(self, values: Mapping[str, float], batchdata: Mapping[str, Mapping[str, Any]]) -> None:

@@ -74,7 +74,7 @@ class SliceGrid(SpatialResample):
             slice_axis: axis of the stored array along which slices are stacked; default: see ``find_slice_axis``.
             mode: ``bilinear`` for images, ``nearest`` for labels.
         """
-        super().__init__(mode=mode, padding_mode="zeros", dtype=torch.float32)
+        super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)
         self.slice_axis = slice_axis
 
@@ -96,7 +96,7 @@ class SliceGrid(SpatialResample):
             matrix[a, 3] = (shape[a] - 1) / 2 - scale * (self.spatial_size[column] - 1) / 2
         return matrix, (*self.spatial_size, shape[axis])
 
-    def __call__(self, img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
         matrix, size = self.grid(affine, img.shape[1:])
         return super().__call__(img, torch.as_tensor(affine @ matrix), size)
@@ -164,9 +164,11 @@ class AsVolumed(MapTransform, InvertibleTransform):
 
 
 class CheckVolumed(Transform):
-    """Refuse what training would choke on, naming the file: NaN, shapes that differ, label values beyond the classes."""
+    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label") -> None:
+    def __init__(
+        self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label"
+    ) -> None:
         """
         Args:
             in_channels: channels that the network takes.
@@ -186,7 +188,9 @@ class CheckVolumed(Transform):
             )
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:
-            raise InputError(f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; mend the file.")
+            raise InputError(
+                f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; mend the file."
+            )
         if self.label_key in data:
             self._check_label(data[self.label_key], image, name)
         return dict(data)
@@ -194,11 +198,13 @@ class CheckVolumed(Transform):
     def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
         name = file_of(None, label)
         if label.shape[0] != 1:
-            raise InputError(f"{name}: expected one channel of label values, received {label.shape[0]}; save it as indices.")
+            raise InputError(
+                f"{name}: expected one channel of label values, received {label.shape[0]}; save it as indices."
+            )
         if label.shape[1:] != image.shape[1:]:
             raise InputError(
-                f"{name}: label has shape {tuple(label.shape[1:])}, its image {image_name} has {tuple(image.shape[1:])}; "
-                "resample the label to the image's grid."
+                f"{name}: label has shape {tuple(label.shape[1:])}, its image {image_name} has "
+                f"{tuple(image.shape[1:])}; resample the label to the image's grid."
             )
         values = torch.unique(torch.as_tensor(label))
         wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < self.num_classes]
