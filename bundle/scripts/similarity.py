@@ -73,10 +73,10 @@ def refine(
     if axis == "column":
         spread = affinity(features, temperature=temperature).transpose(1, 2) @ p
     else:
-        f = _tokens(F.normalize(features, dim=1)).unsqueeze(1)  # (B, 1, n, D): one head
-        # a value as wide as the query keeps attention on the path that never forms the map
-        missing = f.shape[-1] - p.shape[-1]
-        value = F.pad(p, (0, max(missing, 0))).unsqueeze(1)
+        # two conditions keep attention on the path that never forms the map: tokens contiguous in memory, and a value
+        # as wide as the query
+        f = _tokens(F.normalize(features, dim=1)).contiguous().unsqueeze(1)  # (B, 1, n, D): one head
+        value = F.pad(p, (0, max(f.shape[-1] - p.shape[-1], 0))).unsqueeze(1)
         spread = F.scaled_dot_product_attention(f, f, value, scale=1.0 / temperature)[:, 0, :, : p.shape[-1]]
     result = (p + spread) * (0.5 if combine == "mean" else 1.0)
     return result.transpose(1, 2).reshape(probabilities.shape)
