@@ -92,7 +92,9 @@ def agreement(
             for c, value in zip(shown, e):
                 q[j, c] = value / sum(e)
         mean = q.mean(axis=0)
-        kl = [sum(q[j, c] * math.log(q[j, c] / mean[c]) for c in range(num_classes) if q[j, c] > 0) for j in range(images)]
+        kl = [
+            sum(q[j, c] * math.log(q[j, c] / mean[c]) for c in range(num_classes) if q[j, c] > 0) for j in range(images)
+        ]
         result[i] = np.mean([math.exp(-scale * u) for u in kl])
     return result
 

@@ -221,7 +221,7 @@ class SemSimLoss(nn.Module):
         log_cr = merge_regions(cross_log_probabilities(similarity, keys.present, **self.pooling), self.regions, size)
         weight = agreement(similarity, keys.present, **self.weighting).unsqueeze(-1)
         weight = merge_regions(weight, self.regions, size)[:, 0]
-        entropy = F.nll_loss(log_cr, target, reduction="none")
+        entropy = -log_cr.gather(1, target.unsqueeze(1))[:, 0]
         return {
             "loss_cross": (entropy * mask * weight).mean(),
             "mask_cross": mask.float().mean(),
