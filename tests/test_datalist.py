@@ -1,0 +1,152 @@
+"""Datalists: made from folders by patient, and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts.datalist import case_name, create, evaluation_key, read_datalist, read_images
+from scripts.errors import InputError
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Six patients of two frames, the last two patients without labels; MHA among the NIfTI."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for patient in range(6):
+        for frame in (1, 2):
+            stem = f"p{patient}_frame{frame:02d}"
+            (tmp_path / "images" / f"{stem}{'.mha' if patient == 1 else '.nii.gz'}").touch()
+            if patient < 4:
+                (tmp_path / "labels" / f"{stem}.nii.gz").touch()
+    return tmp_path
+
+
+def make(folders: Path, **kwargs) -> dict:
+    output = folders / "datalist.json"
+    create(str(folders / "images"), str(folders / "labels"), str(output), **kwargs)
+    return json.loads(output.read_text())
+
+
+def patients(items: list[dict]) -> set[str]:
+    return {case_name(item["image"]).split("_")[0] for item in items}
+
+
+def test_numbers_are_drawn_by_patient_and_seed(folders, capsys):
+    datalist = make(folders, labeled=2, validation=1, testing=1, seed=3, class_names="background,heart")
+    names = ("training", "unlabeled", "validation", "testing")
+    groups = [patients(datalist[name]) for name in names]
+    assert [len(datalist[name]) for name in names] == [4, 4, 2, 2]
+    assert sum(len(g) for g in groups) == len(set().union(*groups)) == 6, "no patient on both sides"
+    assert all("label" not in item for item in datalist["unlabeled"])
+    assert datalist["labels"] == {"0": "background", "1": "heart"}
+    for item in datalist["training"]:
+        assert (folders / item["image"]).exists() and (folders / item["label"]).exists()
+    printed = capsys.readouterr().out
+    assert all(patient in printed for patient in ("p0", "p5")) and "2 patients" in printed
+    (folders / "datalist.json").unlink()
+    assert make(folders, labeled=2, validation=1, testing=1, seed=3, class_names="background,heart") == datalist
+
+
+def test_names_of_patients_or_cases_are_followed(folders):
+    datalist = make(folders, labeled="p0", validation=["p2_frame01"], testing="p3")
+    assert patients(datalist["training"]) == {"p0"} and patients(datalist["testing"]) == {"p3"}
+    assert len(datalist["validation"]) == 2, "a named case brings its patient along"
+    assert patients(datalist["unlabeled"]) == {"p1", "p4", "p5"}
+
+
+def test_default_trains_on_every_label_left(folders):
+    assert patients(make(folders, validation=1)["training"]) < {"p0", "p1", "p2", "p3"}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"labeled": "p0", "validation": "p0"}, "one list only"),
+        ({"labeled": "p9"}, "no such patient"),
+        ({"labeled": "p5"}, "has no label of that name"),
+        ({"labeled": 3, "validation": 2}, "only"),
+        ({"labeled": 0}, "no case is left to train on"),
+        ({"group_by": r"case(\d+)"}, "finds no patient"),
+    ],
+)
+def test_refused(folders, options, message):
+    with pytest.raises(InputError, match=message):
+        make(folders, **options)
+    assert not (folders / "datalist.json").exists()
+
+
+def test_label_without_image_and_existing_file_are_refused(folders):
+    (folders / "labels" / "stray.nii.gz").touch()
+    with pytest.raises(InputError, match=r"stray\.nii\.gz: a label without an image"):
+        make(folders)
+    (folders / "labels" / "stray.nii.gz").unlink()
+    make(folders)
+    before = (folders / "datalist.json").read_text()
+    with pytest.raises(InputError, match="exists already"):
+        make(folders, labeled=1)
+    assert (folders / "datalist.json").read_text() == before
+
+
+def write(path: Path, content) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_read_resolves_paths_and_keeps_unlabelled_free_of_labels(folders):
+    file = write(folders / "d.json", {
+        "training": [{"image": "images/p0_frame01.nii.gz", "label": "labels/p0_frame01.nii.gz"},
+                     {"image": "images/p2_frame01.nii.gz", "label": "labels/p2_frame01.nii.gz", "labeled_slices": [1]}],
+        "unlabeled": ["images/p4_frame01.nii.gz"],
+    })  # fmt: skip
+    training = read_datalist(file, folders, "training")
+    assert training[0]["label"] == str(folders / "labels/p0_frame01.nii.gz")
+    unlabeled = read_datalist(file, folders, "unlabeled")
+    assert [case_name(i["image"]) for i in unlabeled] == ["p4_frame01", "p2_frame01"]
+    assert all("label" not in item for item in unlabeled) and unlabeled[1]["labeled_slices"] == [1]
+    assert read_datalist(file, folders, "validation") == []
+
+
+def test_every_problem_is_listed_at_once(folders):
+    file = write(folders / "d.json", {
+        "training": [{"image": "images/none.nii.gz", "label": "labels/none.nii.gz"},
+                     {"image": "images/p0_frame01.nii.gz"}, {"label": "x"}],
+        "validation": [{"image": "images/p0_frame01.nii.gz", "label": "labels/p0_frame01.nii.gz"}],
+    })  # fmt: skip
+    with pytest.raises(InputError) as error:
+        read_datalist(file, folders, "training")
+    text = str(error.value)
+    for part in ("none.nii.gz: no such image", "none.nii.gz: no such label", "without a label", "stands in `training`"):
+        assert part in text, text
+    assert text.startswith("5 problems")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train": []}', '{"training": "images"}', '{"training": 3}'])
+def test_unreadable_datalists(folders, content):
+    with pytest.raises(InputError, match=r"d\.json"):
+        read_datalist(write(folders / "d.json", content), folders, "training")
+
+
+def test_missing_datalist_names_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="datalist create"):
+        read_datalist(tmp_path / "none.json", tmp_path, "training")
+
+
+def test_images_to_predict(folders):
+    assert len(read_images(folders)) == 12, "the images folder, not the labels beside it"
+    one = folders / "images" / "p0_frame01.nii.gz"
+    assert read_images(one) == [{"image": str(one)}]
+    file = write(folders / "d.json", {"testing": [{"image": "images/p4_frame01.nii.gz"}]})
+    assert [case_name(i["image"]) for i in read_images(folders, file)] == ["p4_frame01"]
+    (folders / "empty").mkdir()
+    with pytest.raises(InputError, match="found none"):
+        read_images(folders / "empty")
+    with pytest.raises(InputError, match="no such folder"):
+        read_images(folders / "nowhere")
+
+
+def test_evaluation_prefers_labelled_test_cases(folders):
+    assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []})) == "validation"
+    assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
