@@ -146,7 +146,7 @@ def test_gradient_of_each_term_alone(term, fusion):
     network = SemSimNet(fusion=fusion)
     loss = SemSimLoss(num_classes=4, **{**OFF, TERMS[term]: 1.0})
     images = {n: torch.rand(2, 1, 32, 32) for n in ("labeled", "strong_1", "strong_2")}
-    streams = loss.streams()
+    streams = loss.student_streams()
     student = network({n: x for n, x in images.items() if n in streams.decode or n in streams.fuse}, streams)
     weak = network({"weak": torch.rand(2, 1, 32, 32)}, loss.weak_streams())
     weak_logits = (60 * weak.logits["weak"].detach()).requires_grad_()  # confident
@@ -227,11 +227,13 @@ def test_degenerate_batches_stay_finite(case, settings):
 
 def test_streams_hold_nothing_that_no_loss_reads():
     full = SemSimLoss(num_classes=4)
-    assert full.streams().decode == ("labeled", "strong_1"), "no decoder for the second strong view"
-    assert set(full.streams().fuse) == {"labeled", "strong_1", "strong_2"}
-    assert full.streams(unlabeled=False).fuse == () and full.streams(unlabeled=False).decode == ("labeled",)
+    assert full.student_streams().decode == ("labeled", "strong_1"), "no decoder for the second strong view"
+    assert set(full.student_streams().fuse) == {"labeled", "strong_1", "strong_2"}
+    assert full.student_streams(unlabeled=False).fuse == () and full.student_streams(unlabeled=False).decode == (
+        "labeled",
+    )
     fixmatch = SemSimLoss(num_classes=4, lambda_intra=0, lambda_cross=0, perturb=())
-    assert fixmatch.streams().fuse == fixmatch.weak_streams().fuse == fixmatch.streams().perturb == ()
+    assert fixmatch.student_streams().fuse == fixmatch.weak_streams().fuse == fixmatch.student_streams().perturb == ()
 
 
 def test_several_views_are_weighted():
@@ -243,9 +245,22 @@ def test_several_views_are_weighted():
     several = SemSimLoss(num_classes=4, views=views, perturb=("weak_perturbed",), **weights)
     one = SemSimLoss(num_classes=4, **weights)
     assert several(student, label, weak)["loss_u"].item() == pytest.approx(one(student, label, weak)["loss_u"].item())
-    assert several.streams().decode == ("labeled", *views) and several.streams().perturb == ("weak_perturbed",)
+    assert several.student_streams().decode == ("labeled", *views) and several.student_streams().perturb == (
+        "weak_perturbed",
+    )
 
 
 def test_unknown_mask_source_is_refused():
     with pytest.raises(ValueError, match="decoder or own"):
         SemSimLoss(num_classes=4, mask_source="teacher")
+
+
+def test_views_are_known_and_count():
+    with pytest.raises(ValueError, match="strong_3"):
+        SemSimLoss(num_classes=4, perturb=("strong_3",))
+    with pytest.raises(ValueError, match="`perturb` too"):
+        SemSimLoss(num_classes=4, views={"weak_perturbed": 1.0})
+    assert SemSimLoss(num_classes=4, views={"strong_1": 1.0, "strong_2": 0.0}).student_streams().decode == (
+        "labeled",
+        "strong_1",
+    )

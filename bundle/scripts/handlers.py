@@ -225,9 +225,22 @@ class ResumeCheckpoint:
             DiskSaver(self.save_dir, create_dir=True, require_empty=False, atomic=True),
             filename_prefix=RESUME_PREFIX,
             global_step_transform=lambda *_: engine.state.epoch,
-            n_saved=2,
+            n_saved=None,
         )
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), checkpoint)
+        every = Events.EPOCH_COMPLETED(every=self.interval)
+        engine.add_event_handler(every, checkpoint)
+        engine.add_event_handler(every, self._keep_two)
+
+    def _keep_two(self) -> None:
+        # ignite forgets the files of an earlier process, so the folder is asked
+        for path in resume_checkpoints(self.save_dir)[:-2]:
+            path.unlink()
+
+
+def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
+    """Checkpoints of :class:`ResumeCheckpoint` in a folder, by epoch."""
+    found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
+    return sorted(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
 
 
 class ResumeFrom:
@@ -245,7 +258,7 @@ class ResumeFrom:
         Raises:
             InputError: no such file, or a fresh start where checkpoints of an earlier training lie.
         """
-        found = sorted(Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt"), key=os.path.getmtime)
+        found = resume_checkpoints(save_dir)
         if resume in ("", None, False):
             if found:
                 raise InputError(

@@ -48,6 +48,10 @@ def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return DiceLoss(batch=True, squared_pred=True)(probabilities * inside, one_hot * inside)
 
 
+#: Views of the unlabelled images that the student may see.
+VIEWS = ("strong_1", "strong_2", "weak_perturbed")
+
+
 class SemSimLoss(nn.Module):
     """Every term of the method and the streams it reads. A term of weight zero is not computed, nor what only it reads.
 
@@ -73,7 +77,7 @@ class SemSimLoss(nn.Module):
         regions: int = 4,
         average_images: bool = True,
         prototype_gradient: bool = True,
-        uncertainty_scale: float = 1000.0,
+        uncertainty_scale: float = 10.0,
         uncertainty_divergence: str = "softmax",
     ) -> None:
         """
@@ -84,7 +88,7 @@ class SemSimLoss(nn.Module):
             lambda_cross: weight of L_cross (paper: 0.25).
             threshold: tau, confidence from which a pseudo-label counts (paper: 0.95).
             views: decoded views that L_u is summed over, with their weights. Default: ``strong_1`` alone.
-            perturb: views whose encoder features lose channels before the decoder.
+            perturb: those of the views whose encoder features lose channels before the decoder.
             mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13).
             affinity_temperature: t_a (literal: 1).
             affinity_axis: ``row``, or ``column`` (literal).
@@ -97,14 +101,20 @@ class SemSimLoss(nn.Module):
             uncertainty_divergence: ``softmax``, or ``cosine`` (literal).
 
         Raises:
-            ValueError: unknown ``mask_source``.
+            ValueError: unknown ``mask_source``, view or perturbed view.
         """
         super().__init__()
+        views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
+        unknown = [v for v in (*views, *perturb) if v not in VIEWS]
+        if unknown:
+            raise ValueError(f"views and perturb should name {', '.join(VIEWS)}, received {unknown}.")
+        if "weak_perturbed" in views and "weak_perturbed" not in perturb:
+            raise ValueError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
         if mask_source not in ("decoder", "own"):
             raise ValueError(f"mask_source should be decoder or own, received {mask_source!r}.")
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
-        self.views = dict(views) if views is not None else {"strong_1": 1.0}
+        self.views = views
         self.perturb = tuple(perturb)
         self.affinity: dict[str, Any] = {
             "temperature": affinity_temperature,
@@ -118,8 +128,12 @@ class SemSimLoss(nn.Module):
             softmax=True, to_onehot_y=True, batch=True, squared_pred=True, lambda_dice=0.5, lambda_ce=0.5
         )
 
-    def streams(self, unlabeled: bool = True) -> Streams:
-        """What the student has to compute in a step, with or without an unlabelled batch."""
+    def student_streams(self, unlabeled: bool = True) -> Streams:
+        """What the student computes in a step, with or without an unlabelled batch.
+
+        By default ``labeled`` is decoded and fused (prototypes), ``strong_1`` decoded, perturbed and fused (L_u and
+        L_intra), ``strong_2`` fused alone (L_cross needs no decoder).
+        """
         if not unlabeled:
             return Streams(decode=("labeled",))
         intra, cross = self.lambda_intra > 0, self.lambda_cross > 0
@@ -130,8 +144,8 @@ class SemSimLoss(nn.Module):
         return Streams(decode=("labeled", *views), fuse=fuse, perturb=tuple(p for p in self.perturb if p in views))
 
     def weak_streams(self) -> Streams:
-        """What the weak view has to be computed for."""
-        fuse = self.lambda_cross > 0 or (self.lambda_intra > 0)
+        """What is computed for the weak view: logits, and features where a similarity term reads them."""
+        fuse = self.lambda_cross > 0 or self.lambda_intra > 0
         return Streams(decode=("weak",), fuse=("weak",) if fuse else ())
 
     def forward(
@@ -145,9 +159,10 @@ class SemSimLoss(nn.Module):
             mixes: CutMix of each view that has one; pseudo-labels are pasted with the same boxes.
 
         Returns:
-            scalars: ``loss``, the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting, the
-            share of positions in their masks ``mask_*``, the mean weight of L_cross ``agreement``, and the share of
-            each class among all pseudo-labels and all labels (``pseudo_c``, ``label_c``).
+            scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
+            share of positions in their masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
+            weight of L_cross ``agreement``; the share of each class among all pseudo-labels and all labels
+            (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
         terms = {"loss_s": self.supervised(student.logits["labeled"].float(), label)}

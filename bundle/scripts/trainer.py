@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from .transforms import CutMix, RandCutMix
 def twin(network: nn.Module) -> nn.Module:
     """A second view of a network: its own modules with their own training mode, the very same parameters and buffers.
 
-    So the weak view runs in evaluation mode while the student stays in training mode, without switching in mid-step.
+    So the weak view runs in evaluation mode while the student stays in training mode, and no step switches modes.
     """
     base = network.module if isinstance(network, DistributedDataParallel) else network
     shared = {id(t): t for t in itertools.chain(base.parameters(), base.buffers())}
@@ -41,13 +42,14 @@ class SemSimTrainer(SupervisedTrainer):
 
     A step on x_l (labelled) and x_u (unlabelled, weakly augmented):
 
-    1. the strong views of x_u are mixed with each other's boxes (CutMix);
-    2. the weak view is predicted without gradient, in evaluation mode;
+    1. the weak view, x_u as it is, is predicted without gradient and in evaluation mode: the pseudo-labels;
+    2. each strong view is given boxes of its own, filled from another image of the batch (CutMix);
     3. the student sees labelled images and strong views in one forward, in training mode: one batch-norm pass;
-    4. the loss compares them, and the optimizer steps.
+    4. the loss compares them, pasting pseudo-labels with the same boxes, and the optimizer steps.
 
     Batches are ``{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong_1", "image_strong_2"}}``; without
-    ``unlabeled`` the step is supervised. Shuffling, augmentation and CutMix of an epoch follow from (seed, epoch).
+    ``unlabeled`` the step is supervised. The loss says which views it reads and what of them: logits from the decoder,
+    fused features f~, or both. Shuffling, augmentation and CutMix of an epoch follow from (seed, epoch).
     """
 
     loss_function: SemSimLoss
@@ -63,7 +65,6 @@ class SemSimTrainer(SupervisedTrainer):
         *,
         cutmix: RandCutMix | None = None,
         weak_batch_norm: str = "evaluation",
-        epoch_length: int | None = None,
         non_blocking: bool = False,
         inferer: Inferer | None = None,
         postprocessing: Transform | None = None,
@@ -85,12 +86,13 @@ class SemSimTrainer(SupervisedTrainer):
             cutmix: draws the boxes; ``None`` for no CutMix.
             weak_batch_norm: ``evaluation`` (running statistics) or ``training`` (the weak batch's own statistics, which
                 also enter the running ones).
-            epoch_length: steps in an epoch, if not the loader's length.
-            non_blocking, inferer, postprocessing, key_train_metric, additional_metrics, train_handlers, amp,
-            amp_kwargs, decollate: as in MONAI's ``SupervisedTrainer``. ``amp`` works on CPU (bfloat16) as well.
+            inferer: calls the network on the student's streams; it has to pass a mapping through.
+            non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, amp, amp_kwargs,
+            decollate: as in MONAI's ``SupervisedTrainer``. ``amp`` works on CPU (bfloat16) as well.
 
         Raises:
             ValueError: unknown ``weak_batch_norm``.
+            InputError: similarity terms with a network that has no fusion.
         """
         if weak_batch_norm not in ("evaluation", "training"):
             raise ValueError(f"weak_batch_norm should be evaluation or training, received {weak_batch_norm!r}.")
@@ -101,7 +103,6 @@ class SemSimTrainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            epoch_length=epoch_length,
             non_blocking=non_blocking,
             inferer=inferer,
             postprocessing=postprocessing,
@@ -114,6 +115,11 @@ class SemSimTrainer(SupervisedTrainer):
         )
         self.cutmix = cutmix
         network.train()
+        if loss_function.student_streams().fuse and getattr(twin(network), "fusion", None) is None:
+            raise InputError(
+                "The network has `fusion: none`, with which there are no similarity terms: expected sfm or conv, or "
+                "loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
+            )
         self.weak_network = twin(network).train(weak_batch_norm == "training")
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
@@ -139,12 +145,10 @@ class SemSimTrainer(SupervisedTrainer):
         engine.state.output = {Keys.IMAGE: labeled["image"], Keys.LABEL: labeled["label"]}
         engine.optimizer.zero_grad(set_to_none=True)
 
-        with torch.autocast(engine.state.device.type, enabled=engine.amp, **engine.amp_kwargs):
-            student, weak, mixes = self._forward(labeled["image"], unlabeled)
-            engine.state.output[Keys.PRED] = student.logits["labeled"]
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            with torch.autocast(engine.state.device.type, enabled=False):
-                scalars = self.loss_function(student, labeled["label"], weak, mixes)
+        student, weak, mixes = self._forward(labeled["image"], unlabeled)
+        engine.state.output[Keys.PRED] = student.logits["labeled"]
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        scalars = self.loss_function(student, labeled["label"], weak, mixes)  # in float32
         loss = scalars[Keys.LOSS]
         engine.state.output[Keys.LOSS] = loss
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -166,17 +170,21 @@ class SemSimTrainer(SupervisedTrainer):
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
+
     def _forward(
         self, image_l: Tensor, unlabeled: Mapping[str, Tensor] | None
     ) -> tuple[Output, Output | None, dict[str, CutMix]]:
         """Student and weak view; the streams that the loss does not read are not computed."""
-        streams = self.loss_function.streams(unlabeled is not None)
+        streams = self.loss_function.student_streams(unlabeled is not None)
         images, weak, mixes = {"labeled": image_l}, None, {}
         if unlabeled is not None:
             image_u_weak = unlabeled["image"]
-            with torch.no_grad():
+            # a context of its own: weights cast without gradient must not be reused for the student
+            with torch.no_grad(), self._autocast():
                 weak = self.weak_network({"weak": image_u_weak}, self.loss_function.weak_streams())
-            for view in sorted({*streams.decode, *streams.fuse} - {"labeled"}):
+            for view in sorted({*streams.decode, *streams.fuse} - {"labeled"}):  # a fixed order of random draws
                 if view == "weak_perturbed":
                     images[view] = image_u_weak
                     continue
@@ -184,11 +192,12 @@ class SemSimTrainer(SupervisedTrainer):
                 if self.cutmix is not None:
                     mixes[view] = self.cutmix(image_u_weak)
                     images[view] = mixes[view](images[view])
-        student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
+        with self._autocast():
+            student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes
 
     def _check_finite(self, values: Mapping[str, float], batchdata: Mapping[str, Mapping[str, Any]]) -> None:
-        if values[Keys.LOSS] - values[Keys.LOSS] == 0:
+        if math.isfinite(values[Keys.LOSS]):
             return
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name.startswith("loss"))
         cases = "; ".join(f"{stream}: {', '.join(batch.get('case', []))}" for stream, batch in batchdata.items())

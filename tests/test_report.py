@@ -1,0 +1,83 @@
+"""Scores by hand, the rule for empty masks, units, and the picture."""
+
+from __future__ import annotations
+
+import math
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scripts.report import overlay, score_case, summarize
+
+
+def cube(start, stop, size=20):
+    volume = torch.zeros(size, size, size, dtype=torch.long)
+    volume[start:stop, start:stop, start:stop] = 1
+    return volume
+
+
+def test_identical_masks_and_a_shift_by_hand():
+    truth = cube(5, 15)
+    same = score_case(truth, truth, num_classes=2, spacing=(1.0, 1.0, 1.0))
+    assert same["dice"] == [1.0] and same["hd95"] == [0.0] and same["assd"] == [0.0]
+    shifted = score_case(truth.roll(2, dims=2), truth, num_classes=2, spacing=(1.0, 1.0, 3.0))
+    assert shifted["dice"][0] == pytest.approx(0.8)
+    assert shifted["hd95"][0] == pytest.approx(6.0), "two voxels of 3 mm"
+
+
+def test_empty_rule():
+    empty, full = torch.zeros(10, 10, 4, dtype=torch.long), torch.zeros(10, 10, 4, dtype=torch.long)
+    full[2:5, 2:5] = 1
+    diagonal = math.hypot(10 * 1.5, 10 * 1.5, 4 * 8)
+    for prediction, truth in ((empty, full), (full, empty)):
+        scores = score_case(prediction, truth, num_classes=2, spacing=(1.5, 1.5, 8.0))
+        assert scores["dice"] == [0.0] and scores["hd95"][0] == scores["assd"][0] == pytest.approx(diagonal)
+    neither = score_case(empty, empty, num_classes=2, spacing=(1.0, 1.0, 1.0))
+    assert all(math.isnan(neither[m][0]) for m in neither)
+
+
+def test_pictures_and_volumes_of_one_slice():
+    truth = torch.zeros(20, 20, 1, dtype=torch.long)
+    truth[5:10, 5:10] = 1
+    volume = score_case(truth.roll(1, 0), truth, num_classes=2, spacing=(2.0, 2.0, 9.0))
+    flat = score_case(truth.roll(1, 0)[..., 0], truth[..., 0], num_classes=2, spacing=(2.0, 2.0))
+    assert volume == flat and flat["hd95"] == [2.0]
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="agree in shape"):
+        score_case(torch.zeros(2, 2), torch.zeros(2, 3), num_classes=2, spacing=(1, 1))
+
+
+def test_summary_counts_what_is_counted():
+    rows = [
+        {"case": "a", "class": "x", "dice": 0.8, "hd95": 1.0, "assd": 1.0, "unit": "mm"},
+        {"case": "b", "class": "x", "dice": 0.6, "hd95": 3.0, "assd": 2.0, "unit": "mm"},
+        {"case": "a", "class": "y", "dice": 0.4, "hd95": 5.0, "assd": 3.0, "unit": "mm"},
+        {"case": "b", "class": "y", "dice": float("nan"), "hd95": float("nan"), "assd": float("nan"), "unit": "mm"},
+    ]
+    summary = summarize(pd.DataFrame(rows))
+    assert summary["cases"] == 2 and summary["distance_unit"] == "mm"
+    assert summary["classes"]["y"]["counted"] == 1
+    assert summary["mean"]["dice"] == pytest.approx((0.7 + 0.4) / 2)
+    rows[0]["unit"] = "voxel"
+    assert "voxels for files without" in summarize(pd.DataFrame(rows))["distance_unit"]
+
+
+def test_overlay_shows_prediction_and_truth(tmp_path):
+    affine = np.diag([1.5, 1.5, 8, 1])
+    label = np.zeros((40, 40, 6), np.uint8)
+    label[10:20, 10:25, 1:5] = 1
+    label[22:30, 10:25, 1:5] = 2
+    for name, volume in (("image", np.random.rand(40, 40, 6).astype(np.float32)), ("label", label)):
+        nib.save(nib.Nifti1Image(volume, affine), tmp_path / f"{name}.nii.gz")
+    paths = [str(tmp_path / n) for n in ("image.nii.gz", "label.nii.gz")]
+    plain = overlay(*paths, str(tmp_path / "new" / "a.png"))
+    both = overlay(*paths, str(tmp_path / "b.png"), truth=paths[1], slices=2)
+    colored = [np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (plain, both)]
+    for picture in colored:
+        assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "contours are drawn in colour"
+    assert colored[0].shape[1] > 1.5 * colored[1].shape[1], "four slices against two"

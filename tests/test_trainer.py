@@ -1,0 +1,212 @@
+"""The two-stream step: what moves the weights, what does not, and that a run can be repeated and resumed."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from scripts.errors import InputError
+from scripts.handlers import ResumeCheckpoint, ResumeFrom
+from scripts.loaders import TwoStreamLoader
+from scripts.losses import SemSimLoss
+from scripts.network import SemSimNet
+from scripts.trainer import SemSimTrainer
+from scripts.transforms import RandCutMix
+from torch.optim.lr_scheduler import PolynomialLR
+
+NO_SEMI = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
+
+
+class Slices(torch.utils.data.Dataset):
+    """Random slices in memory with the interface of a SliceDataset."""
+
+    def __init__(self, count: int, labeled: bool, size: int = 32) -> None:
+        g = torch.Generator().manual_seed(count)
+        self.images = torch.rand(count, 3, 1, size, size, generator=g)
+        self.labels = (torch.rand(count, 1, size, size, generator=g) * 4).long() if labeled else None
+
+    def set_random_state(self, seed=None, state=None):
+        return self
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        weak, one, two = self.images[i]
+        item = {"image": weak, "case": f"slice{i}"}
+        if self.labels is not None:
+            return {**item, "label": self.labels[i]}
+        return {**item, "image_strong_1": one, "image_strong_2": two}
+
+
+def make(*, fusion="conv", epochs=1, loss=None, sure=0.0, use_unlabeled=True, handlers=(), **kwargs):
+    """Trainer, network, optimizer on 8 labelled and 8 unlabelled slices; a threshold that everything passes."""
+    torch.manual_seed(0)
+    network = SemSimNet(fusion=fusion)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=4, use_unlabeled=use_unlabeled)
+    trainer = SemSimTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=SemSimLoss(num_classes=4, threshold=sure, **(loss or {})),
+        train_handlers=list(handlers) or None,
+        **{"cutmix": RandCutMix(prob=1.0), **kwargs},
+    )
+    return trainer, network, optimizer
+
+
+def state(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_unlabelled_images_move_parameters():
+    trained = []
+    for use_unlabeled in (True, False):
+        trainer, network, _ = make(use_unlabeled=use_unlabeled)
+        trainer.run()
+        trained.append(dict(network.named_parameters()))
+    moved = [n for n in trained[0] if "backbone" in n and not torch.equal(trained[0][n], trained[1][n])]
+    assert len(moved) > 20, "same labelled batches, other parameters"
+
+
+def test_zero_weights_equal_supervised_training():
+    """With every semi-supervised weight at zero the unlabelled stream changes nothing at all, buffers included."""
+    trained = []
+    for use_unlabeled in (True, False):
+        trainer, network, _ = make(loss=NO_SEMI, use_unlabeled=use_unlabeled, epochs=2)
+        trainer.run()
+        trained.append(state(network))
+    assert equal(*trained)
+
+
+def test_a_hand_written_supervised_step_agrees():
+    trainer, network, _ = make(use_unlabeled=False)
+    before = copy.deepcopy(network)
+    trainer.data_loader.set_epoch(1)
+    batches = list(trainer.data_loader)
+    trainer.run()
+    optimizer = torch.optim.SGD(before.parameters(), lr=0.01, momentum=0.9)
+    before.train()
+    for batch in batches:
+        optimizer.zero_grad()
+        logits, label = before(batch["labeled"]["image"]), batch["labeled"]["label"]
+        ce = torch.nn.functional.cross_entropy(logits, label[:, 0])
+        p, y = logits.softmax(1), torch.nn.functional.one_hot(label[:, 0], 4).movedim(-1, 1)
+        axes = (0, 2, 3)
+        dice = 1 - (2 * (p * y).sum(axes) + 1e-5) / ((p**2).sum(axes) + y.sum(axes) + 1e-5)
+        (0.5 * (0.5 * ce + 0.5 * dice.mean())).backward()
+        optimizer.step()
+    for (name, p), q in zip(network.named_parameters(), before.parameters()):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
+    """The weak view enters neither the graph nor, unless asked to, the running statistics."""
+    seen = {}
+    for mode in ("evaluation", "training"):
+        trainer, network, _ = make(weak_batch_norm=mode, cutmix=None)
+        weak = trainer.weak_network
+        assert weak.training == (mode == "training") and network.training
+        logits = []
+        weak.register_forward_hook(lambda _m, _i, out, logits=logits: logits.append(out.logits["weak"]))
+        trainer.run()
+        assert not any(x.requires_grad for x in logits)
+        seen[mode] = int(network.backbone.conv_0.conv_0.adn.N.num_batches_tracked)
+        assert network.training, "no switching of modes in mid-step"
+    assert seen == {"evaluation": 2, "training": 4}
+    with pytest.raises(ValueError, match="evaluation or training"):
+        make(weak_batch_norm="frozen")
+
+
+@pytest.mark.parametrize("fusion", ["sfm", "conv"])
+def test_scalars_are_logged_by_name(fusion):
+    trainer, _, _ = make(fusion=fusion)
+    trainer.run()
+    scalars = trainer.state.scalars
+    for name in ("loss", "loss_s", "loss_u", "loss_intra", "loss_cross", "mask_u", "mask_cross", "agreement"):
+        assert math.isfinite(scalars[name]), name
+    assert sum(scalars[f"pseudo_{c}"] for c in range(4)) == pytest.approx(1, abs=1e-5)
+    assert trainer.state.output[0]["loss"] == pytest.approx(scalars["loss"])
+    total = scalars["loss_s"] + 0.5 * scalars["loss_u"] + 0.25 * (scalars["loss_intra"] + scalars["loss_cross"])
+    assert scalars["loss"] == pytest.approx(total / 2, rel=1e-5)
+
+
+def test_labelled_part_is_what_postprocessing_sees():
+    seen = []
+    trainer, _, _ = make(postprocessing=lambda item: seen.append(item) or item)
+    trainer.run()
+    assert len(seen) == 8 and seen[0]["pred"].shape == (4, 32, 32) and seen[0]["label"].shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("overlay", ["semsim", "fixmatch", "labeled_only"])
+def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
+    settings = {
+        "semsim": {},
+        "fixmatch": {"fusion": "none", "loss": {"lambda_intra": 0.0, "lambda_cross": 0.0, "perturb": ()}},
+        "labeled_only": {"fusion": "none", "loss": NO_SEMI, "use_unlabeled": False},
+    }[overlay]
+
+    def run(folder, resume, stop=None):
+        trainer, network, optimizer = make(epochs=4, **settings)
+        schedule = PolynomialLR(optimizer, total_iters=8, power=0.9)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
+        parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule}
+        ResumeFrom(resume, str(folder), parts, "cpu").attach(trainer)
+        ResumeCheckpoint(str(folder), parts).attach(trainer)
+        if stop:
+            trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
+        trainer.run()
+        return trainer, state(network)
+
+    _, whole = run(tmp_path / "whole", "")
+    run(tmp_path / "parts", "", stop=2)
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [f"resume_checkpoint_{i}.pt" for i in (1, 2)]
+    trainer, resumed = run(tmp_path / "parts", "auto")
+    assert trainer.state.epoch == 4 and trainer.state.iteration == 8
+    assert equal(whole, resumed)
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [f"resume_checkpoint_{i}.pt" for i in (3, 4)]
+    with pytest.raises(InputError, match="--resume auto"):
+        run(tmp_path / "parts", "")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        run(tmp_path / "parts", "elsewhere.pt")
+
+
+def test_not_a_number_stops_with_terms_and_files():
+    trainer, network, _ = make()
+    with torch.no_grad():
+        network.backbone.final_conv.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"iteration 1 \(.*loss_s nan.*slice\d"):
+        trainer.run()
+
+
+def test_similarity_terms_need_a_fusion():
+    with pytest.raises(InputError, match=r"lambda_intra.*fixmatch\.yaml"):
+        make(fusion="none")
+
+
+def test_mixed_precision_trains_on_cpu():
+    trainer, network, _ = make(amp=True, amp_kwargs={"dtype": torch.bfloat16})
+    before = state(network)
+    trainer.run()
+    assert math.isfinite(trainer.state.scalars["loss"])
+    assert not equal(before, state(network))
+
+
+def test_learning_makes_the_loss_fall():
+    trainer, _, optimizer = make(fusion="none", epochs=12, loss=NO_SEMI, use_unlabeled=False)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    losses = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.scalars["loss_s"]))
+    trainer.run()
+    assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
