@@ -150,7 +150,7 @@ class TrainingProgress:
         done = engine.state.iteration - self.first
         if done <= self.warmup:
             self.clock = now
-        if self.told or (done < self.after and now - self.begin < self.max_seconds):
+        if self.told or (done < min(self.after, self.bar.total) and now - self.begin < self.max_seconds):
             return
         self.told = True
         per_step = (now - self.clock) / (done - self.warmup) if done > self.warmup else (now - self.begin) / done
