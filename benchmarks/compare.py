@@ -4,9 +4,9 @@
         --output_dir /tmp/run --result benchmarks/results/phantom_semsim_minus_seed0.json
     python benchmarks/compare.py table benchmarks/results/phantom_*.json
 
-A result holds the Dice, 95HD and ASSD of every class and case for the last iteration and for the best on validation, the
-labelled cases, the command, the commit, the versions, the wall time and the validation curve. ``train`` goes on where an
-interrupted run of the same ``output_dir`` stopped.
+A result holds the Dice, 95HD and ASSD of every class and case for the last iteration and for the best on validation,
+the labelled cases, the command, the commit, the versions, the wall time and the validation curve. ``train`` goes on
+where an interrupted run of the same ``output_dir`` stopped.
 """
 
 from __future__ import annotations

@@ -85,12 +85,15 @@ def agreement(
     result = np.zeros(size)
     for i in np.ndindex(size):
         region = region_of(i, size, regions)
+        m = {(j, c): cosine(features[i], protos[j, region, c]) for j in range(images) for c in range(num_classes)
+             if (j, region, c) in protos}  # fmt: skip
+        classes = sorted({c for _, c in m})
         q = np.zeros((images, num_classes))
         for j in range(images):
-            shown = [c for c in range(num_classes) if (j, region, c) in protos]
-            e = [math.exp(cosine(features[i], protos[j, region, c])) for c in shown]
-            for c, value in zip(shown, e):
-                q[j, c] = value / sum(e)
+            mean_of = {c: np.mean([v for (_, k), v in m.items() if k == c]) for c in classes}
+            e = {c: math.exp(m.get((j, c), mean_of[c])) for c in classes}  # an image abstains on what it lacks
+            for c in classes:
+                q[j, c] = e[c] / sum(e.values())
         mean = q.mean(axis=0)
         kl = [
             sum(q[j, c] * math.log(q[j, c] / mean[c]) for c in range(num_classes) if q[j, c] > 0) for j in range(images)
@@ -114,7 +117,7 @@ def masked_dice(p: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
 
 
 def nearest(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Nearest resize of the trailing two axes, as ``floor(i * in / out)``."""
-    rows = [int(i * mask.shape[-2] / size[0]) for i in range(size[0])]
-    cols = [int(i * mask.shape[-1] / size[1]) for i in range(size[1])]
+    """Nearest resize of the trailing two axes: the pixel under the new pixel's centre."""
+    rows = [int((i + 0.5) * mask.shape[-2] / size[0]) for i in range(size[0])]
+    cols = [int((i + 0.5) * mask.shape[-1] / size[1]) for i in range(size[1])]
     return mask[..., rows, :][..., cols]

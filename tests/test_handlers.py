@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from scripts.errors import InputError
 from scripts.handlers import (
+    SaveBest,
     SaveSettings,
     TrainingLog,
     TrainingProgress,
@@ -103,6 +104,28 @@ def test_settings_follow_the_weights(tmp_path):
     assert trained_setting(tmp_path / "model_best.pt", "spatial_size", 224) == [96, 64]
     assert trained_setting(tmp_path / "model_best.pt", "slice_axis") is None
     assert trained_setting(tmp_path / "other" / "model.pt", "spatial_size", 224) == 224
+
+
+def test_best_is_kept_across_restarts(tmp_path):
+    network = torch.nn.Linear(1, 1)
+
+    def validate(best, score, epoch):
+        engine = Engine(lambda *_: None)
+        best.attach(engine)
+        engine.state.key_metric_name = "dice"
+        engine.state.metrics = {"dice": score}
+        with torch.no_grad():
+            network.weight.fill_(score)
+        engine.run([0], max_epochs=1)
+        return torch.load(tmp_path / "model_best.pt", weights_only=True)["weight"].item()
+
+    best = SaveBest(tmp_path, network)
+    assert [validate(best, s, e) for e, s in enumerate((0.5, 0.75, 0.25))] == [0.5, 0.75, 0.75]
+    resumed = SaveBest(tmp_path, network)
+    resumed.load_state_dict(best.state_dict())
+    assert validate(resumed, 0.5, 4) == 0.75, "a worse first validation after a restart replaces nothing"
+    assert validate(resumed, 1.0, 5) == 1.0
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_best_before_last_before_shipped(tmp_path):

@@ -102,7 +102,7 @@ def test_supervised_baseline_sees_the_same_labelled_batches(streams):
 def test_sampler_shares_one_order_between_ranks(monkeypatch, length, wanted, ranks):
     drawn = []
     for rank in range(ranks):
-        monkeypatch.setattr("scripts.loaders._rank_and_size", lambda rank=rank: (rank, ranks))
+        monkeypatch.setattr("scripts.loaders.rank_and_size", lambda rank=rank: (rank, ranks))
         drawn.append(list(EpochSampler(length, wanted)))
     together = [i for step in zip(*drawn) for i in step]
     assert len(together) == wanted * ranks and all(len(d) == wanted for d in drawn)

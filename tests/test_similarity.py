@@ -150,6 +150,25 @@ def test_agreement_is_one_where_images_agree_and_carries_no_gradient():
     assert torch.isfinite(agreement(torch.zeros(1, 2, 3), present, divergence="cosine")).all()
 
 
+def test_classes_that_an_image_lacks_are_no_disagreement():
+    """Identical cosines agree wholly, also when half of the labelled slices show background alone."""
+    m = torch.tensor([0.9, 0.2, 0.3, 0.1]).expand(8, 4)
+    present = torch.ones(8, 4, dtype=torch.bool)
+    present[:5, 1:] = False
+    assert agreement(m, present, scale=1000.0).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_labels_meet_the_features_under_them():
+    """A class border between two pixels of f~ is met exactly: no prototype takes in its neighbour's features."""
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    labels[:, :, 8:] = 1
+    labels[:, :, 4] = 1  # one stray column, far from the centre of any feature
+    features = torch.zeros(1, 2, 4, 4)
+    features[:, 0, :, :2], features[:, 1, :, 2:] = 1.0, 1.0
+    vectors = class_prototypes(features, labels, num_classes=2, regions=1).vectors[0, 0]
+    torch.testing.assert_close(vectors, torch.eye(2))
+
+
 def test_gradients():
     torch.manual_seed(2)
     features = (torch.rand(2, 3, 4, 4, dtype=torch.float64) + 0.1).requires_grad_()

@@ -42,12 +42,12 @@ class Slices(torch.utils.data.Dataset):
         return {**item, "image_strong_1": one, "image_strong_2": two}
 
 
-def make(*, fusion="conv", epochs=1, loss=None, sure=0.0, use_unlabeled=True, handlers=(), **kwargs):
+def make(*, fusion="conv", epochs=1, loss=None, sure=0.0, use_unlabeled=True, batch_size=4, handlers=(), **kwargs):
     """Trainer, network, optimizer on 8 labelled and 8 unlabelled slices; a threshold that everything passes."""
     torch.manual_seed(0)
     network = SemSimNet(fusion=fusion)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=4, use_unlabeled=use_unlabeled)
+    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=batch_size, use_unlabeled=use_unlabeled)
     trainer = SemSimTrainer(
         device="cpu",
         max_epochs=epochs,
@@ -148,6 +148,49 @@ def test_labelled_part_is_what_postprocessing_sees():
     assert len(seen) == 8 and seen[0]["pred"].shape == (4, 32, 32) and seen[0]["label"].shape == (1, 32, 32)
 
 
+def resumable(folder, resume, *, epochs=4, stop=None, **settings):
+    """Train with a schedule and checkpoints; returns trainer, learning rates and final state."""
+    trainer, network, optimizer = make(epochs=epochs, **settings)
+    schedule = PolynomialLR(optimizer, total_iters=epochs * len(trainer.data_loader), power=0.9)
+    rates = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
+    parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule}
+    ResumeFrom(resume, str(folder), parts, "cpu").attach(trainer)
+    ResumeCheckpoint(str(folder), parts).attach(trainer)
+    if stop:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
+    trainer.run()
+    return trainer, rates, state(network)
+
+
+QUICK = {"fusion": "none", "loss": NO_SEMI, "use_unlabeled": False}
+
+
+def test_a_longer_resumed_run_follows_the_longer_schedule(tmp_path):
+    _, whole, _ = resumable(tmp_path / "whole", "", epochs=6, **QUICK)
+    resumable(tmp_path / "parts", "", epochs=4, **QUICK)
+    _, rest, _ = resumable(tmp_path / "parts", "auto", epochs=6, **QUICK)
+    assert rest == pytest.approx(whole[8:]) and min(rest) > 0
+
+
+def test_resuming_with_other_steps_an_epoch_is_refused(tmp_path):
+    resumable(tmp_path, "", epochs=2, **QUICK)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(InputError, match="had 2 steps an epoch, this one has 4"):
+        resumable(tmp_path, "auto", epochs=2, batch_size=2, **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_resuming_from_an_older_file_keeps_what_it_writes(tmp_path):
+    resumable(tmp_path, "", epochs=4, **QUICK)
+    first = str(tmp_path / "resume_checkpoint_3.pt")
+    resumable(tmp_path, first, epochs=5, stop=4, **QUICK)
+    trainer, _, _ = resumable(tmp_path, "auto", epochs=5, **QUICK)
+    assert trainer.state.epoch == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume_checkpoint_4.pt", "resume_checkpoint_5.pt"]
+
+
 @pytest.mark.parametrize("overlay", ["semsim", "fixmatch", "labeled_only"])
 def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
     settings = {
@@ -157,16 +200,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
     }[overlay]
 
     def run(folder, resume, stop=None):
-        trainer, network, optimizer = make(epochs=4, **settings)
-        schedule = PolynomialLR(optimizer, total_iters=8, power=0.9)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
-        parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule}
-        ResumeFrom(resume, str(folder), parts, "cpu").attach(trainer)
-        ResumeCheckpoint(str(folder), parts).attach(trainer)
-        if stop:
-            trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
-        trainer.run()
-        return trainer, state(network)
+        return resumable(folder, resume, stop=stop, **settings)[::2]
 
     _, whole = run(tmp_path / "whole", "")
     run(tmp_path / "parts", "", stop=2)

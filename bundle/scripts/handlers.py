@@ -17,11 +17,13 @@ from ignite.engine import Events
 from ignite.handlers import Checkpoint, DiskSaver
 from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from .datalist import case_name
 from .errors import InputError
+from .loaders import rank_and_size
 
 logger = logging.getLogger("semsim")
 
@@ -174,7 +176,7 @@ def duration(seconds: float) -> str:
 
 
 class ValidationLog:
-    """Validation Dice of every class: one log line, one row of ``validation_log.csv``, a note of the best epoch."""
+    """Validation Dice of every class: one log line, one row of ``validation_log.csv``."""
 
     def __init__(
         self, output_dir: str | os.PathLike, class_names: Sequence[str], metric: str = "val_mean_dice"
@@ -198,8 +200,7 @@ class ValidationLog:
         row |= {name: round(value, 6) for name, value in zip(self.foreground, per_class)}
         append_row(self.path, row)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
-        best = engine.state.best_metric_epoch
-        logger.info(f"validation after epoch {row['epoch']}: {shown}  (best: epoch {best})")
+        logger.info(f"validation after epoch {row['epoch']}: {shown}")
 
 
 class ResumeCheckpoint:
@@ -238,9 +239,9 @@ class ResumeCheckpoint:
 
 
 def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
-    """Checkpoints of :class:`ResumeCheckpoint` in a folder, by epoch."""
+    """Checkpoints of :class:`ResumeCheckpoint` in a folder, the newest last."""
     found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
-    return sorted(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 class ResumeFrom:
@@ -259,13 +260,13 @@ class ResumeFrom:
             InputError: no such file, or a fresh start where checkpoints of an earlier training lie.
         """
         found = resume_checkpoints(save_dir)
+        self.path: str | None = None
         if resume in ("", None, False):
             if found:
                 raise InputError(
                     f"{found[-1]}: an earlier training has its checkpoints here; go on from it with --resume auto, or "
                     "give another --output_dir."
                 )
-            self.path = None
         elif resume in ("auto", True):
             self.path = str(found[-1]) if found else None
         elif os.path.isfile(resume):
@@ -277,10 +278,70 @@ class ResumeFrom:
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
         if self.path is not None:
-            logger.info(f"Resuming from {self.path}")
-            load_dict = {**self.load_dict, "trainer": engine}
-            where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
-            CheckpointLoader(load_path=self.path, load_dict=load_dict, map_location=where).attach(engine)
+            engine.add_event_handler(Events.STARTED, self._load)
+
+    def _load(self, engine: Workflow) -> None:
+        logger.info(f"Resuming from {self.path}")
+        steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
+        total = getattr(schedule, "total_iters", None)
+        where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
+        load_dict = {**self.load_dict, "trainer": engine}
+        CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
+        if engine.state.epoch_length != steps:
+            raise InputError(
+                f"{self.path}: its training had {engine.state.epoch_length} steps an epoch, this one has {steps}; "
+                "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
+            )
+        if schedule is not None and total is not None and schedule.total_iters != total:
+            # another number of epochs: the schedule takes its course to the new end
+            schedule.total_iters = total
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._get_closed_form_lr()):
+                group["lr"] = rate
+
+
+class SaveBest:
+    """Keep the weights of the best validation in ``model_best.pt``, also across restarts.
+
+    Unlike MONAI's ``CheckpointSaver`` its record is part of the resume checkpoint, so a resumed training does not
+    replace a better file by its first validation.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_best.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+        self.best, self.epoch = float("-inf"), 0
+
+    def state_dict(self) -> dict[str, float]:
+        """The record, for the resume checkpoint."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up the record of an earlier process."""
+        self.best, self.epoch = state["best"], int(state["epoch"])
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator of a training."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Workflow) -> None:
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        if not score > self.best:
+            return
+        self.best, self.epoch = score, engine.state.epoch
+        if rank_and_size()[0] > 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        part = self.path.with_suffix(".part")
+        torch.save(network.state_dict(), part)
+        os.replace(part, self.path)
 
 
 class SaveSettings:

@@ -20,7 +20,8 @@ from .errors import InputError, find_input_error, raise_all
 logger = logging.getLogger(__name__)
 
 
-def _rank_and_size() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
+    """Rank and number of the processes of a distributed training; 0 and 1 without one."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -191,7 +192,7 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        rank, size = _rank_and_size()
+        rank, size = rank_and_size()
         total = self.num_samples * size
         rounds = -(-total // self.length)
         order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(rounds)])[:total]
@@ -239,7 +240,7 @@ class TwoStreamLoader:
         self.supervised = len(unlabeled) == 0
         self.use_unlabeled = use_unlabeled and not self.supervised
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        rank, size = _rank_and_size()
+        rank, size = rank_and_size()
         longest = labeled if self.supervised else unlabeled
         self.steps = len(longest) // (batch_size * size)
         if not self.steps:
@@ -271,7 +272,7 @@ class TwoStreamLoader:
         self.epoch = epoch
 
     def _start(self, loader: DataLoader, stream: int) -> Iterator[dict[str, Any]]:
-        rank, _ = _rank_and_size()
+        rank, _ = rank_and_size()
         seed = (((self.seed * 100_003 + self.epoch) * 1_009 + rank) * 2 + stream) % 2**31
         cast(EpochSampler, loader.sampler).epoch = self.epoch
         loader.generator.manual_seed(seed)  # the seeds of the worker processes
@@ -291,5 +292,5 @@ class TwoStreamLoader:
 
 def seed_everything(seed: int, epoch: int) -> None:
     """Seed the generators of python, numpy and torch for an epoch, so that it runs alike after a restart."""
-    rank, _ = _rank_and_size()
+    rank, _ = rank_and_size()
     set_determinism(seed=((seed * 100_003 + epoch) * 1_009 + rank) % 2**31, use_deterministic_algorithms=None)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .network import departition, partition
 
+#: Features shorter than this count as zero; a smaller bound would let the gradient of a cosine explode.
+EPS = 1e-6
+
 
 def _tokens(x: Tensor) -> Tensor:
     """``(B, C, *spatial)`` -> ``(B, n, C)``."""
@@ -30,7 +33,7 @@ def affinity(features: Tensor, *, temperature: float = 0.1) -> Tensor:
     Returns:
         ``(B, n, n)``; each row sums to one. Memory grows with n squared: for looking at, not for training.
     """
-    f = _tokens(F.normalize(features, dim=1))
+    f = _tokens(F.normalize(features, dim=1, eps=EPS))
     return torch.softmax(f @ f.transpose(1, 2) / temperature, dim=-1)
 
 
@@ -75,7 +78,7 @@ def refine(
     else:
         # two conditions keep attention on the path that never forms the map: tokens contiguous in memory, and a value
         # as wide as the query
-        f = _tokens(F.normalize(features, dim=1)).contiguous().unsqueeze(1)  # (B, 1, n, D): one head
+        f = _tokens(F.normalize(features, dim=1, eps=EPS)).contiguous().unsqueeze(1)  # (B, 1, n, D): one head
         value = F.pad(p, (0, max(f.shape[-1] - p.shape[-1], 0))).unsqueeze(1)
         spread = F.scaled_dot_product_attention(f, f, value, scale=1.0 / temperature)[:, 0, :, : p.shape[-1]]
     result = (p + spread) * (0.5 if combine == "mean" else 1.0)
@@ -125,7 +128,8 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
 
     Args:
         features: f~ of the labelled images, ``(J, D, *spatial)``.
-        labels: class indices ``(J, *any_spatial)``, resized to the features by nearest.
+        labels: class indices ``(J, *any_spatial)``, resized to the features by nearest (pixel centres aligned, as in
+            the linear resize of predictions).
         num_classes: K.
         regions: N, sub-regions a side (paper: 4).
 
@@ -137,7 +141,9 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
             f"labels should be (J, *spatial) for features (J, D, *spatial), received {tuple(labels.shape)} and "
             f"{tuple(features.shape)}."
         )
-    small = F.interpolate(labels[:, None].to(features.dtype), size=features.shape[2:], mode="nearest")[:, 0].long()
+    small = F.interpolate(labels[:, None].to(features.dtype), size=features.shape[2:], mode="nearest-exact")[
+        :, 0
+    ].long()
     one_hot = F.one_hot(small, num_classes).movedim(-1, 1).to(features.dtype)  # (J, K, *spatial)
     members = split_regions(one_hot, regions)  # (J, R, L, K)
     total = members.transpose(2, 3) @ split_regions(features, regions)  # (J, R, K, D)
@@ -158,8 +164,8 @@ def cross_similarity(features: Tensor, prototypes: Prototypes, *, regions: int =
     Returns:
         ``(B, R, L, J, K)``, positions in the order of :func:`split_regions`; zero for an absent class.
     """
-    queries = split_regions(F.normalize(features, dim=1), regions)  # (B, R, L, D)
-    keys = F.normalize(prototypes.vectors, dim=-1)  # (J, R, K, D)
+    queries = split_regions(F.normalize(features, dim=1, eps=EPS), regions)  # (B, R, L, D)
+    keys = F.normalize(prototypes.vectors, dim=-1, eps=EPS)  # (J, R, K, D)
     images, number, classes, channels = keys.shape
     keys = keys.permute(1, 3, 0, 2).reshape(number, channels, images * classes)
     return (queries @ keys).reshape(*queries.shape[:3], images, classes)
@@ -196,8 +202,9 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
 
     U(j) = KL(q_j || mean over j of q_j) and U_bar = mean over j of exp(-r U(j)).
 
-    Deviation from the paper: q_j is a softmax of the cosines over the classes that image j shows, for cosines are no
-    distributions, and their logarithms may not exist.
+    Deviations from the paper: q_j is a softmax of the cosines over the classes of the batch, for cosines are no
+    distributions, and their logarithms may not exist. An image that does not show a class abstains on it: it is given
+    the mean cosine of those that do. Otherwise U_bar would measure which classes the labelled slices happen to show.
 
     Args:
         similarity: m, ``(..., J, K)``.
@@ -212,10 +219,13 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
         ValueError: unknown ``divergence``.
     """
     similarity = similarity.detach()
+    count = present.sum(dim=0)
+    consensus = (similarity * present).sum(dim=-2, keepdim=True) / count.clamp(min=1)
+    opinion = torch.where(present, similarity, consensus)
     if divergence == "softmax":
-        q = torch.softmax(similarity.masked_fill(~present, float("-inf")), dim=-1)
+        q = torch.softmax(opinion.masked_fill(count == 0, float("-inf")), dim=-1)
     elif divergence == "cosine":
-        q = similarity.clamp(min=1e-6).masked_fill(~present, 0.0)
+        q = opinion.clamp(min=EPS).masked_fill(count == 0, 0.0)
     else:
         raise ValueError(f"divergence should be softmax or cosine, received {divergence!r}.")
     mean = q.mean(dim=-2, keepdim=True)

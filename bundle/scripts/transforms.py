@@ -231,7 +231,11 @@ class CutMix:
         """Paste into ``x: (B, *spatial)`` or ``(B, C, *spatial)`` of any resolution; boxes are resized by nearest."""
         spatial_dims = self.box.ndim - 2
         size = x.shape[-spatial_dims:]
-        box = self.box if self.box.shape[2:] == size else F.interpolate(self.box.float(), size=size) > 0.5
+        box = (
+            self.box
+            if self.box.shape[2:] == size
+            else F.interpolate(self.box.float(), size=size, mode="nearest-exact") > 0.5
+        )
         return torch.where(box if x.ndim == self.box.ndim else box[:, 0], x[self.partner], x)
 
 
@@ -249,12 +253,12 @@ class RandCutMix:
         Args:
             prob: probability that an image receives a box.
             area: smallest and largest share of the image that a box covers.
-            aspect: smallest and largest ratio of a box's sides.
+            aspect: smallest and largest ratio of a box's later sides to its first, as shares of the image.
         """
         self.prob, self.area, self.aspect = prob, area, aspect
 
     def __call__(self, image: Tensor) -> CutMix:
-        """Boxes and partners for a batch ``(B, C, *spatial)``; the last spatial axes of a 3D box share one aspect."""
+        """Boxes and partners for a batch ``(B, C, *spatial)``."""
         batch, size = image.shape[0], image.shape[2:]
         dims = len(size)
         area = torch.empty(batch).uniform_(*self.area)
