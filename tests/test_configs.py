@@ -18,7 +18,7 @@ from scripts.network import SegmentationNet
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own below
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "semsim_minus"]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_minus"]
 OWN_TEST = {"train", "evaluate", "inference", "multi_gpu_train"}
 SMALL = ("--epochs", "1", "--spatial_size", "32")
 
@@ -125,11 +125,14 @@ def test_overlays_train(overlay, phantom_dir, tmp_path):
     log = rows(tmp_path / "training_log.csv")[0]
     assert int(log["iteration"]) >= 2
     expected = {"loss_s"} if overlay == "labeled_only" else {"loss_s", "loss_u"}
-    if overlay in ("demo", "semsim_minus"):
+    similar = overlay in ("demo", "literal", "semsim_minus")
+    if similar:
         expected |= {"loss_intra", "loss_cross"}
+    if overlay == "literal":
+        assert float(log["loss_cross"]) == float(log["mask_cross"]) == 0
     assert {k for k in log if k.startswith("loss_")} == expected
     has_fusion = any(k.startswith("fusion.") for k in torch.load(tmp_path / "model_last.pt", weights_only=True))
-    assert has_fusion == (overlay in ("demo", "semsim_minus"))
+    assert has_fusion == similar
 
 
 def test_benchmark_overlay_trains(phantom_dir, tmp_path):

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 import reference
 import torch
+import yaml
+from conftest import BUNDLE
 from scripts.losses import SemSimLoss, masked_dice
 from scripts.network import Output, SemSimNet, resize
 from scripts.transforms import CutMix
 
 TERMS = {"loss_u": "lambda_u", "loss_intra": "lambda_intra", "loss_cross": "lambda_cross"}
 OFF = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
-#: METHOD: what the paper prints, before any of our handling
+#: what the paper prints, before any of our handling
 LITERAL = {
-    "mask_source": "own",
-    "affinity_temperature": 1.0,
-    "prototype_temperature": 1.0,
-    "average_images": False,
-    "uncertainty_scale": 1000.0,
+    key.removeprefix("loss#"): value
+    for key, value in yaml.safe_load((BUNDLE / "configs" / "literal.yaml").read_text()).items()
 }
 
 

@@ -1,0 +1,94 @@
+"""Every command in the documentation is run, as it stands there, on a small phantom."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from scripts import phantom
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
+#: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
+SHELL = ("make demo", "make test", ". .venv/bin/activate", "cd bundle")
+
+
+def commands(path: Path) -> list[str]:
+    """Command lines of the bash blocks of a page, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), flags=re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in (raw.split("  #")[0].strip() for raw in lines) if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A user's folder: 18 patients with labels, two more without, and new scans."""
+    folder = tmp_path_factory.mktemp("user")
+    source = phantom.generate(folder / "source", seed=3, split={"training": 18, "unlabeled": 2})
+    for name in ("images", "labels"):
+        shutil.move(source / name, folder / name)
+    (folder / "new").mkdir()
+    shutil.copy(folder / "images" / "patient000.nii.gz", folder / "new" / "scan.nii.gz")
+    return folder
+
+
+def test_every_line_is_a_known_kind():
+    for path in DOCS:
+        for line in commands(path):
+            assert line in SHELL or line.startswith("python -m "), f"{path.name}: {line}"
+    assert len(commands(ROOT / "README.md")) >= 12
+
+
+def numbered() -> list:
+    lines = [(path, line) for path in DOCS for line in commands(path) if line not in SHELL]
+    return [pytest.param(path, line, id=f"{path.parent.name}-{i}") for i, (path, line) in enumerate(lines)]
+
+
+@pytest.mark.parametrize("path, line", numbered())
+def test_command_runs_as_written(run_bundle, data, path, line):
+    """In the order of the pages: a command may use what an earlier one made."""
+    _, _, module, *args = shlex.split(line.replace("/data", str(data)))
+    if "train.yaml" in line and "evaluate.yaml" not in line:
+        args += ["--epochs", "1", "--spatial_size", "32", "--val_interval", "1"]
+    if "inference.yaml" in line and args[0] == "run" and "--output_dir" not in line:
+        args += ["--output_dir", str(data / "card")]
+    before = {p for p in data.rglob("*") if p.is_file()}
+    run_bundle(*args, module=module)
+    made = {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file() and p not in before}
+    for option, expected in (
+        ("datalist create", "datalist.json"),
+        ("configs/train.yaml --", "run/model_best.pt"),
+        ("evaluate.yaml", "run/scores.csv"),
+        ("--ckpt_path", "predictions/scan_seg.nii.gz"),
+        ("multi_gpu", "run2/model_last.pt"),
+        ("model.ts", "model.ts"),
+        ("model.onnx", "model.onnx"),
+    ):
+        if option in " ".join(line.split()):
+            assert expected in made, made
+    if "card" in args[-1]:
+        assert sum(name.endswith("_seg.nii.gz") for name in made) == 8
+
+
+def test_links_lead_somewhere():
+    for path in DOCS:
+        for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_functions_and_tests_named_in_the_method_exist():
+    text = (ROOT / "bundle" / "docs" / "METHOD.md").read_text()
+    source = "".join(p.read_text() for p in (ROOT / "bundle" / "scripts").glob("*.py"))
+    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("*.py"))
+    train = (ROOT / "bundle" / "configs" / "train.yaml").read_text()
+    for name in re.findall(r"^\| [^|]+ \| `([A-Za-z_.]+)`", text, flags=re.M):
+        assert f" {name.rsplit('.', 1)[-1]}(" in source, name
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    keys = re.findall(r"^\| [^|]+ \| [^|]+ \| ([^|]+) \|", text, flags=re.M)
+    for name in {k for cell in keys for k in re.findall(r"`(\w+)`", cell)}:
+        assert re.search(rf"^  {name}:", train, flags=re.M), name
