@@ -98,8 +98,12 @@ def collect(
     dataset_dir: str | None = None,
     datalist: str | None = None,
     evaluate_list: str | None = None,
+    commit: str | None = None,
 ) -> None:
-    """Evaluate a finished training and write its JSON; arguments as in ``train``."""
+    """Evaluate a finished training and write its JSON.
+
+    Arguments as in ``train``; ``commit`` where the training ran on another one than is checked out.
+    """
     folder = Path(output_dir).resolve()
     settings = json.loads((folder / "training.json").read_text())
     files = "['configs/train.yaml','configs/evaluate.yaml']"
@@ -126,7 +130,7 @@ def collect(
         "last": scores["last"],
         "best_on_validation": scores.get("best"),
         "validation_curve": curve,
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit or _git("rev-parse", "HEAD"),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
         "machine": f"{platform.machine()}, {settings.get('device', 'cpu')}, python {platform.python_version()}",
     }

@@ -15,6 +15,7 @@ import yaml
 from conftest import BUNDLE, ROOT, config_args
 from monai.bundle import ConfigWorkflow
 from scripts.network import SegmentationNet
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own below
@@ -90,7 +91,8 @@ def test_training_by_command(run_bundle, phantom_dir, tmp_path, run_id):
         assert np.isfinite(float(log[0][name])), name
     for name in ("model_best.pt", "model_last.pt", "resume_checkpoint_1.pt", "validation_log.csv", "training.json"):
         assert (tmp_path / name).is_file(), name
-    assert any((tmp_path / "tensorboard").iterdir())
+    tags = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
+    assert {"loss", "loss_s", "loss_cross", "mask_u"} <= {tag.rsplit("/", 1)[-1] for tag in tags}, tags
     state = torch.load(tmp_path / "model_last.pt", weights_only=True)
     assert any(k.startswith("fusion.attention") for k in state), "the shipped default is SemSim with its SFM"
     settings = json.loads((tmp_path / "training.json").read_text())
@@ -100,10 +102,12 @@ def test_training_by_command(run_bundle, phantom_dir, tmp_path, run_id):
     assert "Traceback" not in output
 
 
-def test_options_of_the_command_line(run_bundle, phantom_dir, tmp_path):
+def test_options_of_the_command_line_from_any_folder(run_bundle, phantom_dir, tmp_path):
+    files = [str(CONFIGS / f"{name}.yaml") for name in ("train", "labeled_only")]
     run_bundle(
-        "run", "training", *config_args("train", "labeled_only"), *data_args(phantom_dir, tmp_path), "--epochs", "2",
-        "--spatial_size", "[32,48]", "--batch_size", "4", "--device", "cpu", "--seed", "5", "--num_workers", "1",
+        "run", "training", "--config_file", str(files), "--bundle_root", str(BUNDLE), *data_args(phantom_dir, tmp_path),
+        "--epochs", "2", "--spatial_size", "[32,48]", "--batch_size", "4", "--device", "cpu", "--seed", "5",
+        "--num_workers", "1", cwd=tmp_path,
     )  # fmt: skip
     settings = json.loads((tmp_path / "training.json").read_text())
     assert settings["epochs"] == 2 and settings["seed"] == 5 and settings["batch_size"] == 4
@@ -353,6 +357,16 @@ def test_bad_input_is_one_line_and_an_exit_code(run_bundle, tmp_path, spoil, exp
     assert len(lines) == 1 and expected in lines[0], result.stderr[-2000:]
     assert "Traceback" not in result.stderr
     assert not out.exists() or not list(out.rglob("*.pt"))
+
+
+def test_the_package_carries_scripts_and_configs():
+    """`semsim_bundle` is the bundle's folder: one copy of the source."""
+    import importlib.resources
+    import importlib.util
+
+    assert Path(importlib.util.find_spec("semsim_bundle.scripts.trainer").origin) == BUNDLE / "scripts" / "trainer.py"
+    assert (importlib.resources.files("semsim_bundle") / "configs" / "train.yaml").is_file()
+    assert importlib.util.find_spec("semsim") is None, "that name belongs to the Auto3DSeg template"
 
 
 def test_versions_agree():

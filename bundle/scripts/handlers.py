@@ -47,6 +47,11 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
         writer.writerow(row)
 
 
+def scalars_of(output: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The scalars in the output of a training step, by name: what TensorBoard shows."""
+    return {name: value for name, value in output[0].items() if isinstance(value, float)}
+
+
 class TrainingLog:
     """Mean of every scalar of an epoch, the learning rate and the time: one log line, one row of ``training_log.csv``.
 
