@@ -115,12 +115,12 @@ class SemSimTrainer(SupervisedTrainer):
         )
         self.cutmix = cutmix
         network.train()
-        if loss_function.student_streams().fuse and getattr(twin(network), "fusion", None) is None:
+        self.weak_network = twin(network).train(weak_batch_norm == "training")
+        if loss_function.student_streams().fuse and getattr(self.weak_network, "fusion", None) is None:
             raise InputError(
                 "The network has `fusion: none`, with which there are no similarity terms: expected sfm or conv, or "
                 "loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
             )
-        self.weak_network = twin(network).train(weak_batch_norm == "training")
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
     def _start_epoch(self) -> None:
@@ -178,13 +178,14 @@ class SemSimTrainer(SupervisedTrainer):
     ) -> tuple[Output, Output | None, dict[str, CutMix]]:
         """Student and weak view; the streams that the loss does not read are not computed."""
         streams = self.loss_function.student_streams(unlabeled is not None)
+        views = sorted({*streams.decode, *streams.fuse} - {"labeled"})  # a fixed order of random draws
         images, weak, mixes = {"labeled": image_l}, None, {}
-        if unlabeled is not None:
+        if unlabeled is not None and views:
             image_u_weak = unlabeled["image"]
             # a context of its own: weights cast without gradient must not be reused for the student
             with torch.no_grad(), self._autocast():
                 weak = self.weak_network({"weak": image_u_weak}, self.loss_function.weak_streams())
-            for view in sorted({*streams.decode, *streams.fuse} - {"labeled"}):  # a fixed order of random draws
+            for view in views:
                 if view == "weak_perturbed":
                     images[view] = image_u_weak
                     continue
