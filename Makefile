@@ -21,7 +21,8 @@ demo: $(VENV)/.installed
 	$(RUN) --config_file configs/inference.yaml --dataset_dir data/phantom/images/$(CASE).nii.gz \
 	  --ckpt_path $(DEMO)/model_best.pt --output_dir $(DEMO)
 	cd bundle && $(BIN)/python -m scripts.report overlay --image data/phantom/images/$(CASE).nii.gz \
-	  --prediction $(DEMO)/$(CASE)_seg.nii.gz --truth data/phantom/labels/$(CASE).nii.gz --output $(DEMO)/overlay.png
+	  --prediction $(DEMO)/$(CASE)_seg.nii.gz --truth data/phantom/labels/$(CASE).nii.gz --output $(DEMO)/overlay.png \
+	  --class_names "['background','right ventricle','myocardium','left ventricle']"
 	@echo
 	@echo "model:   demo_output/model_best.pt (best on validation)"
 	@echo "scores:  demo_output/scores.csv, demo_output/scores.json (8 test patients)"

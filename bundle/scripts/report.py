@@ -142,7 +142,14 @@ def summarize(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def overlay(image: str, prediction: str, output: str, truth: str = "", slices: int = 5) -> str:
+def overlay(
+    image: str,
+    prediction: str,
+    output: str,
+    truth: str = "",
+    slices: int = 5,
+    class_names: Sequence[str] = (),
+) -> str:
     """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
 
     Args:
@@ -151,6 +158,7 @@ def overlay(image: str, prediction: str, output: str, truth: str = "", slices: i
         output: PNG file to write.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
+        class_names: names of the label values 0, 1, 2, ... for the legend.
 
     Returns:
         ``output``.
@@ -176,6 +184,8 @@ def overlay(image: str, prediction: str, output: str, truth: str = "", slices: i
     chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(slices, len(filled))).round().astype(int))]
 
     colors = plt.get_cmap("tab10")
+    classes = range(1, int(max(a.max() for a in labels)) + 1)
+    names = {c: class_names[c] if c < len(class_names) else f"class {c}" for c in classes}
     low, high = np.percentile(arrays["image"], [0.5, 99.5])
     figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
     for ax, k in zip(axes[0], chosen):
@@ -183,7 +193,7 @@ def overlay(image: str, prediction: str, output: str, truth: str = "", slices: i
         for name, style in (("prediction", "solid"), ("truth", "dashed")):
             if name not in arrays:
                 continue
-            for c in range(1, int(max(a.max() for a in labels)) + 1):
+            for c in classes:
                 mask = np.equal(arrays[name][..., k].T, c)
                 if mask.any():
                     ax.contour(mask, levels=[0.5], colors=[colors(c)], linestyles=style, linewidths=1.2)
@@ -191,9 +201,11 @@ def overlay(image: str, prediction: str, output: str, truth: str = "", slices: i
         ax.axis("off")
     note = "solid: prediction, dashed: truth" if truth else "contours: prediction"
     figure.suptitle(f"{case_name(image)}   ({note})", fontsize=11)
-    figure.tight_layout()
+    handles = [plt.Line2D([], [], color=colors(c), label=name) for c, name in names.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
+    figure.tight_layout(rect=(0, 0.05, 1, 0.97))
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=90)
     plt.close(figure)
     return output
 
