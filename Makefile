@@ -6,7 +6,9 @@ RUN := cd bundle && $(BIN)/python -m monai.bundle run
 DEMO := $(abspath demo_output)
 CASE := patient022
 
-.PHONY: demo test lint clean
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

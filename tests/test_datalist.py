@@ -57,6 +57,18 @@ def test_names_of_patients_or_cases_are_followed(folders):
     assert patients(datalist["unlabeled"]) == {"p1", "p4", "p5"}
 
 
+def test_partly_labelled_patients_are_named_and_used_unlabelled(folders, capsys):
+    (folders / "labels" / "p3_frame02.nii.gz").unlink()
+    datalist = make(folders)
+    assert "p3" in patients(datalist["unlabeled"]) and len(datalist["training"]) == 6
+    assert "partly labelled, used without their labels: p3" in capsys.readouterr().out
+
+
+def test_one_folder_for_both_is_refused(folders):
+    with pytest.raises(InputError, match="two folders"):
+        create(str(folders / "images"), str(folders / "images"), str(folders / "d.json"))
+
+
 def test_default_trains_on_every_label_left(folders):
     assert patients(make(folders, validation=1)["training"]) < {"p0", "p1", "p2", "p3"}
 
@@ -70,6 +82,10 @@ def test_default_trains_on_every_label_left(folders):
         ({"labeled": 3, "validation": 2}, "only"),
         ({"labeled": 0}, "no case is left to train on"),
         ({"group_by": r"case(\d+)"}, "finds no patient"),
+        ({"group_by": "^(p"}, "no regular expression"),
+        ({"labeled": -1}, "0 or more"),
+        ({"labeled": 1.5}, "0 or more"),
+        ({"validaton": 1}, "Unknown option --validaton"),
     ],
 )
 def test_refused(folders, options, message):
@@ -129,6 +145,12 @@ def test_unreadable_datalists(folders, content):
         read_datalist(write(folders / "d.json", content), folders, "training")
 
 
+def test_missing_folder_is_one_line(folders):
+    file = write(folders / "d.json", {"training": [{"image": "a", "label": "b"}] * 2})
+    with pytest.raises(InputError, match=r"^[^\n]*nowhere: no such folder[^\n]*$"):
+        read_datalist(file, folders / "nowhere", "training")
+
+
 def test_missing_datalist_names_the_remedy(tmp_path):
     with pytest.raises(InputError, match="datalist create"):
         read_datalist(tmp_path / "none.json", tmp_path, "training")
@@ -138,6 +160,17 @@ def test_images_to_predict(folders):
     assert len(read_images(folders)) == 12, "the images folder, not the labels beside it"
     one = folders / "images" / "p0_frame01.nii.gz"
     assert read_images(one) == [{"image": str(one)}]
+    for visit in ("visit1", "visit2"):
+        (folders / "scans" / visit).mkdir(parents=True)
+        (folders / "scans" / visit / "mr.nii.gz").touch()
+    assert len(read_images(folders / "scans")) == 2, "one name in two folders is two cases"
+    (folders / "scans" / "visit2" / "mr.mha").touch()
+    with pytest.raises(InputError, match="a second file of the case"):
+        read_images(folders / "scans")
+    write(folders / "datalist.json", {"validation": [{"image": "images/p4_frame01.nii.gz"}]})
+    assert len(read_images(folders)) == 12, "a datalist lying there chooses nothing unasked"
+    with pytest.raises(InputError, match="expected images in `testing`"):
+        read_images(folders, folders / "datalist.json")
     file = write(folders / "d.json", {"testing": [{"image": "images/p4_frame01.nii.gz"}]})
     assert [case_name(i["image"]) for i in read_images(folders, file)] == ["p4_frame01"]
     (folders / "empty").mkdir()
@@ -148,5 +181,8 @@ def test_images_to_predict(folders):
 
 
 def test_evaluation_prefers_labelled_test_cases(folders):
-    assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []})) == "validation"
+    content = {"testing": [{"image": "a"}], "validation": [{"image": "a", "label": "b"}]}
+    assert evaluation_key(write(folders / "d.json", content)) == "validation"
+    with pytest.raises(InputError, match="expected labelled cases"):
+        evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []}))
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"

@@ -128,6 +128,21 @@ def test_best_is_kept_across_restarts(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    def start(**settings):
+        engine = engine_with([{"loss": 1.0}])
+        SaveSettings(tmp_path, {"spatial_size": 96, "epochs": 4, **settings}, [{"image": "p1.nii.gz"}]).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    start()
+    start(spatial_size=64)  # nothing was trained yet
+    (tmp_path / "resume_checkpoint_1.pt").touch()
+    start(spatial_size=64, epochs=8)
+    with pytest.raises(InputError, match="spatial_size: expected 64, received 96"):
+        start(spatial_size=96)
+    assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 64
+
+
 def test_best_before_last_before_shipped(tmp_path):
     (tmp_path / "models").mkdir()
     with pytest.raises(InputError, match="--ckpt_path"):

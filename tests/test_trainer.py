@@ -211,6 +211,10 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
     assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == [f"resume_checkpoint_{i}.pt" for i in (3, 4)]
     with pytest.raises(InputError, match="--resume auto"):
         run(tmp_path / "parts", "")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_best.pt").touch()
+    with pytest.raises(InputError, match=r"model_best\.pt: an earlier training"):
+        run(tmp_path / "other", "")
     with pytest.raises(InputError, match="no such checkpoint"):
         run(tmp_path / "parts", "elsewhere.pt")
 

@@ -82,7 +82,11 @@ def _image_files(item: Mapping[str, Any]) -> list[str]:
 
 
 def read_datalist(
-    datalist: str | os.PathLike, dataset_dir: str | os.PathLike, key: str, *, check_files: bool = True
+    datalist: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    key: str,
+    *,
+    require_label: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Read one list and check it against the others before anything is loaded.
 
@@ -91,7 +95,7 @@ def read_datalist(
         dataset_dir: folder that the paths in it are relative to.
         key: ``training``, ``unlabeled``, ``validation`` or ``testing``. ``unlabeled`` also receives the volumes of
             ``training`` that have ``labeled_slices``, for their other slices.
-        check_files: whether every file must exist.
+        require_label: whether an item without label is an error. Default: in ``training`` and ``validation`` it is.
 
     Returns:
         one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
@@ -103,6 +107,12 @@ def read_datalist(
     if key not in LISTS:
         raise ValueError(f"key should be one of {LISTS}, received {key!r}.")
     content = _load(datalist)
+    if not os.path.isdir(dataset_dir):
+        raise InputError(
+            f"{dataset_dir}: no such folder; give the one that {datalist} is relative to as --dataset_dir."
+        )
+    if require_label is None:
+        require_label = key in ("training", "validation")
     problems: list[str] = []
     lists = {name: _items(datalist, content, name, problems) for name in LISTS}
     problems += _in_two_lists(datalist, lists)
@@ -113,17 +123,17 @@ def read_datalist(
     for item in chosen:
         if key == "unlabeled":
             item.pop("label", None)
-        elif key != "testing" and not item.get("label"):
+        elif require_label and not item.get("label"):
             problems.append(
                 f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "
                 'add "label": FILE or move it to `unlabeled`.'
             )
-        problems += _resolve(item, Path(dataset_dir), datalist, check_files)
+        problems += _resolve(item, Path(dataset_dir), datalist)
     raise_all(problems)
     return chosen
 
 
-def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, check_files: bool) -> list[str]:
+def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike) -> list[str]:
     """Make the paths of ``item`` absolute in place; returns what is wrong with them."""
     problems = []
     for name in ("image", "label"):
@@ -131,12 +141,11 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, check_f
             continue
         files = item[name] if isinstance(item[name], list) else [item[name]]
         paths = [os.path.normpath(dataset_dir / str(f)) for f in files]
-        if check_files:
-            problems += [
-                f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
-                for path in paths
-                if not os.path.exists(path)
-            ]
+        problems += [
+            f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
+            for path in paths
+            if not os.path.exists(path)
+        ]
         item[name] = paths if isinstance(item[name], list) else paths[0]
     return problems
 
@@ -157,18 +166,24 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
 
 
 def evaluation_key(datalist: str | os.PathLike) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``."""
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``.
+
+    Raises:
+        InputError: neither has a labelled case.
+    """
     content = _load(datalist)
-    testing = content.get("testing") or []
-    return "testing" if any(isinstance(i, dict) and i.get("label") for i in testing) else "validation"
+    for key in ("testing", "validation"):
+        if any(isinstance(item, dict) and item.get("label") for item in content.get(key) or []):
+            return key
+    raise InputError(f"{datalist}: expected labelled cases in `testing` or `validation`, received none; add some.")
 
 
 def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "") -> list[dict[str, Any]]:
-    """Images to predict: ``testing`` of the datalist, or every image file below ``dataset_dir`` when there is none.
+    """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
     Args:
-        dataset_dir: folder of images, or one image file; without a datalist, the folder's ``images`` if it has that.
-        datalist: JSON file; may be empty or missing.
+        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it), or one image file.
+        datalist: JSON file; empty for none.
 
     Returns:
         one ``{"image": path}`` an image, sorted by name.
@@ -176,8 +191,11 @@ def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = ""
     Raises:
         InputError: no such folder, or no image in it.
     """
-    if datalist and os.path.exists(datalist):
-        items = read_datalist(datalist, dataset_dir, "testing") or read_datalist(datalist, dataset_dir, "validation")
+    if datalist:
+        items = read_datalist(datalist, dataset_dir, "testing")
+        if not items:
+            raise InputError(f"{datalist}: expected images in `testing`, received none; leave --datalist out to "
+                             "predict every image of the folder.")  # fmt: skip
         return [{"image": item["image"]} for item in items]
     folder = Path(dataset_dir)
     if folder.is_file():
@@ -194,7 +212,7 @@ def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[str, Path]:
-    """Image files in ``folder`` by case name, sorted.
+    """Image files in ``folder`` by case name, with the folders below ``folder`` if ``recursive``, sorted.
 
     Raises:
         InputError: no such folder, no image in it, or two files of one case name.
@@ -206,7 +224,7 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[s
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES):
             continue
-        name = case_name(path)
+        name = str(path.parent.relative_to(folder) / case_name(path))
         if name in found:
             raise InputError(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
         found[name] = path
@@ -219,8 +237,10 @@ def _as_names(value: Any) -> list[str] | int:
     """A number of patients, or a list of names, from a command line: ``7``, ``"038,050"``, ``[038, 050]``, a file."""
     if value is None:
         return 0
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
+    if isinstance(value, (bool, int, float)):
+        raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
     if isinstance(value, str):
         if os.path.isfile(value):
             return Path(value).read_text().split()
@@ -233,7 +253,10 @@ def _choose(wanted: list[str] | int, groups: Mapping[str, list[str]], taken: dic
     if isinstance(wanted, int):
         free = [group for group in groups if group not in taken]
         if wanted > len(free):
-            raise InputError(f"{wanted} patients wanted for {use}, but only {len(free)} are left.")
+            raise InputError(
+                f"{wanted} patients wanted for {use}, but only {len(free)} are left all of whose images have labels; "
+                "lower the numbers or label more."
+            )
         chosen = rng.sample(free, wanted)
     else:
         by_case = {case: group for group, cases in groups.items() for case in cases}
@@ -256,23 +279,31 @@ def create(
     group_by: str = r"^(.+?)(?:_frame\d+)?$",
     seed: int = 0,
     class_names: Any = None,
+    **unknown: Any,
 ) -> None:
     r"""Make a datalist from a folder of images and a folder of labels, split by patient.
 
+    A patient is used with labels only if every image of that patient has one.
+
     Args:
-        images: folder of images of any format MONAI reads.
-        labels: folder of labels, matched by file name without its ending. Not every image needs one.
-        output: JSON file to write; it must not exist. Paths in it are relative to the common folder of images and
-            labels: give that as ``dataset_dir``.
-        labeled: how many patients to train on with their labels, drawn by ``seed``, or their names
-            (``patient038,patient050``), or a text file of names. Default: every patient left that has a label.
-        validation: the same for validation.
-        testing: the same for testing.
-        group_by: regular expression whose first group is the patient in a case name, so that the images of one
-            patient never stand on both sides. Default: the name without ``_frameNN``.
-        seed: seed of the draw.
-        class_names: names of the label values 0, 1, 2, ..., for the record.
+        images: Folder of images of any format MONAI reads.
+        labels: Folder of labels, matched by file name without ending; not every image needs one.
+        output: JSON file to write, which must not exist yet.
+        labeled: Number of patients to train on with labels, drawn by seed, or their names; default all
+        validation: The same for validation, none by default.
+        testing: The same for testing, none by default.
+        group_by: Regular expression whose first group is the patient in a file name
+        seed: Seed of the draw.
+        class_names: Names of the label values 0, 1, 2 and so on, for the record.
     """
+    if unknown:
+        raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
+    try:
+        re.compile(group_by)
+    except re.error as error:
+        raise InputError(f"group_by {group_by!r} is no regular expression ({error}); try '^(patient\\d+)'.") from None
+    if Path(images).resolve() == Path(labels).resolve():
+        raise InputError(f"{images}: expected images and labels in two folders, received one; separate them.")
     output_path = Path(output)
     if output_path.exists():
         raise InputError(f"{output}: exists already; give another name or remove it first.")
@@ -323,6 +354,9 @@ def create(
     output_path.parent.mkdir(parents=True, exist_ok=True)
     output_path.write_text(json.dumps(content, indent=2) + "\n")
 
+    partly = sorted(g for g in groups if g not in with_labels and any(c in label_files for c in groups[g]))
+    if partly:
+        print(f"partly labelled, used without their labels: {' '.join(partly)}")
     for use in LISTS:
         members = sorted({group for group in groups if taken.get(group, "unlabeled") == use})
         print(f"{use:<11} {len(members):4d} patients {len(content[use]):5d} images  {' '.join(members)}")

@@ -267,9 +267,9 @@ class ResumeFrom:
         found = resume_checkpoints(save_dir)
         self.path: str | None = None
         if resume in ("", None, False):
-            if found:
+            if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
                 raise InputError(
-                    f"{found[-1]}: an earlier training has its checkpoints here; go on from it with --resume auto, or "
+                    f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
                     "give another --output_dir."
                 )
         elif resume in ("auto", True):
@@ -366,11 +366,20 @@ class SaveSettings:
         self.settings = {**settings, "labeled_cases": cases}
 
     def attach(self, engine: Workflow) -> None:
-        """Register with a trainer."""
+        """Register with a trainer, before what resumes it."""
         engine.add_event_handler(Events.STARTED, self._write)
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and resume_checkpoints(self.path.parent):
+            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            other = [k for k in now if k != "epochs" and k in earlier and earlier[k] != now[k]]
+            if other:
+                raise InputError(
+                    f"{self.path}: the training here began with other settings ("
+                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
+                    + "); resume with those, or give another --output_dir."
+                )
         versions = {"monai": monai.__version__, "torch": torch.__version__}
         self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
 
@@ -385,6 +394,8 @@ def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None
     """
     path = Path(ckpt_path).parent / SETTINGS_FILE
     if not path.is_file():
+        if default is not None:
+            logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
         return default
     value = json.loads(path.read_text()).get(name)
     return default if value is None else value
@@ -398,7 +409,7 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
         bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
 
     Returns:
-        path of the file, which is also logged.
+        path of the file; a warning is logged where it is the shipped one.
 
     Raises:
         InputError: there is none.
@@ -407,7 +418,8 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
     candidates.append(Path(bundle_root) / "models" / "model.pt")
     for path in candidates:
         if path.is_file():
-            logger.info(f"Weights: {path}")
+            if path is candidates[-1]:
+                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
             return str(path)
     raise InputError(
         f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
@@ -423,9 +435,14 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
     try:
         state = torch.load(ckpt_path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{ckpt_path}: no such file; give --ckpt_path FILE.") from None
+        raise InputError(
+            f"{ckpt_path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+        ) from None
     except Exception as error:
-        raise InputError(f"{ckpt_path}: expected a PyTorch state of tensors, could not load it ({error}).") from error
+        raise InputError(
+            f"{ckpt_path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
+            "a model_best.pt or model_last.pt."
+        ) from error
     state = state.get("model", state.get("network", state))
     try:
         network.load_state_dict(state, strict=True)
@@ -435,4 +452,5 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
             f"{ckpt_path}: these weights are of another network ({reason}); in_channels, class_names and the network "
             "must be those of the training."
         ) from error
+    logger.info(f"Weights: {ckpt_path}")
     return network.to(device).eval()

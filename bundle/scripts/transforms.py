@@ -189,7 +189,8 @@ class CheckVolumed(Transform):
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:
             raise InputError(
-                f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; mend the file."
+                f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; replace those "
+                "(numpy.nan_to_num) or take the case off the list."
             )
         if self.label_key in data:
             self._check_label(data[self.label_key], image, name)
