@@ -7,9 +7,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from conftest import ROOT
 from scripts import phantom
+from scripts.network import SegmentationNet
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
 #: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
@@ -71,6 +75,31 @@ def test_command_runs_as_written(run_bundle, data, path, line):
             assert expected in made, made
     if "card" in args[-1]:
         assert sum(name.endswith("_seg.nii.gz") for name in made) == 30
+
+
+def test_two_processes_write_as_one(data):
+    """What the command for several processes left behind: one row, and a file without a wrapper's prefix."""
+    log = (data / "run2" / "training_log.csv").read_text().splitlines()
+    assert len(log) == 2 and len((data / "run2" / "validation_log.csv").read_text().splitlines()) == 2
+    state = torch.load(data / "run2" / "model_last.pt", weights_only=True)
+    SegmentationNet().load_state_dict(state, strict=True)
+
+
+def test_exports_agree_with_the_network_and_have_no_fusion(data):
+    network = SegmentationNet()
+    weights = torch.load(ROOT / "bundle" / "models" / "model.pt", weights_only=True)
+    assert any(name.startswith("fusion.") for name in weights)
+    network.load_state_dict(weights, strict=True)
+    network.eval()
+    image = torch.rand(2, 1, 96, 96)
+    with torch.no_grad():
+        expected = network(image)
+    scripted = torch.jit.load(str(data / "model.ts"))
+    torch.testing.assert_close(scripted(image), expected, atol=1e-4, rtol=0)
+    assert not any("fusion" in name for name, _ in scripted.named_parameters())
+    session = onnxruntime.InferenceSession(str(data / "model.onnx"))
+    result = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-4)
 
 
 def test_links_lead_somewhere():
