@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 from ignite.engine import Events
+from scripts.checkpoints import ResumeCheckpoint, ResumeFrom
 from scripts.errors import InputError
-from scripts.handlers import ResumeCheckpoint, ResumeFrom
 from scripts.loaders import TwoStreamLoader
 from scripts.losses import SemSimLoss
 from scripts.network import SemSimNet

@@ -1,0 +1,275 @@
+"""What a training leaves for later: checkpoints to resume from, the best weights, the settings beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Events
+from ignite.handlers import Checkpoint, DiskSaver
+from monai.engines import Workflow
+from monai.handlers import CheckpointLoader
+from torch.nn.parallel import DistributedDataParallel
+
+from .datalist import case_name
+from .errors import InputError
+from .loaders import rank_and_size
+
+logger = logging.getLogger("semsim")
+
+RESUME_PREFIX = "resume"
+SETTINGS_FILE = "training.json"
+
+
+class ResumeCheckpoint:
+    """Everything that a training needs to go on, in ``resume_checkpoint_N.pt`` after epoch N; the last two are kept.
+
+    Unlike MONAI's ``CheckpointSaver`` it writes beside the final place and renames, so that a half-written file is
+    never taken for whole.
+    """
+
+    def __init__(self, save_dir: str, save_dict: Mapping[str, Any], *, interval: int = 1) -> None:
+        """
+        Args:
+            save_dir: folder of the checkpoints.
+            save_dict: what to save besides the trainer: network, optimizer, schedule.
+            interval: epochs between two checkpoints.
+        """
+        self.save_dir, self.save_dict, self.interval = save_dir, dict(save_dict), interval
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer, whose state is saved too."""
+        checkpoint = Checkpoint(
+            {**self.save_dict, "trainer": engine},
+            DiskSaver(self.save_dir, create_dir=True, require_empty=False, atomic=True),
+            filename_prefix=RESUME_PREFIX,
+            global_step_transform=lambda *_: engine.state.epoch,
+            n_saved=None,
+        )
+        every = Events.EPOCH_COMPLETED(every=self.interval)
+        engine.add_event_handler(every, checkpoint)
+        engine.add_event_handler(every, self._keep_two)
+
+    def _keep_two(self) -> None:
+        # ignite forgets the files of an earlier process, so the folder is asked
+        for path in resume_checkpoints(self.save_dir)[:-2]:
+            path.unlink()
+
+
+def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
+    """Checkpoints of :class:`ResumeCheckpoint` in a folder, the newest last."""
+    found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+class ResumeFrom:
+    """Load a checkpoint of :class:`ResumeCheckpoint` when training starts."""
+
+    def __init__(self, resume: str, save_dir: str, load_dict: dict[str, Any], device: str | torch.device) -> None:
+        """
+        Args:
+            resume: empty for a fresh start, ``auto`` for the newest checkpoint in ``save_dir`` if there is one, or a
+                file.
+            save_dir: folder of the checkpoints.
+            load_dict: what was saved besides the trainer.
+            device: where to load it to.
+
+        Raises:
+            InputError: no such file, or a fresh start where checkpoints of an earlier training lie.
+        """
+        found = resume_checkpoints(save_dir)
+        self.path: str | None = None
+        if resume in ("", None, False):
+            if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
+                raise InputError(
+                    f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
+                    "give another --output_dir."
+                )
+        elif resume in ("auto", True):
+            self.path = str(found[-1]) if found else None
+        elif os.path.isfile(resume):
+            self.path = resume
+        else:
+            raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
+        self.load_dict, self.device = dict(load_dict), device
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        if self.path is not None:
+            engine.add_event_handler(Events.STARTED, self._load)
+
+    def _load(self, engine: Workflow) -> None:
+        logger.info(f"Resuming from {self.path}")
+        steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
+        total = getattr(schedule, "total_iters", None)
+        where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
+        load_dict = {**self.load_dict, "trainer": engine}
+        CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
+        if engine.state.epoch_length != steps:
+            raise InputError(
+                f"{self.path}: its training had {engine.state.epoch_length} steps an epoch, this one has {steps}; "
+                "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
+            )
+        if schedule is not None and total is not None and schedule.total_iters != total:
+            # another number of epochs: the schedule takes its course to the new end
+            schedule.total_iters = total
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._get_closed_form_lr()):
+                group["lr"] = rate
+
+
+class SaveBest:
+    """Keep the weights of the best validation in ``model_best.pt``, also across restarts.
+
+    Unlike MONAI's ``CheckpointSaver`` its record is part of the resume checkpoint, so a resumed training does not
+    replace a better file by its first validation.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_best.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+        self.best, self.epoch = float("-inf"), 0
+
+    def state_dict(self) -> dict[str, float]:
+        """The record, for the resume checkpoint."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up the record of an earlier process."""
+        self.best, self.epoch = state["best"], int(state["epoch"])
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator of a training."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Workflow) -> None:
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        if not score > self.best:
+            return
+        self.best, self.epoch = score, engine.state.epoch
+        if rank_and_size()[0] > 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        part = self.path.with_suffix(".part")
+        torch.save(network.state_dict(), part)
+        os.replace(part, self.path)
+
+
+class SaveSettings:
+    """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
+
+    def __init__(
+        self, output_dir: str | os.PathLike, settings: Mapping[str, Any], labeled: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the training.
+            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis`` and whatever else is worth it.
+            labeled: items of the datalist that were trained on with their labels.
+        """
+        self.path = Path(output_dir) / SETTINGS_FILE
+        cases = [case_name(item["image"] if isinstance(item["image"], str) else item["image"][0]) for item in labeled]
+        self.settings = {**settings, "labeled_cases": cases}
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer, before what resumes it."""
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and resume_checkpoints(self.path.parent):
+            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            other = [k for k in now if k != "epochs" and k in earlier and earlier[k] != now[k]]
+            if other:
+                raise InputError(
+                    f"{self.path}: the training here began with other settings ("
+                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
+                    + "); resume with those, or give another --output_dir."
+                )
+        versions = {"monai": monai.__version__, "torch": torch.__version__}
+        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+
+
+def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
+    """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
+
+    Args:
+        ckpt_path: weights; ``training.json`` is looked for beside them.
+        name: key in that file.
+        default: returned when there is no such file or key.
+    """
+    path = Path(ckpt_path).parent / SETTINGS_FILE
+    if not path.is_file():
+        if default is not None:
+            logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
+        return default
+    value = json.loads(path.read_text()).get(name)
+    return default if value is None else value
+
+
+def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+    """The weights to predict and evaluate with.
+
+    Args:
+        output_dir: folder of a training: its ``model_best.pt`` (best on validation) or else ``model_last.pt``.
+        bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
+
+    Returns:
+        path of the file; a warning is logged where it is the shipped one.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [Path(output_dir) / "model_best.pt", Path(output_dir) / "model_last.pt"]
+    candidates.append(Path(bundle_root) / "models" / "model.pt")
+    for path in candidates:
+        if path.is_file():
+            if path is candidates[-1]:
+                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+            return str(path)
+    raise InputError(
+        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+    )
+
+
+def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:
+    """Load a state into ``network``, strictly, and return it in evaluation mode on ``device``.
+
+    Raises:
+        InputError: the file is missing, is no state (or would run code), or is that of another network.
+    """
+    try:
+        state = torch.load(ckpt_path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{ckpt_path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{ckpt_path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
+            "a model_best.pt or model_last.pt."
+        ) from error
+    state = state.get("model", state.get("network", state))
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            f"{ckpt_path}: these weights are of another network ({reason}); in_channels, class_names and the network "
+            "must be those of the training."
+        ) from error
+    logger.info(f"Weights: {ckpt_path}")
+    return network.to(device).eval()

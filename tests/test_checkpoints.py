@@ -1,0 +1,99 @@
+"""Resuming, the best weights, the settings beside them, and the safe loading of weights."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from ignite.engine import Engine
+from scripts.checkpoints import SaveBest, SaveSettings, find_checkpoint, load_weights, trained_setting
+from scripts.errors import InputError
+from scripts.network import SegmentationNet, SemSimNet
+from test_handlers import engine_with
+
+
+def test_settings_follow_the_weights(tmp_path):
+    engine = engine_with([{"loss": 1.0}])
+    settings = {"spatial_size": [96, 64], "class_names": ["background", "heart"]}
+    SaveSettings(tmp_path, settings, [{"image": "images/p1.nii.gz"}, {"image": ["p2_0.nii.gz", "p2_1.nii.gz"]}]).attach(
+        engine
+    )
+    engine.run([0], max_epochs=1)
+    kept = json.loads((tmp_path / "training.json").read_text())
+    assert kept["labeled_cases"] == ["p1", "p2_0"] and kept["versions"]["torch"] == torch.__version__
+    assert trained_setting(tmp_path / "model_best.pt", "spatial_size", 224) == [96, 64]
+    assert trained_setting(tmp_path / "model_best.pt", "slice_axis") is None
+    assert trained_setting(tmp_path / "other" / "model.pt", "spatial_size", 224) == 224
+
+
+def test_best_is_kept_across_restarts(tmp_path):
+    network = torch.nn.Linear(1, 1)
+
+    def validate(best, score, epoch):
+        engine = Engine(lambda *_: None)
+        best.attach(engine)
+        engine.state.key_metric_name = "dice"
+        engine.state.metrics = {"dice": score}
+        with torch.no_grad():
+            network.weight.fill_(score)
+        engine.run([0], max_epochs=1)
+        return torch.load(tmp_path / "model_best.pt", weights_only=True)["weight"].item()
+
+    best = SaveBest(tmp_path, network)
+    assert [validate(best, s, e) for e, s in enumerate((0.5, 0.75, 0.25))] == [0.5, 0.75, 0.75]
+    resumed = SaveBest(tmp_path, network)
+    resumed.load_state_dict(best.state_dict())
+    assert validate(resumed, 0.5, 4) == 0.75, "a worse first validation after a restart replaces nothing"
+    assert validate(resumed, 1.0, 5) == 1.0
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    def start(**settings):
+        engine = engine_with([{"loss": 1.0}])
+        SaveSettings(tmp_path, {"spatial_size": 96, "epochs": 4, **settings}, [{"image": "p1.nii.gz"}]).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    start()
+    start(spatial_size=64)  # nothing was trained yet
+    (tmp_path / "resume_checkpoint_1.pt").touch()
+    start(spatial_size=64, epochs=8)
+    with pytest.raises(InputError, match="spatial_size: expected 64, received 96"):
+        start(spatial_size=96)
+    assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 64
+
+
+def test_best_before_last_before_shipped(tmp_path):
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match="--ckpt_path"):
+        find_checkpoint(tmp_path / "out", tmp_path)
+    for path in ("models/model.pt", "out/model_last.pt", "out/model_best.pt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+        assert find_checkpoint(tmp_path / "out", tmp_path) == str(tmp_path / path)
+
+
+def test_weights_load_strictly_and_safely(tmp_path):
+    path = str(tmp_path / "model.pt")
+    trained = SemSimNet()
+    for content in (trained.state_dict(), {"model": trained.state_dict()}, {"network": trained.state_dict()}):
+        torch.save(content, path)
+        network = load_weights(SegmentationNet(), path, "cpu")
+        assert not network.training
+        torch.testing.assert_close(network.backbone.final_conv.bias, trained.backbone.final_conv.bias)
+    with pytest.raises(InputError, match=r"model\.pt: these weights are of another network .*final_conv"):
+        load_weights(SegmentationNet(out_channels=2), path, "cpu")
+    with pytest.raises(InputError, match="no such file"):
+        load_weights(SegmentationNet(), str(tmp_path / "none.pt"), "cpu")
+
+    class Harmless:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    with open(path, "wb") as file:
+        pickle.dump(Harmless(), file)
+    with pytest.raises(InputError, match="could not load"):
+        load_weights(SegmentationNet(), path, "cpu")
+    assert not (tmp_path / "ran").exists(), "a pickle with code is never run"
