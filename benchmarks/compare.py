@@ -104,6 +104,8 @@ def collect(
 
     Arguments as in ``train``; ``commit`` where the training ran on another one than is checked out.
     """
+    if commit is not None and not isinstance(commit, str):
+        raise SystemExit(f"commit was read as the number {commit}; quote it: --commit \"'725e994'\"")
     folder = Path(output_dir).resolve()
     settings = json.loads((folder / "training.json").read_text())
     files = "['configs/train.yaml','configs/evaluate.yaml']"
@@ -123,7 +125,9 @@ def collect(
     record: dict[str, Any] = {
         "method": method,
         "command": f"python benchmarks/compare.py train --method {method} --seed {settings['seed']}"
-        f" --epochs {settings['epochs']}" + (f" --overlay {overlay}" if overlay else ""),
+        f" --epochs {settings['epochs']}"
+        + (f" --overlay {overlay}" if overlay else "")
+        + (" --dataset_dir DIR --datalist FILE" if dataset_dir else ""),
         "settings": settings,
         "iterations": int(log[-1]["iteration"]),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),

@@ -121,11 +121,6 @@ class SliceDataset(Dataset, Randomizable):
                 self._cache[number] = volume
         raise_all(problems)
 
-    @property
-    def size_in_bytes(self) -> int:
-        """Memory that the kept volumes take."""
-        return sum(t.nbytes for volume in self._cache.values() for t in volume.values())
-
     def _read(self, number: int) -> dict[str, torch.Tensor]:
         """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view."""
         volume = read_item(self.transform, self.data[number])

@@ -170,16 +170,19 @@ class SemSimLoss(nn.Module):
         shares = {"label": label}
         if weak is not None:
             # hard pseudo-labels, no gradient: p_w is a target and nothing else
-            confidence, pseudo = weak.logits["weak"].detach().float().softmax(dim=1).max(dim=1)
+            p_w = weak.logits["weak"].detach().float().softmax(dim=1)
+            confidence, pseudo = p_w.max(dim=1)
             shares["pseudo"] = pseudo
+            if weak.features:
+                p_w = resize(p_w, weak.features["weak"].shape[2:])  # I(p_w)
             if self.lambda_u > 0:
                 terms.update(self._consistency(student, pseudo, confidence, mixes))
                 total = total + self.lambda_u * terms["loss_u"]
             if self.lambda_intra > 0:
-                terms.update(self._intra(student, weak, mixes.get("strong_1")))
+                terms.update(self._intra(student, weak, p_w, mixes.get("strong_1")))
                 total = total + self.lambda_intra * terms["loss_intra"]
             if self.lambda_cross > 0:
-                terms.update(self._cross(student, weak, label, mixes.get("strong_2")))
+                terms.update(self._cross(student, weak, p_w, label, mixes.get("strong_2")))
                 total = total + self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
             counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)
@@ -196,26 +199,24 @@ class SemSimLoss(nn.Module):
             losses.append(weight * masked_dice(student.logits[view].float().softmax(dim=1), target, sure))
         return {"loss_u": torch.stack(losses).sum(), "mask_u": (confidence >= self.threshold).float().mean()}
 
-    def _decoder_confidence(self, weak: Output) -> tuple[Tensor, Tensor]:
-        """I(p_w) at the size of f~ and its confidence."""
-        p_w = weak.logits["weak"].detach().float().softmax(dim=1)
-        p_w = resize(p_w, weak.features["weak"].shape[2:])
-        return p_w, p_w.amax(dim=1)
+    def _sure(self, p_w: Tensor, own: Tensor) -> Tensor:
+        """Where a similarity term counts: by the decoder's confidence in I(p_w), or by its own."""
+        return (p_w.amax(dim=1) if self.mask_source == "decoder" else own) >= self.threshold
 
-    def _intra(self, student: Output, weak: Output, mix: CutMix | None) -> dict[str, Tensor]:
+    def _intra(self, student: Output, weak: Output, p_w: Tensor, mix: CutMix | None) -> dict[str, Tensor]:
         """L_intra, eq. 4 to 6: x_s1's prediction rectified by its own affinities against the weak view's."""
-        p_w, confidence = self._decoder_confidence(weak)
         with torch.no_grad():
             p_w1 = refine(weak.features["weak"].detach().float(), p_w, **self.affinity)
         own, pseudo = p_w1.max(dim=1)
-        sure = (confidence if self.mask_source == "decoder" else own) >= self.threshold
-        target, mask = paste(mix, pseudo, sure)
+        target, mask = paste(mix, pseudo, self._sure(p_w, own))
         features = student.features["strong_1"].float()
         p_s = resize(student.logits["strong_1"].float().softmax(dim=1), features.shape[2:])
         p_in = refine(features, p_s, **self.affinity)
         return {"loss_intra": masked_dice(p_in, target, mask), "mask_intra": mask.float().mean()}
 
-    def _cross(self, student: Output, weak: Output, label: Tensor, mix: CutMix | None) -> dict[str, Tensor]:
+    def _cross(
+        self, student: Output, weak: Output, p_w: Tensor, label: Tensor, mix: CutMix | None
+    ) -> dict[str, Tensor]:
         """L_cross, eq. 7 to 13: x_s2 described by the labelled images' classes against the weak view so described."""
         prototypes = class_prototypes(
             student.features["labeled"].float(), label[:, 0], num_classes=self.num_classes, regions=self.regions
@@ -228,8 +229,7 @@ class SemSimLoss(nn.Module):
             )
             log_w = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
             own, pseudo = merge_regions(log_w, self.regions, size).exp().max(dim=1)
-        sure = (self._decoder_confidence(weak)[1] if self.mask_source == "decoder" else own) >= self.threshold
-        target, mask = paste(mix, pseudo, sure)
+        target, mask = paste(mix, pseudo, self._sure(p_w, own))
 
         keys = prototypes if self.prototype_gradient else prototypes.detach()
         similarity = cross_similarity(features, keys, regions=self.regions)
