@@ -28,6 +28,7 @@ BUNDLE = ROOT / "bundle"
 METHODS = {
     "labeled_only": ["labeled_only"],
     "fixmatch": ["fixmatch"],
+    "unimatch": ["unimatch"],
     "semsim_minus": ["semsim_minus"],
     "semsim": [],
 }
