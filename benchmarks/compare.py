@@ -30,6 +30,7 @@ METHODS = {
     "fixmatch": ["fixmatch"],
     "unimatch": ["unimatch"],
     "semsim_minus": ["semsim_minus"],
+    "semsim_light": ["semsim_light"],
     "semsim": [],
 }
 

@@ -37,21 +37,20 @@ from compare import METHODS, _git
 from literal import LiteralSemSim
 from monai.bundle import ConfigParser
 from scripts import phantom
-from scripts.plan import PeakMemory
+from scripts.resources import PeakMemory, keep_freed_memory
 from scripts.similarity import affinity, refine
 from scripts.transforms import RandCutMix
 
 SETTINGS = {
-    **{name: (overlays, {}) for name, overlays in METHODS.items()},
-    "semsim_literal": None,
+    **METHODS,
+    "semsim_literal": [],
 }
 Step = Callable[[], Any]
 
 
 def _settings(method: str, size: int, data: Path, device: str, **override: Any) -> ConfigParser:
-    overlays, own = SETTINGS[method] or ([], {})
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *overlays)])
+    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *SETTINGS[method])])
     parser.update(
         {
             "bundle_root": str(BUNDLE),
@@ -61,7 +60,6 @@ def _settings(method: str, size: int, data: Path, device: str, **override: Any) 
             "spatial_size": size,
             "show_progress": False,
             "train#handlers": [],
-            **own,
             **override,
         }
     )
@@ -75,6 +73,7 @@ def make_data(folder: str | Path) -> Path:
 
 def build(method: str, size: int, data: Path, device: str, **override: Any) -> Step:
     """A call that does one training step of ``method``, always on the same batch."""
+    keep_freed_memory()  # as train.yaml does
     torch.manual_seed(0)
     parser = _settings(method, size, data, device, **override)
     trainer = parser.get_parsed_content("train#trainer")

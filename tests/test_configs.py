@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_minus", "unimatch"]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_light", "semsim_minus", "unimatch"]
 OWN_TEST = {"train", "evaluate", "inference"}
 #: run by test_docs.py, as the README writes it
 DOCS_TEST = {"multi_gpu_train"}

@@ -21,7 +21,7 @@ def test_parameters_are_the_papers():
     assert count(SemSimNet(fusion="none")) == 1_815_028
 
 
-@pytest.mark.parametrize("fusion", ["sfm", "conv"])
+@pytest.mark.parametrize("fusion", ["sfm", "sfm_light", "conv"])
 @pytest.mark.parametrize(
     "dims, size", [(2, (64, 64)), (2, (49, 70)), (2, (33, 100)), (2, (32, 16)), (3, (32, 32, 32)), (3, (20, 35, 17))]
 )
@@ -118,7 +118,7 @@ def test_twin_shares_every_tensor_and_keeps_its_own_mode():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="sfm, conv or none"):
+    with pytest.raises(ValueError, match="sfm, sfm_light, conv or none"):
         SemSimNet(fusion="magic")
     with pytest.raises(ValueError, match="fusion: none"):
         SemSimNet(fusion="none")({"labeled": torch.rand(2, 1, 32, 32)}, Streams(fuse=("labeled",)))

@@ -48,6 +48,11 @@ def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return DiceLoss(batch=True, squared_pred=True)(probabilities * inside, one_hot * inside)
 
 
+def full(x: Tensor) -> Tensor:
+    """Float32 at least: losses are not computed in the half precision of an autocast network."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 #: Views of the unlabelled images that the student may see.
 VIEWS = ("strong_1", "strong_2", "weak_perturbed")
 
@@ -165,12 +170,12 @@ class SemSimLoss(nn.Module):
             (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
-        terms = {"loss_s": self.supervised(student.logits["labeled"].float(), label)}
+        terms = {"loss_s": self.supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
         if weak is not None:
             # hard pseudo-labels, no gradient: p_w is a target and nothing else
-            p_w = weak.logits["weak"].detach().float().softmax(dim=1)
+            p_w = full(weak.logits["weak"].detach()).softmax(dim=1)
             confidence, pseudo = p_w.max(dim=1)
             shares["pseudo"] = pseudo
             if weak.features:
@@ -196,7 +201,7 @@ class SemSimLoss(nn.Module):
         losses = []
         for view, weight in self.views.items():
             target, sure = paste(mixes.get(view), pseudo, confidence >= self.threshold)
-            losses.append(weight * masked_dice(student.logits[view].float().softmax(dim=1), target, sure))
+            losses.append(weight * masked_dice(full(student.logits[view]).softmax(dim=1), target, sure))
         return {"loss_u": torch.stack(losses).sum(), "mask_u": (confidence >= self.threshold).float().mean()}
 
     def _sure(self, p_w: Tensor, own: Tensor) -> Tensor:
@@ -206,11 +211,11 @@ class SemSimLoss(nn.Module):
     def _intra(self, student: Output, weak: Output, p_w: Tensor, mix: CutMix | None) -> dict[str, Tensor]:
         """L_intra, eq. 4 to 6: x_s1's prediction rectified by its own affinities against the weak view's."""
         with torch.no_grad():
-            p_w1 = refine(weak.features["weak"].detach().float(), p_w, **self.affinity)
+            p_w1 = refine(full(weak.features["weak"].detach()), p_w, **self.affinity)
         own, pseudo = p_w1.max(dim=1)
         target, mask = paste(mix, pseudo, self._sure(p_w, own))
-        features = student.features["strong_1"].float()
-        p_s = resize(student.logits["strong_1"].float().softmax(dim=1), features.shape[2:])
+        features = full(student.features["strong_1"])
+        p_s = resize(full(student.logits["strong_1"]).softmax(dim=1), features.shape[2:])
         p_in = refine(features, p_s, **self.affinity)
         return {"loss_intra": masked_dice(p_in, target, mask), "mask_intra": mask.float().mean()}
 
@@ -219,13 +224,13 @@ class SemSimLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """L_cross, eq. 7 to 13: x_s2 described by the labelled images' classes against the weak view so described."""
         prototypes = class_prototypes(
-            student.features["labeled"].float(), label[:, 0], num_classes=self.num_classes, regions=self.regions
+            full(student.features["labeled"]), label[:, 0], num_classes=self.num_classes, regions=self.regions
         )
-        features = student.features["strong_2"].float()
+        features = full(student.features["strong_2"])
         size = features.shape[2:]
         with torch.no_grad():
             similarity = cross_similarity(
-                weak.features["weak"].detach().float(), prototypes.detach(), regions=self.regions
+                full(weak.features["weak"].detach()), prototypes.detach(), regions=self.regions
             )
             log_w = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
             own, pseudo = merge_regions(log_w, self.regions, size).exp().max(dim=1)

@@ -5,27 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from monai.networks.blocks import Convolution, MLPBlock, SABlock
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 #: Paper IV-B: five stages of 16 to 256 channels; the last entry is the width after the last upsampling.
 FEATURES = (16, 32, 64, 128, 256, 16)
 LINEAR = {2: "bilinear", 3: "trilinear"}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+#: Tokens that a transformer block takes at once on a CPU: few enough for its hidden layer to stay in the cache.
+TOKENS_AT_ONCE = {"cpu": 2048, "checkpointed": 65536}
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """I(.): linear interpolation of ``x: (B, C, *)`` to the spatial ``size``; the identity where sizes agree."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
+    if all(n == 2 * half for n, half in zip(x.shape[2:], size)):  # the mean of two neighbours a side, computed as such
+        return {2: F.avg_pool2d, 3: F.avg_pool3d}[x.ndim - 2](x, 2)
     return F.interpolate(x, size=tuple(size), mode=LINEAR[x.ndim - 2], align_corners=False)
 
 
 def _unet(spatial_dims: int, in_channels: int, out_channels: int, features: Sequence[int]) -> BasicUNet:
-    return BasicUNet(
+    """The backbone, its weights and so all that it computes with channels last in memory: the faster layout."""
+    unet = BasicUNet(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=out_channels,
@@ -33,6 +41,7 @@ def _unet(spatial_dims: int, in_channels: int, out_channels: int, features: Sequ
         norm="batch",
         upsample="nontrainable",
     )
+    return unet.to(memory_format=CHANNELS_LAST[spatial_dims])  # type: ignore[call-overload]
 
 
 class SegmentationNet(nn.Module):
@@ -114,6 +123,7 @@ class SemSimNet(nn.Module):
         *,
         fusion: str = "sfm",
         fusion_channels: int = 128,
+        fusion_checkpoint: bool = False,
         feature_dropout: float = 0.5,
     ) -> None:
         """
@@ -122,21 +132,29 @@ class SemSimNet(nn.Module):
             in_channels: channels of the image.
             out_channels: number of classes, background included.
             features: widths of the five stages and of the last upsampling.
-            fusion: ``sfm`` (SemSim), ``conv`` (SemSim-: 1x1 convolutions) or ``none`` (no similarity terms).
+            fusion: ``sfm`` (SemSim), ``sfm_light`` (fewer and narrower tokens), ``conv`` (SemSim-: 1x1 convolutions) or
+                ``none`` (no similarity terms).
             fusion_channels: D, channels of f~.
+            fusion_checkpoint: compute the tokens of ``sfm`` and ``sfm_light`` again in the backward pass instead of
+                keeping them: less memory, more time.
             feature_dropout: share of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
 
         Raises:
             ValueError: unknown ``fusion``.
         """
         super().__init__()
-        kinds = {"sfm": SpatialAwareFusion, "conv": ConvFusion}
+        kinds = {
+            "sfm": partial(SpatialAwareFusion, checkpointed=fusion_checkpoint),
+            "sfm_light": partial(SpatialAwareFusion, light=True, checkpointed=fusion_checkpoint),
+            "conv": ConvFusion,
+        }
         if fusion not in (*kinds, "none"):
-            raise ValueError(f"fusion should be sfm, conv or none, received {fusion!r}.")
+            raise ValueError(f"fusion should be {', '.join(kinds)} or none, received {fusion!r}.")
         self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
         self.fusion: nn.Module | None = None
         if fusion != "none":
             self.fusion = kinds[fusion](spatial_dims, tuple(features[1:4]), fusion_channels)
+            self.fusion.to(memory_format=CHANNELS_LAST[spatial_dims])  # type: ignore[call-overload]
         else:
             self._register_load_state_dict_pre_hook(_drop_fusion)
         self.channel_dropout = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims](feature_dropout)
@@ -156,6 +174,11 @@ class SemSimNet(nn.Module):
         for up, skip in zip((unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1), stages[3::-1]):
             x = up(x, skip)
         return unet.final_conv(x)
+
+    def _kept_channels(self, stage: Tensor, parts: Sequence[tuple[int, bool]]) -> Tensor:
+        """Factors of channel dropout ``(B, C, 1, ...)`` for parts of a batch, one where a part is not perturbed."""
+        ones = [stage.new_ones(number, stage.shape[1], *[1] * (stage.ndim - 2)) for number, _ in parts]
+        return torch.cat([self.channel_dropout(x) if perturbed else x for x, (_, perturbed) in zip(ones, parts)])
 
     def forward(self, image: Tensor | Mapping[str, Tensor], streams: Streams | None = None) -> Tensor | Output:
         """
@@ -187,20 +210,11 @@ class SemSimNet(nn.Module):
         if streams.decode:
             decoded = [name for name in order if name in streams.decode]
             count = sum(image[name].shape[0] for name in decoded)
-            if not streams.perturb:
-                chosen = [stage[:count] for stage in stages]
-            else:
-                chosen = [
-                    torch.cat(
-                        [
-                            self.channel_dropout(part) if name in streams.perturb else part
-                            for name, part in zip(decoded, pick(stage, decoded))
-                        ]
-                    )
-                    for stage in stages
-                ]
-            parts = self.decode(chosen).split([image[name].shape[0] for name in decoded])
-            logits = dict(zip(decoded, parts))
+            chosen = [stage[:count] for stage in stages]
+            if streams.perturb:
+                parts = [(image[name].shape[0], name in streams.perturb) for name in decoded]
+                chosen = [stage * self._kept_channels(stage, parts) for stage in chosen]
+            logits = dict(zip(decoded, self.decode(chosen).split([image[name].shape[0] for name in decoded])))
 
         fused: dict[str, Tensor] = {}
         if streams.fuse and self.fusion is not None:
@@ -208,8 +222,7 @@ class SemSimNet(nn.Module):
             middle = stages[1:4]
             if len(names) < len(order):
                 middle = [torch.cat(pick(stage, names)) for stage in middle]
-            parts = self.fusion(middle).split([image[name].shape[0] for name in names])
-            fused = dict(zip(names, parts))
+            fused = dict(zip(names, self.fusion(middle).split([image[name].shape[0] for name in names])))
         return Output(logits=logits, features=fused)
 
 
@@ -249,6 +262,10 @@ class SpatialAwareFusion(nn.Module):
 
     Deviation from the paper: it does not give the grid S. Windows of 8, 4 and 2 at every image size make S = 14 at 224
     pixels and keep the cost proportional to the image.
+
+    The light variant, which is ours: f~ lives at the middle stage, so the finest stage is halved before its tokens are
+    made and not after (4, 4 and 2 pixels, 36 tokens), tokens are as wide as the middle stage (64), and the last
+    convolution is a 1x1 and a depthwise 3x3. A tenth of the arithmetic.
     """
 
     def __init__(
@@ -259,7 +276,8 @@ class SpatialAwareFusion(nn.Module):
         *,
         windows: Sequence[int] = (8, 4, 2),
         num_heads: int = 4,
-        mlp_ratio: int = 4,
+        light: bool = False,
+        checkpointed: bool = False,
     ) -> None:
         """
         Args:
@@ -268,35 +286,67 @@ class SpatialAwareFusion(nn.Module):
             channels: D, channels of tokens and of f~.
             windows: width of a window in each stage, each half of the one before.
             num_heads: attention heads.
-            mlp_ratio: width of the hidden layer as a multiple of D.
+            light: the light variant.
+            checkpointed: compute the tokens again in the backward pass instead of keeping them.
         """
         super().__init__()
-        self.windows = tuple(windows)
+        self.light, self.checkpointed = light, checkpointed
+        self.windows = (windows[1], *windows[1:]) if light else tuple(windows)
+        width = in_channels[1] if light else channels
         self.projections = nn.ModuleList(
-            Convolution(spatial_dims, c, channels, kernel_size=1, conv_only=True) for c in in_channels
+            Convolution(spatial_dims, c, width, kernel_size=1, conv_only=True) for c in in_channels
         )
         # SABlock and MLPBlock rather than TransformerBlock: the latter keeps an unused layer norm, which
         # distributed training would wait for
-        self.norm_attention = nn.LayerNorm(channels)
-        self.attention = SABlock(channels, num_heads, use_flash_attention=True)
-        self.norm_mlp = nn.LayerNorm(channels)
-        self.mlp = MLPBlock(channels, mlp_ratio * channels)
-        self.fuse = Convolution(
-            spatial_dims, len(in_channels) * channels, channels, kernel_size=3, act="relu", norm="batch", bias=False
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = SABlock(width, num_heads, use_flash_attention=True)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = MLPBlock(width, 4 * width)
+        total = len(in_channels) * width
+        last = partial(
+            Convolution, spatial_dims, out_channels=channels, kernel_size=3, act="relu", norm="batch", bias=False
         )
+        if light:
+            pointwise = Convolution(spatial_dims, total, channels, kernel_size=1, conv_only=True, bias=False)
+            self.fuse: nn.Module = nn.Sequential(pointwise, last(in_channels=channels, groups=channels))
+        else:
+            self.fuse = last(in_channels=total)
+
+    def interact(self, *windows: Tensor) -> tuple[Tensor, ...]:
+        """Windows of the stages ``(W, tokens, C_i)`` -> their tokens, projected and mixed, ``(W, tokens, D)`` each."""
+        # a 1x1 convolution is a linear layer on tokens
+        convolutions = [projection.conv for projection in self.projections]
+        x = torch.cat([F.linear(t, c.weight.flatten(1), c.bias) for t, c in zip(windows, convolutions)], dim=1)
+        x = x + self._attend(self.norm_attention(x))
+        x = x + self.mlp(self.norm_mlp(x))
+        return x.split([t.shape[1] for t in windows], dim=1)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """What ``self.attention(x)`` computes; query, key and value are unbound, whose backward pass is one copy."""
+        block = self.attention
+        query, key, value = block.input_rearrange(block.qkv(x)).unbind(0)
+        return block.out_proj(block.out_rearrange(F.scaled_dot_product_attention(query, key, value)))
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
-        maps = [project(stage) for project, stage in zip(self.projections, stages)]
-        dims, batch = maps[0].ndim - 2, maps[0].shape[0]
-        grid = [max(-(-m.shape[2 + axis] // w) for m, w in zip(maps, self.windows)) for axis in range(dims)]
-        tokens = [partition(m, grid, [w] * dims, mode="replicate") for m, w in zip(maps, self.windows)]
-        x = torch.cat(tokens, dim=2).flatten(0, 1)  # (B * S ** n, tokens of a window, D)
-        x = x + self.attention(self.norm_attention(x))
-        x = x + self.mlp(self.norm_mlp(x))
-        parts = x.unflatten(0, (batch, -1)).split([t.shape[2] for t in tokens], dim=2)
-        size = maps[1].shape[2:]
-        maps = [departition(t, grid, [w] * dims, m.shape[2:]) for t, w, m in zip(parts, self.windows, maps)]
+        size = stages[1].shape[2:]
+        if self.light:
+            stages = [resize(stages[0], size), *stages[1:]]
+        dims, batch = len(size), stages[0].shape[0]
+        grid = [max(-(-m.shape[2 + axis] // w) for m, w in zip(stages, self.windows)) for axis in range(dims)]
+        windows = [partition(m, grid, [w] * dims, mode="replicate") for m, w in zip(stages, self.windows)]
+
+        again = self.checkpointed and torch.is_grad_enabled()
+        at_once = TOKENS_AT_ONCE.get("checkpointed" if again and not stages[0].is_cpu else stages[0].device.type)
+        number = max(at_once // sum(t.shape[2] for t in windows), 1) if at_once else batch * math.prod(grid)
+        chunks = list(zip(*(t.flatten(0, 1).split(number) for t in windows)))
+        if again:
+            mixed = [checkpoint(self.interact, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks]
+        else:
+            mixed = [self.interact(*c) for c in chunks]
+
+        tokens = [torch.cat(parts).unflatten(0, (batch, -1)) for parts in zip(*mixed)]
+        maps = [departition(t, grid, [w] * dims, m.shape[2:]) for t, w, m in zip(tokens, self.windows, stages)]
         return self.fuse(torch.cat([resize(m, size) for m in maps], dim=1))
 
 
@@ -323,12 +373,16 @@ def partition(x: Tensor, grid: Sequence[int], windows: Sequence[int], *, mode: s
 
 
 def departition(tokens: Tensor, grid: Sequence[int], windows: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Inverse of :func:`partition`: ``(B, prod(grid), prod(windows), D)`` -> ``(B, D, *size)``, the filling cut off."""
+    """Inverse of :func:`partition`: ``(B, prod(grid), prod(windows), D)`` -> ``(B, D, *size)``, the filling cut off.
+
+    The result has its channels last in memory.
+    """
     dims = len(grid)
     x = tokens.reshape(tokens.shape[0], *grid, *windows, tokens.shape[-1])
-    # (B, g0, g1, ..., w0, w1, ..., D) -> (B, D, g0, w0, g1, w1, ...)
-    x = x.permute(0, 1 + 2 * dims, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)))
-    x = x.reshape(*x.shape[:2], *(g * w for g, w in zip(grid, windows)))
+    # (B, g0, g1, ..., w0, w1, ..., D) -> (B, g0, w0, g1, w1, ..., D), moving whole tokens
+    x = x.permute(0, *(a for i in range(dims) for a in (1 + i, 1 + dims + i)), 1 + 2 * dims)
+    x = x.reshape(x.shape[0], *(g * w for g, w in zip(grid, windows)), x.shape[-1]).movedim(-1, 1)
     for axis, n in enumerate(size):
-        x = x.narrow(2 + axis, 0, n)
+        if x.shape[2 + axis] > n:
+            x = x.narrow(2 + axis, 0, n)
     return x

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .network import departition, partition
 
 #: Features shorter than this count as zero; a smaller bound would let the gradient of a cosine explode.
 EPS = 1e-6
+
+
+#: Positions a side of the blocks that the affinity map is computed in, by device: small enough for a CPU's cache.
+BLOCK = {"cpu": 256, "cuda": 2048}
+#: Below, exp(-1 / t_a) is no normal float32.
+LOWEST_TEMPERATURE = 0.012
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -37,6 +45,73 @@ def affinity(features: Tensor, *, temperature: float = 0.1) -> Tensor:
     return torch.softmax(f @ f.transpose(1, 2) / temperature, dim=-1)
 
 
+class _Spread(torch.autograd.Function):
+    """M p of eq. 4 and 5 for normalised features, without ever holding the n x n map.
+
+    E = exp((f f^T - 1) / t) is symmetric, so only its blocks on and above the diagonal are computed, each once for both
+    of its places; M = E / (row sums). No row maximum is needed, as no cosine exceeds one. With D channels the forward
+    pass takes n^2 D / 2 multiply-adds and the backward pass 3 n^2 D / 2, where attention would take 2 and 5 times n^2 D.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, p: Tensor, temperature: float) -> Tensor:  # type: ignore[override]
+        """``f: (B, n, D)``, ``p: (B, n, K)`` -> ``(B, n, K)``."""
+        # p and the row sums at once: (B, n, K + 1)
+        value = torch.cat([p, p.new_ones(*p.shape[:2], 1)], dim=2)
+        total = torch.zeros_like(value)
+        for i, j in _upper_blocks(f):
+            e = _block(f, i, j, temperature)
+            total[:, i] += e @ value[:, j]
+            if i != j:
+                total[:, j] += e.transpose(1, 2) @ value[:, i]
+        sums = total[..., -1:]
+        result = total[..., :-1] / sums
+        ctx.temperature = temperature
+        ctx.save_for_backward(f, value, result, sums)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        f, value, result, sums = ctx.saved_tensors
+        upper = grad / sums  # gradient of E p
+        lower = -(upper * result).sum(dim=2, keepdim=True)  # gradient of the row sums
+        slope = torch.cat([upper, lower], dim=2)
+        # dL/dE_ij + dL/dE_ji = slope_i . value_j + value_i . slope_j
+        left = torch.cat([slope, value], dim=2) / ctx.temperature
+        right = torch.cat([value, slope], dim=2)
+        need_f, need_p = ctx.needs_input_grad[:2]
+        grad_f = torch.zeros_like(f) if need_f else None
+        grad_p = torch.zeros_like(grad) if need_p else None
+        for i, j in _upper_blocks(f):
+            e = _block(f, i, j, ctx.temperature)
+            if grad_p is not None:
+                grad_p[:, i] += e @ upper[:, j]
+                if i != j:
+                    grad_p[:, j] += e.transpose(1, 2) @ upper[:, i]
+            if grad_f is not None:
+                both = (left[:, i] @ right[:, j].transpose(1, 2)).mul_(e)
+                grad_f[:, i] += both @ f[:, j]
+                if i != j:
+                    grad_f[:, j] += both.transpose(1, 2) @ f[:, i]
+        return grad_f, grad_p, None
+
+
+def _upper_blocks(f: Tensor) -> list[tuple[slice, slice]]:
+    """Blocks on and above the diagonal of the map of ``f: (B, n, D)``, nearly equal in size."""
+    n = f.shape[1]
+    number = -(-n // BLOCK.get(f.device.type, 1024))
+    edges = [n * k // number for k in range(number + 1)]
+    parts = [slice(a, b) for a, b in zip(edges, edges[1:])]
+    return [(i, j) for k, i in enumerate(parts) for j in parts[k:]]
+
+
+def _block(f: Tensor, rows: slice, columns: slice, temperature: float) -> Tensor:
+    """exp((f f^T - 1) / t) for some rows and columns."""
+    shift = f.new_full((1, 1, 1), -1 / temperature)
+    return torch.baddbmm(shift, f[:, rows], f[:, columns].transpose(1, 2), alpha=1 / temperature).exp_()
+
+
 def refine(
     features: Tensor,
     probabilities: Tensor,
@@ -49,8 +124,8 @@ def refine(
 
     Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
     receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
-    temperature, for without it M is uniform within 0.1 %. The product is computed as attention, so that the n x n map
-    is never formed: its memory grows linearly with n.
+    temperature, for without it M is uniform within 0.1 %. The n x n map is computed block by block and never held: memory
+    grows linearly with n, and gradients are of first order only.
 
     Args:
         features: f~, ``(B, D, *spatial)``.
@@ -63,7 +138,7 @@ def refine(
         ``(B, K, *spatial)``.
 
     Raises:
-        ValueError: sizes that differ, unknown ``axis`` or ``combine``.
+        ValueError: sizes that differ, unknown ``axis`` or ``combine``, a temperature below 0.012.
     """
     if features.shape[0] != probabilities.shape[0] or features.shape[2:] != probabilities.shape[2:]:
         raise ValueError(
@@ -76,11 +151,12 @@ def refine(
     if axis == "column":
         spread = affinity(features, temperature=temperature).transpose(1, 2) @ p
     else:
-        # two conditions keep attention on the path that never forms the map: tokens contiguous in memory, and a value
-        # as wide as the query
-        f = _tokens(F.normalize(features, dim=1, eps=EPS)).contiguous().unsqueeze(1)  # (B, 1, n, D): one head
-        value = F.pad(p, (0, max(f.shape[-1] - p.shape[-1], 0))).unsqueeze(1)
-        spread = F.scaled_dot_product_attention(f, f, value, scale=1.0 / temperature)[:, 0, :, : p.shape[-1]]
+        if temperature < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"The affinity temperature should be {LOWEST_TEMPERATURE} at least, received {temperature}."
+            )
+        f = _tokens(F.normalize(features, dim=1, eps=EPS)).contiguous()  # (B, n, D)
+        spread = _Spread.apply(f, p.contiguous(), float(temperature))
     result = (p + spread) * (0.5 if combine == "mean" else 1.0)
     return result.transpose(1, 2).reshape(probabilities.shape)
 
