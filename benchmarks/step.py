@@ -151,7 +151,7 @@ CPU_ATTENTION = {
 
 
 def count(step: Step) -> dict[str, float]:
-    """Arithmetic of one call: GFLOP (a multiply-add is two) and billions of elements written by all other operations."""
+    """Arithmetic of one call: GFLOP (a multiply-add is two), and billions of elements written by all else."""
     other = OtherWork()
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter, other:
         step()
@@ -292,11 +292,11 @@ def table(path: str) -> None:
         print("|---" * 8 + "|")
         for name, row in rows.items():
             s = row["seconds"]
-            relative = [f"{row[k]:.2f}" for k in ()]
-            relative = [f"{s['median'] / base['seconds']['median']:.2f}", f"{row['peak_bytes'] / base['peak_bytes']:.2f}"] \
-                if base else ["", ""]  # fmt: skip
-            print(f"| {name} | {s['median']:.3f} | {s['min']:.3f} to {s['max']:.3f} | {relative[0]} | {row['gflop']:.0f} | "
-                  f"{row['share_of_matmul_rate']:.2f} | {row['peak_bytes'] / 2**20:.0f} | {relative[1]} |")  # fmt: skip
+            slower = f"{s['median'] / base['seconds']['median']:.2f}" if base else ""
+            larger = f"{row['peak_bytes'] / base['peak_bytes']:.2f}" if base else ""
+            seconds = f"{s['median']:.3f} | {s['min']:.3f} to {s['max']:.3f}"
+            print(f"| {name} | {seconds} | {slower} | {row['gflop']:.0f} | {row['share_of_matmul_rate']:.2f} | "
+                  f"{row['peak_bytes'] / 2**20:.0f} | {larger} |")  # fmt: skip
         if "peak_bytes_checkpointed" in rows.get("semsim", {}):
             print(f"\nsemsim with a checkpointed fusion: {rows['semsim']['peak_bytes_checkpointed'] / 2**20:.0f} MiB")
     if "affinity" in result:

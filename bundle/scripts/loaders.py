@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
 from monai.transforms import Randomizable
-from monai.utils import set_determinism
+from monai.utils import convert_to_tensor, set_determinism
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
@@ -74,6 +75,17 @@ class VolumeDataset(CacheDataset):
             return None
 
 
+@contextmanager
+def without_meta() -> Iterator[None]:
+    """Let MONAI's transforms work on plain tensors: of a slice, meta data is of no use and takes most of the time."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
+
+
 class SliceDataset(Dataset, Randomizable):
     """2D slices of 3D volumes, read from the volume files; no slice is written to disk.
 
@@ -125,7 +137,9 @@ class SliceDataset(Dataset, Randomizable):
         """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view."""
         volume = read_item(self.transform, self.data[number])
         return {
-            key: torch.as_tensor(volume[key]).movedim(-1, 0).contiguous().clone() for key in self.keys if key in volume
+            key: convert_to_tensor(volume[key], track_meta=False).movedim(-1, 0).contiguous().clone()
+            for key in self.keys
+            if key in volume
         }
 
     def _slices(self, number: int, depth: int) -> list[int]:
@@ -159,9 +173,8 @@ class SliceDataset(Dataset, Randomizable):
         image = self.data[number]["image"]
         item: dict[str, Any] = {key: volume[key][k].clone() for key in volume}
         if self.slice_transform is not None:
-            item = dict(self.slice_transform(item))
-        # random transforms hand out MetaTensors; their meta data is of no use for a slice and slows collation
-        item = {key: v.as_tensor() if isinstance(v, MetaTensor) else v for key, v in item.items()}
+            with without_meta():
+                item = dict(self.slice_transform(item))
         item["case"] = f"{case_name(image if isinstance(image, str) else image[0])}/{k}"
         return item
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +144,7 @@ class SemSimNet(nn.Module):
             ValueError: unknown ``fusion``.
         """
         super().__init__()
-        kinds = {
+        kinds: dict[str, Callable[..., nn.Module]] = {
             "sfm": partial(SpatialAwareFusion, checkpointed=fusion_checkpoint),
             "sfm_light": partial(SpatialAwareFusion, light=True, checkpointed=fusion_checkpoint),
             "conv": ConvFusion,
@@ -314,16 +315,14 @@ class SpatialAwareFusion(nn.Module):
 
     def interact(self, *windows: Tensor) -> tuple[Tensor, ...]:
         """Windows of the stages ``(W, tokens, C_i)`` -> their tokens, projected and mixed, ``(W, tokens, D)`` each."""
-        # a 1x1 convolution is a linear layer on tokens
-        convolutions = [projection.conv for projection in self.projections]
-        x = torch.cat([F.linear(t, c.weight.flatten(1), c.bias) for t, c in zip(windows, convolutions)], dim=1)
+        x = torch.cat([_linear(projection.conv, t) for projection, t in zip(self.projections, windows)], dim=1)
         x = x + self._attend(self.norm_attention(x))
         x = x + self.mlp(self.norm_mlp(x))
         return x.split([t.shape[1] for t in windows], dim=1)
 
     def _attend(self, x: Tensor) -> Tensor:
         """What ``self.attention(x)`` computes; query, key and value are unbound, whose backward pass is one copy."""
-        block = self.attention
+        block: Any = self.attention
         query, key, value = block.input_rearrange(block.qkv(x)).unbind(0)
         return block.out_proj(block.out_rearrange(F.scaled_dot_product_attention(query, key, value)))
 
@@ -348,6 +347,11 @@ class SpatialAwareFusion(nn.Module):
         tokens = [torch.cat(parts).unflatten(0, (batch, -1)) for parts in zip(*mixed)]
         maps = [departition(t, grid, [w] * dims, m.shape[2:]) for t, w, m in zip(tokens, self.windows, stages)]
         return self.fuse(torch.cat([resize(m, size) for m in maps], dim=1))
+
+
+def _linear(convolution: Any, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens ``(..., C)``: a linear layer."""
+    return F.linear(tokens, convolution.weight.flatten(1), convolution.bias)
 
 
 def partition(x: Tensor, grid: Sequence[int], windows: Sequence[int], *, mode: str = "constant") -> Tensor:

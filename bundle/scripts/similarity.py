@@ -5,6 +5,7 @@ Symbols: f~ ``features`` ``(B, D, *spatial)``; n the number of positions; K clas
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,9 @@ def affinity(features: Tensor, *, temperature: float = 0.1) -> Tensor:
 class _Spread(torch.autograd.Function):
     """M p of eq. 4 and 5 for normalised features, without ever holding the n x n map.
 
-    E = exp((f f^T - 1) / t) is symmetric, so only its blocks on and above the diagonal are computed, each once for both
-    of its places; M = E / (row sums). No row maximum is needed, as no cosine exceeds one. With D channels the forward
-    pass takes n^2 D / 2 multiply-adds and the backward pass 3 n^2 D / 2, where attention would take 2 and 5 times n^2 D.
+    E = exp((f f^T - 1) / t) is symmetric, so only its blocks on and above the diagonal are computed, each once for
+    both of its places; M = E / (row sums). No row maximum is needed, as no cosine exceeds one. With D channels the
+    forward pass takes n^2 D / 2 multiply-adds and the backward pass 3 n^2 D / 2; attention, 2 and 5 times n^2 D.
     """
 
     @staticmethod
@@ -102,7 +103,7 @@ def _upper_blocks(f: Tensor) -> list[tuple[slice, slice]]:
     n = f.shape[1]
     number = -(-n // BLOCK.get(f.device.type, 1024))
     edges = [n * k // number for k in range(number + 1)]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:])]
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     return [(i, j) for k, i in enumerate(parts) for j in parts[k:]]
 
 
@@ -124,8 +125,8 @@ def refine(
 
     Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
     receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
-    temperature, for without it M is uniform within 0.1 %. The n x n map is computed block by block and never held: memory
-    grows linearly with n, and gradients are of first order only.
+    temperature, for without it M is uniform within 0.1 %. The n x n map is computed block by block and never held:
+    memory grows linearly with n, and gradients are of first order only.
 
     Args:
         features: f~, ``(B, D, *spatial)``.
