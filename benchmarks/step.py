@@ -205,6 +205,20 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
     print(peak.peak - peak.before + seconds / 1e3)  # bytes before the point, seconds behind it
 
 
+def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
+    """What a result says of where it comes from. A ``+`` after the commit: with changes not committed."""
+    return {
+        "command": f"python benchmarks/{script}.py measure " + " ".join(sys.argv[2:]),
+        "seed": 0,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": threads,
+        "repeats": repeats,
+        "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", "bundle/scripts") else ""),
+        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+        "machine": f"{platform.machine()}, python {platform.python_version()}",
+    }
+
+
 def measure(
     output: str,
     sizes: tuple[int, ...] | int = (96, 224),
@@ -230,18 +244,8 @@ def measure(
     torch.set_num_threads(threads)
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     methods = (methods,) if isinstance(methods, str) else tuple(methods or SETTINGS)
-    result: dict[str, Any] = {
-        "command": "python benchmarks/step.py measure " + " ".join(sys.argv[2:]),
-        "seed": 0,
-        "cases": "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices",
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "threads": threads,
-        "repeats": repeats,
-        "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", "bundle/scripts") else ""),
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
-        "machine": f"{platform.machine()}, python {platform.python_version()}",
-        "sizes": {},
-    }
+    cases = "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices"
+    result = provenance("step", device, threads, repeats) | {"cases": cases, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(folder)
         for size in sizes:

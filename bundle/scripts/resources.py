@@ -77,3 +77,16 @@ def _peak_resident() -> int:
 
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that this process may use in all: what it holds and what is free, within the limit of its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    held = psutil.Process().memory_info().rss
+    total = held + psutil.virtual_memory().available
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(path).exists() and (limit := Path(path).read_text().strip()).isdigit():
+            total = min(total, int(limit))
+    return total
