@@ -11,6 +11,7 @@ import pytest
 import reference
 import torch
 from conftest import BUNDLE
+from scripts import similarity
 from scripts.similarity import (
     affinity,
     agreement,
@@ -47,6 +48,33 @@ def test_refine_equals_reference(size, temperature, channels):
         slow = reference.refine_printed(as_positions(features[b]), as_positions(p[b]), temperature)
         np.testing.assert_allclose(as_positions(printed[b]), slow, atol=1e-10)
     torch.testing.assert_close(fast.sum(dim=1), torch.ones_like(fast[:, 0]))
+
+
+@pytest.mark.parametrize("block", [3, 7, 100])
+def test_refinement_by_blocks(monkeypatch, block):
+    """Any cut of the map gives the reference's values and the right gradients, zero features included."""
+    monkeypatch.setitem(similarity.BLOCK, "cpu", block)
+    features, p = random_features(2, 5, 4, 4), random_features(2, 3, 4, 4)
+    features[0, :, 1, 2] = 0
+    fast = refine(features, p, temperature=0.3)
+    m = affinity(features, temperature=0.3)
+    expected = (p + (p.flatten(2) @ m.transpose(1, 2)).view_as(p)) / 2
+    torch.testing.assert_close(fast, expected)
+    features = random_features(2, 5, 4, 4)  # a normalised zero has no gradient
+    inputs = (features.requires_grad_(), p.requires_grad_())
+    assert torch.autograd.gradcheck(lambda f, q: refine(f, q, temperature=0.3), inputs)
+
+
+def test_refinement_is_finite_down_to_its_lowest_temperature():
+    features = random_features(1, 4, 3, 3).float()
+    features[..., 0, 0] = 0
+    p = torch.rand(1, 2, 3, 3)
+    features.requires_grad_()
+    result = refine(features, p, temperature=similarity.LOWEST_TEMPERATURE)
+    result.square().sum().backward()
+    assert torch.isfinite(result).all() and torch.isfinite(features.grad).all()
+    with pytest.raises(ValueError, match=r"should be 0\.012 at least, received 0\.001"):
+        refine(features, p, temperature=0.001)
 
 
 def test_affinity_rows_are_distributions_and_literal_ones_are_nearly_uniform():

@@ -1,0 +1,108 @@
+"""`planning` says what a training will cost, leaves nothing behind, and is near the truth."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, config_args
+from scripts import plan as plan_module
+from scripts.errors import InputError
+from scripts.plan import Line, Plan, duration
+from test_trainer import make
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import plan_check
+
+GIB = 2**30
+
+
+def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle, phantom_dir, tmp_path, monkeypatch):
+    """The same options as a training; time within a factor of three even on a busy machine, memory within 30 %."""
+    options = ["--spatial_size", "64", "--epochs", "3", "--val_interval", "3", "--batch_size", "4"]
+    out, file = tmp_path / "out", tmp_path / "plan.json"
+    data = ["--dataset_dir", str(phantom_dir), "--output_dir", str(out)]
+    result = run_bundle(
+        "run", "planning", *config_args("train", "semsim_light"), *data, *options, "--plan_file", str(file)
+    )
+    assert not out.exists(), "a training may follow in the same folder"
+    figures = json.loads(file.read_text())
+    spent = figures["start_seconds"] + 3 * figures["steps_per_epoch"] * figures["step_seconds"]
+    assert figures["total_seconds"] == pytest.approx(spent + figures["validation_seconds"])
+    assert figures["validations"] == 1 and figures["epochs"] == 3 and figures["batch_size"] == 4
+    for shown in (
+        "a step:",
+        "  step  ",
+        "  epoch  ",
+        "for 1 volumes, every 3 epochs",
+        "3 epochs, ",
+        "GiB available",
+        "fits",
+    ):
+        assert shown in result.stderr + result.stdout, shown
+
+    monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_light"], options))
+    plan_check.measure(str(tmp_path / "check.json"), "test", str(phantom_dir))
+    checked = json.loads((tmp_path / "check.json").read_text())["configurations"]["test"]
+    assert 1 / 3 < checked["ratio"]["total_seconds"] < 3
+    assert 0.7 < checked["ratio"]["peak_bytes"] < 1.3
+
+
+def make_plan(**kwargs) -> tuple[Plan, list[int]]:
+    """A plan of a tiny training, and the batch sizes of the steps that it takes."""
+    trainer, _, _ = make(fusion="conv", epochs=2, batch_size=4)
+    sizes: list[int] = []
+    step = trainer._iteration
+    trainer._iteration = lambda engine, batch: sizes.append(len(batch["labeled"]["image"])) or step(engine, batch)
+    return Plan(trainer, steps=3, **kwargs), sizes
+
+
+def test_a_batch_that_does_not_fit_is_never_run(monkeypatch, caplog):
+    """Memory that grows by one GiB a slice, 3.5 GiB there: three slices fit, and are what is timed."""
+
+    class Peak:
+        before = 0
+
+        def __init__(self, _):
+            self.start = len(sizes)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.peak = max(sizes[self.start :]) * GIB
+
+    monkeypatch.setattr(plan_module, "PeakMemory", Peak)
+    monkeypatch.setattr(plan_module, "available_memory", lambda _: int(3.5 * GIB))
+    caplog.set_level("INFO")
+    plan, sizes = make_plan()
+    figures = plan.run()
+    assert max(sizes) == 3 and figures["largest_batch_size"] == 3 and figures["peak_bytes"] == 4 * GIB
+    assert "does NOT fit: lower --batch_size to 3" in caplog.text
+
+    monkeypatch.setattr(plan_module, "available_memory", lambda _: GIB // 2)
+    plan, sizes = make_plan()
+    with pytest.raises(
+        InputError, match=r"One slice of each stream needs about 1\.0 GiB, of 0\.5 GiB available: lower"
+    ):
+        plan.run()
+
+
+def test_plan_of_a_supervised_training_without_validation(caplog):
+    caplog.set_level("INFO")
+    plan, sizes = make_plan()
+    figures = plan.run()
+    assert figures["validations"] == 0 and "no labelled volume" in caplog.text
+    assert figures["largest_batch_size"] == 8 and "the data has no more" in caplog.text
+    assert 4 in sizes and figures["step_seconds"] >= figures["loading_seconds"] > 0
+    assert figures["device"] == "cpu" and figures["threads"] == torch.get_num_threads()
+
+
+def test_line_and_duration():
+    line = Line([(0, 100), (2, 300), (4, 600)])
+    assert line(4) == 600 and line(2) == 300 and line(8) == 1200
+    assert line.largest(1000) == 6 and line.largest(100) == 0
+    assert Line([(1, 500), (2, 400)]).largest(500) > 2, "memory that does not grow"
+    assert [duration(s) for s in (5, 100, 6000, 864000)] == ["5.0 seconds", "1.7 minutes", "1.7 hours", "10.0 days"]
