@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 FEATURES = (16, 32, 64, 128, 256, 16)
 LINEAR = {2: "bilinear", 3: "trilinear"}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-#: Tokens that a transformer block takes at once on a CPU: few enough for its hidden layer to stay in the cache.
-TOKENS_AT_ONCE = {"cpu": 2048, "checkpointed": 65536}
+#: Tokens that the transformer block takes at once: on a CPU few enough for its hidden layer to be allocated cheaply.
+TOKENS_AT_ONCE = {"cpu": 16384, "checkpointed": 65536}
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -56,17 +56,16 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, p: Tensor, temperature: float) -> Tensor:  # type: ignore[override]
-        """``f: (B, n, D)``, ``p: (B, n, K)`` -> ``(B, n, K)``."""
-        # p and the row sums at once: (B, n, K + 1)
-        value = torch.cat([p, p.new_ones(*p.shape[:2], 1)], dim=2)
+        """``f: (B, n, D)``, ``p: (B, K, n)`` -> ``(B, K, n)``. Narrow products are fast with K rows, not K columns."""
+        value = torch.cat([p, p.new_ones(p.shape[0], 1, p.shape[2])], dim=1)  # (B, K + 1, n): for the row sums, too
         total = torch.zeros_like(value)
         for i, j in _upper_blocks(f):
             e = _block(f, i, j, temperature)
-            total[:, i] += e @ value[:, j]
+            total[..., i] += value[..., j] @ e.transpose(1, 2)
             if i != j:
-                total[:, j] += e.transpose(1, 2) @ value[:, i]
-        sums = total[..., -1:]
-        result = total[..., :-1] / sums
+                total[..., j] += value[..., i] @ e
+        sums = total[:, -1:]
+        result = total[:, :-1] / sums
         ctx.temperature = temperature
         ctx.save_for_backward(f, value, result, sums)
         return result
@@ -76,22 +75,22 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         f, value, result, sums = ctx.saved_tensors
         upper = grad / sums  # gradient of E p
-        lower = -(upper * result).sum(dim=2, keepdim=True)  # gradient of the row sums
-        slope = torch.cat([upper, lower], dim=2)
+        lower = -(upper * result).sum(dim=1, keepdim=True)  # gradient of the row sums
+        slope = torch.cat([upper, lower], dim=1)
         # dL/dE_ij + dL/dE_ji = slope_i . value_j + value_i . slope_j
-        left = torch.cat([slope, value], dim=2) / ctx.temperature
-        right = torch.cat([value, slope], dim=2)
+        left = torch.cat([slope, value], dim=1).transpose(1, 2) / ctx.temperature
+        right = torch.cat([value, slope], dim=1)
         need_f, need_p = ctx.needs_input_grad[:2]
         grad_f = torch.zeros_like(f) if need_f else None
         grad_p = torch.zeros_like(grad) if need_p else None
         for i, j in _upper_blocks(f):
             e = _block(f, i, j, ctx.temperature)
             if grad_p is not None:
-                grad_p[:, i] += e @ upper[:, j]
+                grad_p[..., i] += upper[..., j] @ e.transpose(1, 2)
                 if i != j:
-                    grad_p[:, j] += e.transpose(1, 2) @ upper[:, i]
+                    grad_p[..., j] += upper[..., i] @ e
             if grad_f is not None:
-                both = (left[:, i] @ right[:, j].transpose(1, 2)).mul_(e)
+                both = (left[:, i] @ right[..., j]).mul_(e)
                 grad_f[:, i] += both @ f[:, j]
                 if i != j:
                     grad_f[:, j] += both.transpose(1, 2) @ f[:, i]
@@ -148,18 +147,18 @@ def refine(
         )
     if axis not in ("row", "column") or combine not in ("mean", "sum"):
         raise ValueError(f"axis should be row or column and combine mean or sum, received {axis!r} and {combine!r}.")
-    p = _tokens(probabilities)  # (B, n, K)
+    p = probabilities.flatten(2)  # (B, K, n)
     if axis == "column":
-        spread = affinity(features, temperature=temperature).transpose(1, 2) @ p
+        spread = p @ affinity(features, temperature=temperature)
     else:
         if temperature < LOWEST_TEMPERATURE:
             raise ValueError(
                 f"The affinity temperature should be {LOWEST_TEMPERATURE} at least, received {temperature}."
             )
         f = _tokens(F.normalize(features, dim=1, eps=EPS)).contiguous()  # (B, n, D)
-        spread = _Spread.apply(f, p.contiguous(), float(temperature))
+        spread = _Spread.apply(f, p, float(temperature))
     result = (p + spread) * (0.5 if combine == "mean" else 1.0)
-    return result.transpose(1, 2).reshape(probabilities.shape)
+    return result.view(probabilities.shape)
 
 
 def split_regions(x: Tensor, regions: int) -> Tensor:
