@@ -84,13 +84,15 @@ def measure(output: str, configurations: tuple[str, ...] | str | None = None, da
 def table(path: str) -> None:
     """Print a result as Markdown."""
     result = json.loads(Path(path).read_text())
-    print("\n| training | planned seconds | seconds | ratio | planned memory MiB | memory MiB | ratio |")
-    print("|---" * 7 + "|")
+    columns = ("training", "planned s", "s", "ratio", "planned MiB", "MiB", "ratio", "waiting for data")
+    print("\n| " + " | ".join(columns) + " |")
+    print("|---" * 8 + "|")
     for name, entry in result["configurations"].items():
         plan, truth, ratio = (entry[key] for key in ("plan", "truth", "ratio"))
         cells = [f"{plan['total_seconds']:.0f} | {truth['total_seconds']:.0f} | {ratio['total_seconds']:.2f}"]
         cells += [f"{part['peak_bytes'] / 2**20:.0f}" for part in (plan, truth)]
-        print(f"| {name} | {' | '.join(cells)} | {ratio['peak_bytes']:.2f} |")
+        wait = plan["loading_seconds"] / plan["step_seconds"]
+        print(f"| {name} | {' | '.join(cells)} | {ratio['peak_bytes']:.2f} | {wait:.1%} |")
 
 
 if __name__ == "__main__":

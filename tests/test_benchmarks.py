@@ -10,8 +10,14 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare
+import infer
+import plan_check
+import step
 
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+FOLDER = ROOT / "benchmarks" / "results"
+#: what running costs; every other result is of accuracy
+COSTS = {"step": step, "infer": infer, "plan": plan_check}
+RESULTS = sorted(path for path in FOLDER.glob("*.json") if path.name.split("_")[0] not in COSTS)
 
 
 @pytest.mark.parametrize("prefix", ["phantom", "acdc7"])
@@ -24,6 +30,30 @@ def test_tables_of_the_readme_are_those_of_the_results(prefix, capsys):
     assert len(lines) > 2 + len(files)
     for line in lines:
         assert line in readme, line
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for kind in COSTS for p in FOLDER.glob(f"{kind}_*.json")), ids=lambda p: p.stem
+)
+def test_tables_of_costs_are_those_of_the_results(path, capsys):
+    record = json.loads(path.read_text())
+    assert record["command"].startswith("python benchmarks/") and {"seed", "cases", "commit", "versions"} <= set(record)
+    COSTS[path.name.split("_")[0]].table(str(path))
+    text = (ROOT / "benchmarks" / "COSTS.md").read_text()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(lines) > 4
+    for line in lines:
+        assert line in text, line
+
+
+def test_the_readme_tells_the_ratios_of_the_results():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    sizes = json.loads((FOLDER / "step_cpu_1_thread.json").read_text())["sizes"]
+    for config, method in (("semsim_minus", "semsim_minus"), ("semsim_light", "semsim_light"), ("train", "semsim")):
+        rows = [(part["methods"][method], part["methods"]["unimatch"]) for part in sizes.values()]
+        times = [f"{a['seconds']['median'] / b['seconds']['median']:.1f}" for a, b in rows]
+        memory = [f"{a['peak_bytes'] / b['peak_bytes']:.1f}" for a, b in rows]
+        assert f"| `{config}.yaml` | {' / '.join(times)} | {' / '.join(memory)} |" in readme, (config, times, memory)
 
 
 def test_results_say_where_they_come_from():

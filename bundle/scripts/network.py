@@ -197,7 +197,7 @@ class SemSimNet(nn.Module):
             return self.backbone(image)
         streams = streams or Streams(decode=tuple(image))
         if streams.fuse and self.fusion is None:
-            raise ValueError("This network has `fusion: none`; the similarity terms need `sfm` or `conv`.")
+            raise ValueError("This network has `fusion: none`; the similarity terms need another.")
         # streams without logits last, so that the decoder's share of a stage is a view and not a copy
         order = sorted(image, key=lambda name: name not in streams.decode)
         sizes = [image[name].shape[0] for name in order]
@@ -250,8 +250,10 @@ class ConvFusion(nn.Module):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
         size = stages[1].shape[2:]
-        fused = sum(resize(project(stage), size) for project, stage in zip(self.projections, stages))
-        return F.relu(self.norm(fused))
+        finest, *others = zip(self.projections, stages)
+        maps = [finest[0](resize(finest[1], size))]  # resized first, for there is less to project then
+        maps += [resize(project(stage), size) for project, stage in others]
+        return F.relu(self.norm(sum(maps)))
 
 
 class SpatialAwareFusion(nn.Module):

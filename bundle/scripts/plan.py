@@ -170,12 +170,12 @@ class Plan:
         self.evaluator.run()
         return time.perf_counter() - begin
 
-    @staticmethod
-    def _lines(f: Mapping[str, Any], volumes: int, interval: int) -> list[str]:
+    def _lines(self, f: Mapping[str, Any], volumes: int, interval: int) -> list[str]:
         size, largest = f["batch_size"], f["largest_batch_size"]
         share = f["loading_seconds"] / f["step_seconds"]
+        batch = f"{size} + {size}" if self.loader.use_unlabeled else f"{size} labelled"
         lines = [
-            f"What this training costs here, on {f['device']} ({f['threads']} threads), {size} + {size} slices a step:",
+            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step:",
             f"  step        {f['step_seconds']:.2f} s, {share:.0%} of it waiting for data",
             f"  epoch       {f['steps_per_epoch']} steps, {duration(f['steps_per_epoch'] * f['step_seconds'])}",
             f"  validation  {duration(f['validation_seconds'])} for {volumes} volumes, every {interval} epochs"

@@ -118,8 +118,8 @@ class SemSimTrainer(SupervisedTrainer):
         self.weak_network = twin(network).train(weak_batch_norm == "training")
         if loss_function.student_streams().fuse and getattr(self.weak_network, "fusion", None) is None:
             raise InputError(
-                "The network has `fusion: none`, with which there are no similarity terms: expected sfm or conv, or "
-                "loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
+                "The network has `fusion: none`, with which there are no similarity terms: expected sfm, sfm_light or "
+                "conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
             )
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
