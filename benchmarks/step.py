@@ -249,8 +249,16 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(folder)
         for size in sizes:
+            # memory first, while this process holds little of it
+            rows: dict[str, dict[str, Any]] = {
+                name: {"peak_bytes": _child("memory", name, size, data, device, threads)} for name in methods
+            }
+            if "semsim" in rows:
+                again = _child("memory", "semsim", size, data, device, threads, "True")
+                rows["semsim"]["peak_bytes_checkpointed"] = again
             steps = {name: build(name, size, data, device) for name in methods}
-            rows = {name: count(step) for name, step in steps.items()}  # a first step, too
+            for name, step in steps.items():  # a first step, too
+                rows[name] |= count(step)
             times: dict[str, list[float]] = {name: [] for name in methods}
             rates = []
             for turn in range(repeats):
@@ -263,12 +271,6 @@ def measure(
             for name, row in rows.items():
                 row |= {"seconds": spread(times[name])}
                 row["share_of_matmul_rate"] = row["gflop"] / row["seconds"]["median"] / rate
-                arguments = (name, size, data, device, threads)
-                row["peak_bytes"] = _child("memory", *arguments)
-            if "semsim" in rows and "fusion_checkpoint" in (BUNDLE / "configs" / "train.yaml").read_text():
-                rows["semsim"]["peak_bytes_checkpointed"] = _child(
-                    "memory", "semsim", size, data, device, threads, "True"
-                )
             result["sizes"][str(size)] = {"matmul_gflops": spread(rates), "methods": rows}
     if with_affinity:
         result["affinity"] = {}
