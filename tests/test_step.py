@@ -51,7 +51,7 @@ def test_fast_and_literal_step_agree_in_loss_and_gradients(monkeypatch, checkpoi
     """Float64, same parameters, same random draws, masks that some positions pass and some do not."""
     tau = 0.6
     monkeypatch.setattr(literal, "TAU", tau)
-    monkeypatch.setitem(network_module.TOKENS_AT_ONCE, "cpu", 300)  # several chunks
+    monkeypatch.setattr(network_module, "tokens_at_once", lambda *_: 300)  # several chunks
     torch.manual_seed(0)
     slow = literal.LiteralSemSim().double().train()
     data, last = batch(64), slow.backbone.final_conv
@@ -117,7 +117,7 @@ def test_chunks_of_windows_do_not_show(monkeypatch, size):
     fusion = network_module.SpatialAwareFusion(2, (8, 16, 32), 16).double().eval()
     stages = [torch.rand(2, c, size[0] // k, size[1] // k, dtype=torch.float64) for c, k in ((8, 1), (16, 2), (32, 4))]
     whole = fusion(stages)
-    monkeypatch.setitem(network_module.TOKENS_AT_ONCE, "cpu", 100)
+    monkeypatch.setattr(network_module, "tokens_at_once", lambda *_: 100)
     torch.testing.assert_close(fusion(stages), whole)
 
 

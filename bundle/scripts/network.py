@@ -19,8 +19,17 @@ from torch.utils.checkpoint import checkpoint
 FEATURES = (16, 32, 64, 128, 256, 16)
 LINEAR = {2: "bilinear", 3: "trilinear"}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-#: Tokens that the transformer block takes at once: on a CPU few enough for its hidden layer to be allocated cheaply.
-TOKENS_AT_ONCE = {"cpu": 16384, "checkpointed": 65536}
+
+
+def tokens_at_once(device: torch.device, checkpointed: bool = False) -> int | None:
+    """Tokens that the transformer block of the SFM takes at once; ``None``: all.
+
+    On a CPU few enough for one thread's cache, or enough for several threads to share; where tokens are computed again
+    in the backward pass, few enough to save memory.
+    """
+    if device.type != "cpu":
+        return 65536 if checkpointed else None
+    return 2048 if checkpointed or torch.get_num_threads() == 1 else 16384
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -338,7 +347,7 @@ class SpatialAwareFusion(nn.Module):
         windows = [partition(m, grid, [w] * dims, mode="replicate") for m, w in zip(stages, self.windows)]
 
         again = self.checkpointed and torch.is_grad_enabled()
-        at_once = TOKENS_AT_ONCE.get("checkpointed" if again and not stages[0].is_cpu else stages[0].device.type)
+        at_once = tokens_at_once(stages[0].device, again)
         number = max(at_once // sum(t.shape[2] for t in windows), 1) if at_once else batch * math.prod(grid)
         chunks = list(zip(*(t.flatten(0, 1).split(number) for t in windows)))
         if again:
