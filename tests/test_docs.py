@@ -64,7 +64,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     made = {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file() and p not in before}
     for option, expected in (
         ("datalist create", "datalist.json"),
-        ("configs/train.yaml --", "run/model_best.pt"),
+        ("run training --config_file configs/train.yaml --", "run/model_best.pt"),
         ("evaluate.yaml", "run/scores.csv"),
         ("--ckpt_path", "predictions/scan_seg.nii.gz"),
         ("multi_gpu", "run2/model_last.pt"),
@@ -73,6 +73,8 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     ):
         if option in " ".join(line.split()):
             assert expected in made, made
+    if " planning " in line:
+        assert not made, "nothing but a summary"
     if "card" in args[-1]:
         assert sum(name.endswith("_seg.nii.gz") for name in made) == 30
 
