@@ -7,7 +7,7 @@ python benchmarks/plan_check.py table benchmarks/results/plan_cpu.json
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,10 +40,14 @@ def run(run_id: str, overlays: list[str], options: list[str], data: Path, output
     begin = time.perf_counter()
     with (output.parent / f"{run_id}.log").open("w") as log:
         process = subprocess.Popen(command, cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        peak = 0  # not that of wait4, which counts what the parent held when it forked
+        while process.poll() is None:
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+            peak = max(peak, int(found[1]) * 1024 if found else 0)
+            time.sleep(0.05)
+    if process.returncode:
         raise SystemExit((output.parent / f"{run_id}.log").read_text()[-3000:])
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+    return time.perf_counter() - begin, peak
 
 
 def measure(output: str, configurations: tuple[str, ...] | str | None = None, data: str | None = None) -> None:
