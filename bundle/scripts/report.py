@@ -78,14 +78,23 @@ class ScoreCases:
     Expects decollated ``pred`` and ``label`` as class indices ``(1, *spatial)`` on the grid of the image file.
     """
 
-    def __init__(self, output_dir: str, class_names: Sequence[str], *, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        class_names: Sequence[str],
+        *,
+        facts: Mapping[str, Any] | None = None,
+        by_epoch: bool = False,
+    ) -> None:
         """
         Args:
             output_dir: folder of the two files.
             class_names: names of the classes, background first.
             facts: what else to keep beside the scores: weights, list, seed.
+            by_epoch: write to ``output_dir/epoch_N`` instead, for validations of a training.
         """
         self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
+        self.by_epoch = by_epoch
         self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Workflow) -> None:
@@ -111,19 +120,20 @@ class ScoreCases:
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
                 self.rows.append(row)
 
-    def _write(self) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+    def _write(self, engine: Workflow) -> None:
+        folder = self.output_dir / f"epoch_{engine.state.epoch}" if self.by_epoch else self.output_dir
+        folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame(self.rows)
-        table.round(5).to_csv(self.output_dir / "scores.csv", index=False)
+        table.round(5).to_csv(folder / "scores.csv", index=False)
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
-        (self.output_dir / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
         for name, row in summary["classes"].items():
             logger.info(f"{name}: Dice {row['dice']:.4f}  HD95 {row['hd95']:.2f}  ASSD {row['assd']:.2f}")
         mean = summary["mean"]
         logger.info(
             f"mean of classes, {summary['cases']} cases: Dice {mean['dice']:.4f}  HD95 {mean['hd95']:.2f} "
             f"{summary['distance_unit']}  ASSD {mean['assd']:.2f} {summary['distance_unit']}  "
-            f"-> {self.output_dir / 'scores.csv'}, scores.json"
+            f"-> {folder / 'scores.csv'}, scores.json"
         )
 
 

@@ -1,0 +1,416 @@
+"""Accuracy of the methods on ACDC under one protocol: train, queue, tables, plots.
+
+    python benchmarks/accuracy.py train --data DIR --method semsim_minus --cases 3 --seed 0 --spatial_size 96 \
+        --iterations 3000
+    python benchmarks/accuracy.py queue benchmarks/configs/cpu_protocol.yaml --data DIR --minutes 150
+    python benchmarks/accuracy.py table benchmarks/results/accuracy/acdc3_96_*.json
+    python benchmarks/accuracy.py report
+
+``DIR`` holds ``images/patientNNN_frameMM.nii.gz`` and ``labels/`` of the same names. Which patients are labelled,
+unlabelled and for validation stands in ``configs/acdc_splits.json``; others in the folder are not touched.
+
+Every method is ``train.yaml`` with the same augmentation, batches and budget, ``configs/accuracy.yaml`` and an overlay
+of its own. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean of the last five
+evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and both curves.
+Everything goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
+CONFIGS = ROOT / "benchmarks" / "configs"
+#: Overlay of train.yaml for each method; SemSim is train.yaml itself.
+METHODS = {
+    "labelled_only": ["labeled_only"],
+    "fixmatch": ["fixmatch"],
+    "unimatch": ["unimatch"],
+    "semsim_minus": ["semsim_minus"],
+    "semsim_light": ["semsim_light"],
+    "semsim": [],
+}
+METRICS = ("dice", "hd95", "assd")
+EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
+
+
+class Unfinished(Exception):
+    """The time given to a training ran out; its checkpoints lie where the next call finds them."""
+
+
+def git(*args: str) -> str:
+    """Output of a git command on this repository."""
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def changes() -> dict[str, dict[str, Any]]:
+    """Named departures from a method's own settings, one factor each."""
+    return yaml.safe_load((CONFIGS / "changes.yaml").read_text())
+
+
+def make_datalist(data: str | os.PathLike, cases: int, output: str | os.PathLike) -> None:
+    """Write the datalist of the protocol: labelled patients, the other training patients unlabelled, validation."""
+    splits = json.loads((CONFIGS / "acdc_splits.json").read_text())
+    if str(cases) not in splits["labelled"]:
+        raise SystemExit(f"--cases should be {', '.join(splits['labelled'])}, received {cases}.")
+    labelled = splits["labelled"][str(cases)]
+    use = {p: "validation" for p in splits["validation"]} | {p: "unlabeled" for p in splits["training"]}
+    use |= {p: "training" for p in labelled}
+    lists: dict[str, list[dict[str, str]]] = {name: [] for name in ("training", "unlabeled", "validation")}
+    for image in sorted((Path(data) / "images").glob("*.nii.gz")):
+        name = use.get(image.name.split("_")[0])
+        if name is None:
+            continue
+        item = {"image": f"images/{image.name}"}
+        if name != "unlabeled":
+            item["label"] = f"labels/{image.name}"
+        lists[name].append(item)
+    missing = set(use) - {Path(i["image"]).name.split("_")[0] for items in lists.values() for i in items}
+    if missing:
+        raise SystemExit(
+            f"{data}: expected images/patientNNN_frameMM.nii.gz of {len(use)} patients, {len(missing)} are missing "
+            f"({min(missing)} for one); see benchmarks/configs/acdc_splits.json."
+        )
+    Path(output).write_text(json.dumps(lists, indent=1) + "\n")
+
+
+def run_name(
+    method: str, cases: int, seed: int, spatial_size: int, iterations: int, change: str | Sequence[str] = ""
+) -> str:
+    """Name of a result: ``acdc3_96_3000_semsim_minus+regions_2_seed0``."""
+    applied = "".join(f"+{c}" for c in _as_list(change))
+    return f"acdc{cases}_{spatial_size}_{iterations}_{method}{applied}_seed{seed}"
+
+
+def _as_list(change: str | Sequence[str]) -> list[str]:
+    return [c for c in (change.split("+") if isinstance(change, str) else change) if c]
+
+
+def train(
+    data: str,
+    method: str,
+    cases: int = 3,
+    seed: int = 0,
+    spatial_size: int = 96,
+    iterations: int = 3000,
+    change: str = "",
+    work: str = "",
+    results: str = "",
+    minutes: float = 0,
+    batch_size: int = 8,
+) -> None:
+    """Train one method and write its result; goes on with an interrupted training of the same name.
+
+    Args:
+        data: folder with ``images`` and ``labels``.
+        method: labelled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
+        cases: labelled patients: 1, 3 or 7.
+        seed: of initialisation, batches and augmentation.
+        spatial_size: pixels a side.
+        iterations: steps, rounded up to whole passes over the unlabelled slices.
+        change: names in configs/changes.yaml, joined by ``+``.
+        work: folder for the trainings; default ``benchmarks/runs``.
+        results: folder for the result; default ``benchmarks/results/accuracy``.
+        minutes: stop after so many, to be resumed; 0: no limit.
+        batch_size: slices of either stream.
+    """
+    if method not in METHODS:
+        raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
+    applied = _as_list(change)
+    unknown = [c for c in applied if c not in changes()]
+    if unknown:
+        raise SystemExit(f"--change: {unknown[0]} does not stand in benchmarks/configs/changes.yaml.")
+    name = run_name(method, cases, seed, spatial_size, iterations, applied)
+    folder = (Path(work) if work else ROOT / "benchmarks" / "runs").resolve() / name
+    result = (Path(results) if results else RESULTS) / f"{name}.json"
+    if result.exists():
+        print(f"{result} exists; nothing to do.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    make_datalist(data, cases, folder / "datalist.json")
+    _note_start(folder)
+    settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
+    for c in applied:
+        settings |= changes()[c]
+    files = ["configs/train.yaml", str(CONFIGS / "accuracy.yaml"), *(f"configs/{m}.yaml" for m in METHODS[method])]
+    args = ["training", "--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
+    args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
+    args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    with (folder / "output.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "monai.bundle", "run", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait(timeout=60 * minutes if minutes else None)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            raise Unfinished(name) from None
+        except BaseException:
+            process.kill()
+            raise
+    if code:
+        tail = "\n".join((folder / "output.log").read_text(errors="replace").splitlines()[-5:])
+        raise SystemExit(f"{name}: training failed with exit code {code}, see {folder / 'output.log'}:\n{tail}")
+    command = f"python benchmarks/accuracy.py train --data DIR --method {method} --cases {cases} --seed {seed} "
+    command += f"--spatial_size {spatial_size} --iterations {iterations}"
+    command += f" --change {'+'.join(applied)}" if applied else ""
+    command += f" --batch_size {batch_size}" if batch_size != 8 else ""
+    record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
+    record |= {"spatial_size": spatial_size, "iterations": iterations, "command": command}
+    result.parent.mkdir(parents=True, exist_ok=True)
+    part = result.with_suffix(".part")
+    part.write_text(_compact(record))
+    part.replace(result)
+    print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
+
+
+def _note_start(folder: Path) -> None:
+    """Remember which commit each part of a training ran on."""
+    path = folder / "starts.json"
+    starts = json.loads(path.read_text()) if path.exists() else []
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no", "--", "bundle", "benchmarks/configs"))
+    starts.append({"commit": git("rev-parse", "HEAD"), "changed": dirty})
+    path.write_text(json.dumps(starts))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _number(text: str) -> float | None:
+    return round(float(text), 5) if text else None
+
+
+def _scores(folders: Sequence[Path]) -> dict[str, Any]:
+    """Means over evaluations of the scores of every case and class."""
+    tables = [_rows(folder / "scores.csv") for folder in folders]
+    names = list(dict.fromkeys(row["class"] for row in tables[0]))
+    cases: dict[str, dict[str, list[float | None]]] = {}
+    for number, row in enumerate(tables[0]):
+        for metric in METRICS:
+            values = [v for table in tables if (v := _number(table[number][metric])) is not None]
+            mean = round(float(np.mean(values)), 5) if values else None
+            cases.setdefault(row["case"], {}).setdefault(metric, []).append(mean)
+    per_class = {
+        name: {m: _mean(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)
+    }
+    return {
+        "epochs": [int(folder.name.split("_")[1]) for folder in folders],
+        "mean": {m: _mean(row[m] for row in per_class.values()) for m in METRICS},
+        "classes": per_class,
+        "per_case": cases,
+        "distance_unit": tables[0][0]["unit"],
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return round(float(np.mean(known)), 5) if known else float("nan")
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """What a finished training left, as the body of its result."""
+    settings = json.loads((folder / "training.json").read_text())
+    log = _rows(folder / "training_log.csv")
+    curve = _rows(folder / "validation_log.csv")
+    evaluated = sorted((folder / "validations").iterdir(), key=lambda p: int(p.name.split("_")[1]))
+    best = max(curve, key=lambda row: float(row["mean_dice"]))["epoch"]
+    starts = json.loads((folder / "starts.json").read_text())
+    record: dict[str, Any] = {
+        "labelled_cases": settings["labeled_cases"],
+        "class_names": settings["class_names"],
+        "steps": int(log[-1]["iteration"]),
+        "steps_per_epoch": settings["steps_per_epoch"],
+        "commit": sorted({s["commit"] for s in starts}),
+        "changed_since_commit": any(s["changed"] for s in starts),
+        "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
+        "machine": f"{platform.machine()}, python {platform.python_version()}",
+        "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
+        "last": _scores(evaluated[-1:]),
+        "mean_of_last_five": _scores(evaluated[-5:]),
+        "best_on_validation": _scores([folder / "validations" / f"epoch_{best}"]),
+    }
+    shown = [k for k in log[-1] if k.startswith(("loss", "mask", "agreement", "pseudo"))]
+    record["training_curve"] = {k: [_number(row[k]) for row in log] for k in ("iteration", *shown)}
+    record["validation_curve"] = {k: [_number(row[k]) for row in curve] for k in curve[0]}
+    return record
+
+
+def _compact(record: Mapping[str, Any]) -> str:
+    """JSON with lists of numbers on one line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text) + "\n"
+
+
+def queue(
+    plan: str, data: str, work: str = "", results: str = "", jobs: int = 2, threads: int = 1, minutes: float = 150
+) -> None:
+    """Work through a list of trainings, those without a result yet, for a limited time.
+
+    Args:
+        plan: YAML list of arguments of ``train``; ``seed``, ``method``, ``cases`` and ``change`` may be lists.
+        data: as for ``train``.
+        work: as for ``train``.
+        results: as for ``train``.
+        jobs: trainings at a time.
+        threads: CPU threads of each.
+        minutes: no training runs longer than until then; call again to go on.
+    """
+    end = time.monotonic() + 60 * minutes
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    common = {"data": data, "work": work, "results": results}
+
+    def one(run: Mapping[str, Any]) -> bool:
+        left = (end - time.monotonic()) / 60
+        if left < 0.5:
+            return False
+        args = [f"--{k}={v}" for k, v in ({**common, **run, "minutes": round(left, 2)}).items() if v != ""]
+        return subprocess.run([sys.executable, __file__, "train", *args], env=env).returncode == 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        done = list(pool.map(one, expand(yaml.safe_load(Path(plan).read_text()))))
+    print(f"{sum(done)} of {len(done)} done.")
+    if not all(done):
+        raise SystemExit(1)
+
+
+def expand(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One dictionary a training from the entries of a plan, whose lists are multiplied out."""
+    runs: list[dict[str, Any]] = []
+    for entry in plan:
+        expanded: list[dict[str, Any]] = [{}]
+        for key, value in entry.items():
+            values = value if isinstance(value, list) else [value]
+            expanded = [{**run, key: v} for run in expanded for v in values]
+        runs += expanded
+    return runs
+
+
+def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
+    """Results, in the order of METHODS, changes and seeds."""
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    order = list(METHODS)
+    return sorted(records, key=lambda r: (r["cases"], order.index(r["method"]), r["change"], r["seed"]))
+
+
+def per_patient(record: Mapping[str, Any], which: str = "last", metric: str = "dice") -> dict[str, float]:
+    """Mean of a patient's frames and classes."""
+    patients: dict[str, list[float | None]] = {}
+    for case, scores in record[which]["per_case"].items():
+        patients.setdefault(case.split("_")[0], []).extend(scores[metric])
+    return {patient: _mean(values) for patient, values in patients.items()}
+
+
+def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], which: str) -> dict[str, Any]:
+    """Difference in Dice, second less first, over the seeds that both have: patient by patient, mean over seeds.
+
+    Returns:
+        ``mean``, the 95 % interval ``low`` to ``high`` of Student's t over patients, ``seeds``, the difference of each
+        seed, and ``verdict``: ahead, behind, or tie where the interval holds zero.
+    """
+    from scipy.stats import ttest_1samp
+
+    by_seed = [{r["seed"]: per_patient(r, which) for r in group} for group in (first, second)]
+    seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
+    patients = sorted(by_seed[0][seeds[0]])
+    table = np.array([[by_seed[1][s][p] - by_seed[0][s][p] for p in patients] for s in seeds])
+    interval = ttest_1samp(table.mean(axis=0), 0.0).confidence_interval(0.95)
+    low, high = float(interval.low), float(interval.high)
+    verdict = "tie" if low <= 0 <= high else "ahead" if low > 0 else "behind"
+    return {
+        "mean": float(table.mean()),
+        "low": low,
+        "high": high,
+        "seeds": table.mean(axis=1).tolist(),
+        "patients": len(patients),
+        "verdict": verdict,
+    }
+
+
+def label(record: Mapping[str, Any]) -> str:
+    """How tables call a method and its changes."""
+    return " + ".join([record["method"], *record["change"]])
+
+
+def groups_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Results of one label, over seeds."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(label(record), []).append(record)
+    return groups
+
+
+def _over_seeds(group: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], digits: int) -> str:
+    values = [value(r) for r in group]
+    text = f"{np.mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(*results: str, against: str = "") -> None:
+    """Print Markdown tables of results of one protocol: scores over seeds, and paired differences.
+
+    Args:
+        results: files of ``train``.
+        against: label that every other one is compared with; default: the one before it.
+    """
+    print("\n".join(table_lines(load(results), against)))
+
+
+def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list[str]:
+    """The lines of ``table``."""
+    names = records[0]["class_names"][1:]
+    unit = records[0]["last"]["distance_unit"]
+    groups = groups_of(records)
+    head = ["method", "seeds", *names, "mean Dice, last iteration", "mean of last five", "best on validation"]
+    lines = ["| " + " | ".join([*head, f"95HD ({unit}), last"]) + " |", "|---" * (len(head) + 1) + "|"]
+    for name, group in groups.items():
+        cells = [name, str(len(group))]
+        cells += [f"{np.mean([r['last']['classes'][c]['dice'] for r in group]):.3f}" for c in names]
+        cells += [_over_seeds(group, lambda r, w=which: r[w]["mean"]["dice"], 3) for which in EVALUATIONS]  # type: ignore[misc]
+        cells.append(_over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1))
+        lines.append("| " + " | ".join(cells) + " |")
+    pairs = list(zip(groups, list(groups)[1:]))
+    if against:
+        pairs = [(against, name) for name in groups if name != against]
+    rows = []
+    for first, second in pairs:
+        if not {r["seed"] for r in groups[first]} & {r["seed"] for r in groups[second]}:
+            continue
+        cells = []
+        for which in EVALUATIONS[:2]:
+            d = paired(groups[first], groups[second], which)
+            cells.append(f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}")
+        seeds = ", ".join(f"{s:+.3f}" for s in paired(groups[first], groups[second], "last")["seeds"])
+        rows.append(f"| {second} | {first} | {' | '.join(cells)} | {seeds} |")
+    if rows:
+        lines += ["", "| method | against | Dice, last iteration | Dice, mean of last five | each seed, last |"]
+        lines += ["|---|---|---|---|---|", *rows]
+    return lines
+
+
+if __name__ == "__main__":
+    import fire
+
+    try:
+        fire.Fire({"train": train, "queue": queue, "table": table})
+    except Unfinished as unfinished:
+        raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None
