@@ -249,9 +249,25 @@ def test_several_views_are_weighted():
     )
 
 
-def test_unknown_mask_source_is_refused():
+def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="decoder or own"):
         SemSimLoss(num_classes=4, mask_source="teacher")
+    with pytest.raises(ValueError, match="own, decoder or mean"):
+        SemSimLoss(num_classes=4, target="teacher")
+
+
+def test_targets_of_the_similarity_terms():
+    """Where decoder and features disagree on the weak view, `target` says who is believed."""
+    student, weak, label = separable()
+    turned = Output({"weak": weak.logits["weak"].flip(1) / 30 * 4}, weak.features)  # the decoder: another class, surely
+
+    def loss(target, **kwargs):
+        return SemSimLoss(num_classes=4, target=target, threshold=0.5, **kwargs)(student, label, turned)
+
+    assert loss("own")["loss_cross"] < 0.01 < 1 < loss("decoder")["loss_cross"]
+    # the mean of the three: p_w and p_w1 hold by the decoder, p_w2 alone by the prototypes
+    assert loss("mean")["loss_cross"] > 1
+    assert loss("mean", lambda_intra=0.0, prototype_temperature=0.05)["loss_cross"] < 0.01
 
 
 def test_views_are_known_and_count():

@@ -13,7 +13,7 @@ from scripts.errors import InputError
 from scripts.loaders import TwoStreamLoader
 from scripts.losses import SemSimLoss
 from scripts.network import SemSimNet
-from scripts.trainer import SemSimTrainer
+from scripts.trainer import SemSimTrainer, Teacher
 from scripts.transforms import RandCutMix
 from torch.optim.lr_scheduler import PolynomialLR
 
@@ -42,7 +42,18 @@ class Slices(torch.utils.data.Dataset):
         return {**item, "image_strong_1": one, "image_strong_2": two}
 
 
-def make(*, fusion="conv", epochs=1, loss=None, sure=0.0, use_unlabeled=True, batch_size=4, handlers=(), **kwargs):
+def make(
+    *,
+    fusion="conv",
+    epochs=1,
+    loss=None,
+    sure=0.0,
+    use_unlabeled=True,
+    batch_size=4,
+    handlers=(),
+    teacher=None,
+    **kwargs,
+):
     """Trainer, network, optimizer on 8 labelled and 8 unlabelled slices; a threshold that everything passes."""
     torch.manual_seed(0)
     network = SemSimNet(fusion=fusion)
@@ -56,6 +67,7 @@ def make(*, fusion="conv", epochs=1, loss=None, sure=0.0, use_unlabeled=True, ba
         optimizer=optimizer,
         loss_function=SemSimLoss(num_classes=4, threshold=sure, **(loss or {})),
         train_handlers=list(handlers) or None,
+        teacher=Teacher(network, **(teacher or {})),
         **{"cutmix": RandCutMix(prob=1.0), **kwargs},
     )
     return trainer, network, optimizer
@@ -114,8 +126,8 @@ def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
     """The weak view enters neither the graph nor, unless asked to, the running statistics."""
     seen = {}
     for mode in ("evaluation", "training"):
-        trainer, network, _ = make(weak_batch_norm=mode, cutmix=None)
-        weak = trainer.weak_network
+        trainer, network, _ = make(teacher={"batch_norm": mode}, cutmix=None)
+        weak = trainer.teacher.network
         assert weak.training == (mode == "training") and network.training
         logits = []
         weak.register_forward_hook(lambda _m, _i, out, logits=logits: logits.append(out.logits["weak"]))
@@ -125,7 +137,64 @@ def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
         assert network.training, "no switching of modes in mid-step"
     assert seen == {"evaluation": 2, "training": 4}
     with pytest.raises(ValueError, match="evaluation or training"):
-        make(weak_batch_norm="frozen")
+        make(teacher={"batch_norm": "frozen"})
+
+
+def test_a_moving_average_makes_the_pseudo_labels():
+    """After n steps it is decay^(n-1) w_1 + ... of the weights; validation and saved weights stay the student's."""
+    trainer, network, _ = make(teacher={"ema_decay": 0.9}, epochs=2)
+    seen = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: seen.append(network.backbone.final_conv.weight.detach().clone())
+    )
+    trainer.run()
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    average = trainer.teacher.network.backbone
+    torch.testing.assert_close(average.final_conv.weight, expected)
+    mean = average.conv_0.conv_0.adn.N.running_mean
+    assert not torch.equal(mean, network.backbone.conv_0.conv_0.adn.N.running_mean), "statistics are averaged, too"
+    with pytest.raises(ValueError, match="ema_decay should be at least 0 and below 1, received 1"):
+        make(teacher={"ema_decay": 1})
+
+
+def test_the_unlabelled_terms_warm_up():
+    trainer, _, _ = make(unlabeled_warmup=0.5, epochs=4)  # 8 steps, 4 of them warm up
+    weights = []
+
+    def note(engine):
+        s = engine.state.scalars
+        rest = 0.5 * s["loss_u"] + 0.25 * (s["loss_intra"] + s["loss_cross"])
+        weights.append((2 * s["loss"] - s["loss_s"]) / rest)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+    trainer.run()
+    rising = [math.exp(-5 * (1 - k / 4) ** 2) for k in range(1, 5)]
+    assert weights == pytest.approx(rising + [1.0] * 4, abs=1e-5)
+    with pytest.raises(ValueError, match="expected 0 to 1, received 2"):
+        make(unlabeled_warmup=2)
+
+
+def test_boxes_of_labelled_images_bring_their_labels():
+    """With every box wholly from labelled images, L_u is supervised: right labels make it small, whatever p_w says."""
+    trainer, network, _ = make(
+        cutmix=RandCutMix(prob=1.0, area=(1.0, 1.0), aspect=(1.0, 1.0), labeled_share=1.0),
+        loss={"lambda_intra": 0.0, "lambda_cross": 0.0, "perturb": ()},
+        sure=2.0,  # no pseudo-label counts
+        fusion="none",
+    )
+    seen = {}
+
+    def look(_module, args, out):
+        seen.update(images=args[0], logits=out.logits["strong_1"].detach())
+
+    network.register_forward_hook(look)
+    trainer.run()
+    scalars = trainer.state.scalars
+    assert scalars["mask_u"] == 0 and scalars["loss_u"] > 0
+    labelled = {tuple(x.flatten()[:5].tolist()) for x in trainer.data_loader.labeled.dataset.images[:, 0]}
+    assert {tuple(x.flatten()[:5].tolist()) for x in seen["images"]["strong_1"]} <= labelled
 
 
 @pytest.mark.parametrize("fusion", ["sfm", "conv"])
@@ -155,7 +224,7 @@ def resumable(folder, resume, *, epochs=4, stop=None, **settings):
     rates = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
-    parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule}
+    parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "teacher": trainer.teacher}
     ResumeFrom(resume, str(folder), parts, "cpu").attach(trainer)
     ResumeCheckpoint(str(folder), parts).attach(trainer)
     if stop:
@@ -191,10 +260,15 @@ def test_resuming_from_an_older_file_keeps_what_it_writes(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resume_checkpoint_4.pt", "resume_checkpoint_5.pt"]
 
 
-@pytest.mark.parametrize("overlay", ["semsim", "fixmatch", "labeled_only"])
+@pytest.mark.parametrize("overlay", ["semsim", "moving average", "fixmatch", "labeled_only"])
 def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
     settings = {
         "semsim": {},
+        "moving average": {
+            "teacher": {"ema_decay": 0.9},
+            "unlabeled_warmup": 0.5,
+            "cutmix": RandCutMix(prob=1.0, labeled_share=0.5),
+        },
         "fixmatch": {"fusion": "none", "loss": {"lambda_intra": 0.0, "lambda_cross": 0.0, "perturb": ()}},
         "labeled_only": {"fusion": "none", "loss": NO_SEMI, "use_unlabeled": False},
     }[overlay]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from .network import Output, Streams, resize
 from .similarity import (
+    Prototypes,
     agreement,
     class_prototypes,
     cross_log_probabilities,
     cross_similarity,
     merge_regions,
+    nearest,
     refine,
 )
 from .transforms import CutMix
@@ -84,6 +87,7 @@ class SemSimLoss(nn.Module):
         prototype_gradient: bool = True,
         uncertainty_scale: float = 10.0,
         uncertainty_divergence: str = "softmax",
+        target: str = "own",
     ) -> None:
         """
         Args:
@@ -104,11 +108,16 @@ class SemSimLoss(nn.Module):
             prototype_gradient: whether L_cross also moves the prototypes.
             uncertainty_scale: r (paper: 1000).
             uncertainty_divergence: ``softmax``, or ``cosine`` (literal).
+            target: pseudo-labels of the similarity terms: each its ``own`` refined prediction of the weak view (paper),
+                the ``decoder``'s, or the ``mean`` of all that the step computes.
 
         Raises:
-            ValueError: unknown ``mask_source``, view or perturbed view.
+            ValueError: unknown ``mask_source``, ``target``, view or perturbed view.
         """
         super().__init__()
+        if target not in ("own", "decoder", "mean"):
+            raise ValueError(f"target should be own, decoder or mean, received {target!r}.")
+        self.target = target
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
         if unknown:
@@ -154,7 +163,12 @@ class SemSimLoss(nn.Module):
         return Streams(decode=("weak",), fuse=("weak",) if fuse else ())
 
     def forward(
-        self, student: Output, label: Tensor, weak: Output | None = None, mixes: Mapping[str, CutMix] | None = None
+        self,
+        student: Output,
+        label: Tensor,
+        weak: Output | None = None,
+        mixes: Mapping[str, CutMix] | None = None,
+        unlabeled_weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -162,6 +176,7 @@ class SemSimLoss(nn.Module):
             label: class indices of the labelled images, ``(B, 1, *spatial)``.
             weak: logits and features of ``weak``, without gradient; ``None`` trains on labels alone.
             mixes: CutMix of each view that has one; pseudo-labels are pasted with the same boxes.
+            unlabeled_weight: factor of every term but L_s, for a warm-up.
 
         Returns:
             scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
@@ -174,81 +189,121 @@ class SemSimLoss(nn.Module):
         total = terms["loss_s"]
         shares = {"label": label}
         if weak is not None:
-            # hard pseudo-labels, no gradient: p_w is a target and nothing else
-            p_w = full(weak.logits["weak"].detach()).softmax(dim=1)
-            confidence, pseudo = p_w.max(dim=1)
-            shares["pseudo"] = pseudo
-            if weak.features:
-                p_w = resize(p_w, weak.features["weak"].shape[2:])  # I(p_w)
+            prototypes = self._prototypes(student, label) if self.lambda_cross > 0 else None
+            targets = self._targets(weak, prototypes)
+            shares["pseudo"] = targets["u"].pseudo
             if self.lambda_u > 0:
-                terms.update(self._consistency(student, pseudo, confidence, mixes))
-                total = total + self.lambda_u * terms["loss_u"]
+                terms.update(self._consistency(student, targets["u"], label, mixes))
+                total = total + unlabeled_weight * self.lambda_u * terms["loss_u"]
             if self.lambda_intra > 0:
-                terms.update(self._intra(student, weak, p_w, mixes.get("strong_1")))
-                total = total + self.lambda_intra * terms["loss_intra"]
-            if self.lambda_cross > 0:
-                terms.update(self._cross(student, weak, p_w, label, mixes.get("strong_2")))
-                total = total + self.lambda_cross * terms["loss_cross"]
+                terms.update(self._intra(student, targets["intra"], label, mixes))
+                total = total + unlabeled_weight * self.lambda_intra * terms["loss_intra"]
+            if prototypes is not None:
+                terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
+                total = total + unlabeled_weight * self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
             counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)
             terms.update({f"{name}_{c}": counts[c] / values.numel() for c in range(self.num_classes)})
         return {"loss": 0.5 * total, **terms}
 
+    def _prototypes(self, student: Output, label: Tensor) -> Prototypes:
+        """G of the labelled images, eq. 7 and 8."""
+        features = full(student.features["labeled"])
+        return class_prototypes(features, label[:, 0], num_classes=self.num_classes, regions=self.regions)
+
+    @torch.no_grad()
+    def _targets(self, weak: Output, prototypes: Prototypes | None) -> dict[str, Target]:
+        """Hard pseudo-labels of each term and where they count: p_w, p_w1 and p_w2 are targets and nothing else."""
+        decoded = full(weak.logits["weak"]).softmax(dim=1)
+        p = {"u": decoded}
+        sources = dict(p)  # whose confidence counts
+        if weak.features:
+            features = full(weak.features["weak"])
+            small = resize(decoded, features.shape[2:])  # I(p_w)
+            if self.lambda_intra > 0:
+                p["intra"] = refine(features, small, **self.affinity)
+            if prototypes is not None:
+                p["cross"] = self._described(features, prototypes)[1].exp()
+            sources |= {term: small if self.mask_source == "decoder" else p[term] for term in p if term != "u"}
+            if self.target == "decoder":
+                p |= {term: small for term in p if term != "u"}
+            elif self.target == "mean":
+                refined = [p[term] for term in p if term != "u"]
+                p["u"] = mean([decoded, *(resize(r, decoded.shape[2:]) for r in refined)])
+                p |= {term: mean([small, *refined]) for term in p if term != "u"}
+        return {t: Target(p[t].argmax(dim=1), sources[t].amax(dim=1) >= self.threshold) for t in p}
+
+    def _described(self, features: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
+        """Eq. 9: cosines with the prototypes by sub-region, and log p_cr ``(B, K, *spatial)``."""
+        similarity = cross_similarity(features, prototypes, regions=self.regions)
+        log_p = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
+        return similarity, merge_regions(log_p, self.regions, features.shape[2:])
+
     def _consistency(
-        self, student: Output, pseudo: Tensor, confidence: Tensor, mixes: Mapping[str, CutMix]
+        self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]
     ) -> dict[str, Tensor]:
         """L_u, eq. 1: every view against the weak view's pseudo-label, where that is confident."""
         losses = []
         for view, weight in self.views.items():
-            target, sure = paste(mixes.get(view), pseudo, confidence >= self.threshold)
-            losses.append(weight * masked_dice(full(student.logits[view]).softmax(dim=1), target, sure))
-        return {"loss_u": torch.stack(losses).sum(), "mask_u": (confidence >= self.threshold).float().mean()}
+            pasted = target.paste(mixes.get(view), label)
+            p_s = full(student.logits[view]).softmax(dim=1)
+            losses.append(weight * masked_dice(p_s, pasted.pseudo, pasted.sure))
+        return {"loss_u": torch.stack(losses).sum(), "mask_u": target.sure.float().mean()}
 
-    def _sure(self, p_w: Tensor, own: Tensor) -> Tensor:
-        """Where a similarity term counts: by the decoder's confidence in I(p_w), or by its own."""
-        return (p_w.amax(dim=1) if self.mask_source == "decoder" else own) >= self.threshold
-
-    def _intra(self, student: Output, weak: Output, p_w: Tensor, mix: CutMix | None) -> dict[str, Tensor]:
+    def _intra(self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]) -> dict[str, Tensor]:
         """L_intra, eq. 4 to 6: x_s1's prediction rectified by its own affinities against the weak view's."""
-        with torch.no_grad():
-            p_w1 = refine(full(weak.features["weak"].detach()), p_w, **self.affinity)
-        own, pseudo = p_w1.max(dim=1)
-        target, mask = paste(mix, pseudo, self._sure(p_w, own))
+        target = target.paste(mixes.get("strong_1"), label)
         features = full(student.features["strong_1"])
         p_s = resize(full(student.logits["strong_1"]).softmax(dim=1), features.shape[2:])
         p_in = refine(features, p_s, **self.affinity)
-        return {"loss_intra": masked_dice(p_in, target, mask), "mask_intra": mask.float().mean()}
+        return {
+            "loss_intra": masked_dice(p_in, target.pseudo, target.sure),
+            "mask_intra": target.sure.float().mean(),
+        }
 
     def _cross(
-        self, student: Output, weak: Output, p_w: Tensor, label: Tensor, mix: CutMix | None
+        self, student: Output, prototypes: Prototypes, target: Target, label: Tensor, mixes: Mapping[str, CutMix]
     ) -> dict[str, Tensor]:
         """L_cross, eq. 7 to 13: x_s2 described by the labelled images' classes against the weak view so described."""
-        prototypes = class_prototypes(
-            full(student.features["labeled"]), label[:, 0], num_classes=self.num_classes, regions=self.regions
-        )
-        features = full(student.features["strong_2"])
-        size = features.shape[2:]
-        with torch.no_grad():
-            similarity = cross_similarity(
-                full(weak.features["weak"].detach()), prototypes.detach(), regions=self.regions
-            )
-            log_w = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
-            own, pseudo = merge_regions(log_w, self.regions, size).exp().max(dim=1)
-        target, mask = paste(mix, pseudo, self._sure(p_w, own))
-
+        target = target.paste(mixes.get("strong_2"), label)
         keys = prototypes if self.prototype_gradient else prototypes.detach()
-        similarity = cross_similarity(features, keys, regions=self.regions)
-        log_cr = merge_regions(cross_log_probabilities(similarity, keys.present, **self.pooling), self.regions, size)
+        features = full(student.features["strong_2"])
+        similarity, log_cr = self._described(features, keys)
         weight = agreement(similarity, keys.present, **self.weighting).unsqueeze(-1)
-        weight = merge_regions(weight, self.regions, size)[:, 0]
-        entropy = -log_cr.gather(1, target.unsqueeze(1))[:, 0]
+        weight = merge_regions(weight, self.regions, features.shape[2:])[:, 0]
+        entropy = -log_cr.gather(1, target.pseudo.unsqueeze(1))[:, 0]
         return {
-            "loss_cross": (entropy * mask * weight).mean(),
-            "mask_cross": mask.float().mean(),
+            "loss_cross": (entropy * target.sure * weight).mean(),
+            "mask_cross": target.sure.float().mean(),
             "agreement": weight.mean(),
         }
 
 
-def paste(mix: CutMix | None, *maps: Tensor) -> tuple[Tensor, ...]:
-    """Paste pseudo-labels and masks with the boxes that their view was mixed with."""
-    return maps if mix is None else tuple(mix(m) for m in maps)
+def mean(tensors: Sequence[Tensor]) -> Tensor:
+    """Mean of tensors of one shape."""
+    return torch.stack(list(tensors)).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Pseudo-labels of unlabelled images.
+
+    Attributes:
+        pseudo: class indices ``(B, *spatial)``.
+        sure: which of them count, ``(B, *spatial)`` bool.
+    """
+
+    pseudo: Tensor
+    sure: Tensor
+
+    def paste(self, mix: CutMix | None, label: Tensor) -> Target:
+        """With the boxes that a view was mixed with.
+
+        Args:
+            mix: boxes and partners; ``None`` for none.
+            label: true labels of the labelled images ``(J, 1, *)`` of any resolution, which always count.
+        """
+        if mix is None:
+            return self
+        true = nearest(label, self.pseudo.shape[1:])
+        return Target(mix(self.pseudo, true), mix(self.sure, torch.ones_like(true, dtype=torch.bool)))

@@ -180,6 +180,11 @@ def merge_regions(x: Tensor, regions: int, size: Sequence[int]) -> Tensor:
     return departition(x, [regions] * len(size), [-(-n // regions) for n in size], size)
 
 
+def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Class indices ``(J, 1, *)`` resized to ``(J, *size)`` by nearest, pixel centres aligned."""
+    return F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
+
+
 @dataclass(frozen=True)
 class Prototypes:
     """Class prototypes of a labelled batch (eq. 7, 8).
@@ -217,10 +222,9 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
             f"labels should be (J, *spatial) for features (J, D, *spatial), received {tuple(labels.shape)} and "
             f"{tuple(features.shape)}."
         )
-    small = F.interpolate(labels[:, None].to(features.dtype), size=features.shape[2:], mode="nearest-exact")[
-        :, 0
-    ].long()
-    one_hot = F.one_hot(small, num_classes).movedim(-1, 1).to(features.dtype)  # (J, K, *spatial)
+    one_hot = (
+        F.one_hot(nearest(labels[:, None], features.shape[2:]), num_classes).movedim(-1, 1).to(features.dtype)
+    )  # (J, K, *spatial)
     members = split_regions(one_hot, regions)  # (J, R, L, K)
     total = members.transpose(2, 3) @ split_regions(features, regions)  # (J, R, K, D)
     count = members.sum(dim=2).unsqueeze(-1)  # (J, R, K, 1)

@@ -19,6 +19,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .errors import InputError
 from .loaders import TwoStreamLoader, seed_everything
@@ -32,9 +33,55 @@ def twin(network: nn.Module) -> nn.Module:
 
     So the weak view runs in evaluation mode while the student stays in training mode, and no step switches modes.
     """
-    base = network.module if isinstance(network, DistributedDataParallel) else network
+    base = unwrapped(network)
     shared = {id(t): t for t in itertools.chain(base.parameters(), base.buffers())}
     return copy.deepcopy(base, shared)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, where it is in DistributedDataParallel."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+class Teacher:
+    """The network that predicts the weak view: the student itself (paper), or a moving average of its weights."""
+
+    def __init__(self, network: nn.Module, *, ema_decay: float = 0.0, batch_norm: str = "evaluation") -> None:
+        """
+        Args:
+            network: the student, already on its device.
+            ema_decay: share of the old average kept in each step, in [0, 1); 0: the student itself.
+            batch_norm: ``evaluation`` (running statistics) or ``training`` (the weak batch's own statistics, which also
+                enter the running ones).
+
+        Raises:
+            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range.
+        """
+        if batch_norm not in ("evaluation", "training"):
+            raise ValueError(f"weak_batch_norm should be evaluation or training, received {batch_norm!r}.")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
+        self.average: AveragedModel | None = None
+        if ema_decay:
+            average = get_ema_multi_avg_fn(ema_decay)
+            self.average = AveragedModel(unwrapped(network), multi_avg_fn=average, use_buffers=True)
+        self.student = network
+        self.network = self.average.module if self.average is not None else twin(network)
+        self.network.train(batch_norm == "training")
+
+    def update(self) -> None:
+        """Take in the student's weights after a step."""
+        if self.average is not None:
+            self.average.update_parameters(unwrapped(self.student))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, for the resume checkpoint; empty where the student is its own teacher."""
+        return {} if self.average is None else self.average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the average of an earlier process."""
+        if self.average is not None:
+            self.average.load_state_dict(state)
 
 
 class SemSimTrainer(SupervisedTrainer):
@@ -64,7 +111,8 @@ class SemSimTrainer(SupervisedTrainer):
         loss_function: SemSimLoss,
         *,
         cutmix: RandCutMix | None = None,
-        weak_batch_norm: str = "evaluation",
+        teacher: Teacher | None = None,
+        unlabeled_warmup: float = 0.0,
         non_blocking: bool = False,
         inferer: Inferer | None = None,
         postprocessing: Transform | None = None,
@@ -84,18 +132,21 @@ class SemSimTrainer(SupervisedTrainer):
             optimizer: of its parameters.
             loss_function: the terms; it also says which streams are computed.
             cutmix: draws the boxes; ``None`` for no CutMix.
-            weak_batch_norm: ``evaluation`` (running statistics) or ``training`` (the weak batch's own statistics, which
-                also enter the running ones).
+            teacher: predicts the weak view; ``None``: the student itself in evaluation mode.
+            unlabeled_warmup: share of the training over which the unlabelled terms rise from nothing to their weights,
+                as exp(-5 (1 - t)^2); 0: none (paper).
             inferer: calls the network on the student's streams; it has to pass a mapping through.
             non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, amp, amp_kwargs,
             decollate: as in MONAI's ``SupervisedTrainer``. ``amp`` works on CPU (bfloat16) as well.
 
         Raises:
-            ValueError: unknown ``weak_batch_norm``.
+            ValueError: ``unlabeled_warmup`` out of [0, 1].
             InputError: similarity terms with a network that has no fusion.
         """
-        if weak_batch_norm not in ("evaluation", "training"):
-            raise ValueError(f"weak_batch_norm should be evaluation or training, received {weak_batch_norm!r}.")
+        if not 0 <= unlabeled_warmup <= 1:
+            raise ValueError(
+                f"unlabeled_warmup is a share of the training: expected 0 to 1, received {unlabeled_warmup}."
+            )
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -113,10 +164,10 @@ class SemSimTrainer(SupervisedTrainer):
             amp_kwargs=amp_kwargs,
             decollate=decollate,
         )
-        self.cutmix = cutmix
+        self.cutmix, self.unlabeled_warmup = cutmix, unlabeled_warmup
         network.train()
-        self.weak_network = twin(network).train(weak_batch_norm == "training")
-        if loss_function.student_streams().fuse and getattr(self.weak_network, "fusion", None) is None:
+        self.teacher = teacher or Teacher(network)
+        if loss_function.student_streams().fuse and getattr(self.teacher.network, "fusion", None) is None:
             raise InputError(
                 "The network has `fusion: none`, with which there are no similarity terms: expected sfm, sfm_light or "
                 "conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
@@ -148,7 +199,7 @@ class SemSimTrainer(SupervisedTrainer):
         student, weak, mixes = self._forward(labeled["image"], unlabeled)
         engine.state.output[Keys.PRED] = student.logits["labeled"]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        scalars = self.loss_function(student, labeled["label"], weak, mixes)  # in float32
+        scalars = self.loss_function(student, labeled["label"], weak, mixes, self._unlabeled_weight())  # in float32
         loss = scalars[Keys.LOSS]
         engine.state.output[Keys.LOSS] = loss
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -165,10 +216,16 @@ class SemSimTrainer(SupervisedTrainer):
             loss.backward()
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
             engine.optimizer.step()
+        self.teacher.update()
         engine.state.output.update(values)
         engine.state.scalars = values
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def _unlabeled_weight(self) -> float:
+        """Weight of the unlabelled terms at this step, in (0, 1]."""
+        length = self.unlabeled_warmup * self.state.max_epochs * self.state.epoch_length
+        return math.exp(-5 * (1 - self.state.iteration / length) ** 2) if self.state.iteration < length else 1.0
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
@@ -184,15 +241,15 @@ class SemSimTrainer(SupervisedTrainer):
             image_u_weak = unlabeled["image"]
             # a context of its own: weights cast without gradient must not be reused for the student
             with torch.no_grad(), self._autocast():
-                weak = self.weak_network({"weak": image_u_weak}, self.loss_function.weak_streams())
+                weak = self.teacher.network({"weak": image_u_weak}, self.loss_function.weak_streams())
             for view in views:
                 if view == "weak_perturbed":
                     images[view] = image_u_weak
                     continue
                 images[view] = unlabeled[f"image_{view}"]
                 if self.cutmix is not None:
-                    mixes[view] = self.cutmix(image_u_weak)
-                    images[view] = mixes[view](images[view])
+                    mixes[view] = self.cutmix(image_u_weak, len(image_l))
+                    images[view] = mixes[view](images[view], image_l)
         with self._autocast():
             student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes

@@ -218,18 +218,21 @@ class CheckVolumed(Transform):
 
 @dataclass(frozen=True)
 class CutMix:
-    """Boxes to be filled from a partner image of the same batch: the part of A_s that needs the whole batch.
+    """Boxes to be filled from a partner image: the part of A_s that needs the whole batch.
 
     Attributes:
         box: ``(B, 1, *spatial)`` bool, true where the partner shows.
-        partner: ``(B,)`` index of the partner.
+        partner: ``(B,)`` index of the partner, in the same batch or, from B on, in the labelled one.
     """
 
     box: Tensor
     partner: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Paste into ``x: (B, *spatial)`` or ``(B, C, *spatial)`` of any resolution; boxes are resized by nearest."""
+    def __call__(self, x: Tensor, labeled: Tensor | None = None) -> Tensor:
+        """Paste into ``x: (B, *spatial)`` or ``(B, C, *spatial)`` of any resolution; boxes are resized by nearest.
+
+        ``labeled`` is what the labelled images have in its place; needed where partners are drawn from them.
+        """
         spatial_dims = self.box.ndim - 2
         size = x.shape[-spatial_dims:]
         box = (
@@ -237,7 +240,8 @@ class CutMix:
             if self.box.shape[2:] == size
             else F.interpolate(self.box.float(), size=size, mode="nearest-exact") > 0.5
         )
-        return torch.where(box if x.ndim == self.box.ndim else box[:, 0], x[self.partner], x)
+        source = x if labeled is None else torch.cat([x, labeled.to(x.dtype)])
+        return torch.where(box if x.ndim == self.box.ndim else box[:, 0], source[self.partner], x)
 
 
 class RandCutMix:
@@ -248,18 +252,24 @@ class RandCutMix:
     """
 
     def __init__(
-        self, *, prob: float = 0.5, area: tuple[float, float] = (0.02, 0.4), aspect: tuple[float, float] = (0.3, 3.3)
+        self,
+        *,
+        prob: float = 0.5,
+        area: tuple[float, float] = (0.02, 0.4),
+        aspect: tuple[float, float] = (0.3, 3.3),
+        labeled_share: float = 0.0,
     ) -> None:
         """
         Args:
             prob: probability that an image receives a box.
+            labeled_share: probability that the partner is a labelled image, whose box brings its true label along.
             area: smallest and largest share of the image that a box covers.
             aspect: smallest and largest ratio of a box's later sides to its first, as shares of the image.
         """
-        self.prob, self.area, self.aspect = prob, area, aspect
+        self.prob, self.area, self.aspect, self.labeled_share = prob, area, aspect, labeled_share
 
-    def __call__(self, image: Tensor) -> CutMix:
-        """Boxes and partners for a batch ``(B, C, *spatial)``."""
+    def __call__(self, image: Tensor, labeled: int = 0) -> CutMix:
+        """Boxes and partners for a batch ``(B, C, *spatial)``, beside which there are ``labeled`` labelled images."""
         batch, size = image.shape[0], image.shape[2:]
         dims = len(size)
         area = torch.empty(batch).uniform_(*self.area)
@@ -279,6 +289,9 @@ class RandCutMix:
         inverse = torch.empty_like(partner)
         inverse[partner] = torch.arange(batch)
         partner = partner[(inverse + shift) % batch]
+        if self.labeled_share > 0 and labeled:
+            drawn = batch + torch.randint(labeled, (batch,))
+            partner = torch.where(torch.rand(batch) < self.labeled_share, drawn, partner)
         return CutMix(box=box[:, None].to(image.device), partner=partner.to(image.device))
 
 
