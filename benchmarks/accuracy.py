@@ -65,9 +65,11 @@ def changes() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((CONFIGS / "changes.yaml").read_text())
 
 
-def make_datalist(data: str | os.PathLike, cases: int, output: str | os.PathLike) -> None:
+def make_datalist(
+    data: str | os.PathLike, cases: int, output: str | os.PathLike, split_file: str | os.PathLike = ""
+) -> None:
     """Write the datalist of the protocol: labelled patients, the other training patients unlabelled, validation."""
-    splits = json.loads((CONFIGS / "acdc_splits.json").read_text())
+    splits = json.loads(Path(split_file or CONFIGS / "acdc_splits.json").read_text())
     if str(cases) not in splits["labelled"]:
         raise SystemExit(f"--cases should be {', '.join(splits['labelled'])}, received {cases}.")
     labelled = splits["labelled"][str(cases)]
@@ -75,20 +77,25 @@ def make_datalist(data: str | os.PathLike, cases: int, output: str | os.PathLike
     use |= {p: "training" for p in labelled}
     lists: dict[str, list[dict[str, str]]] = {name: [] for name in ("training", "unlabeled", "validation")}
     for image in sorted((Path(data) / "images").glob("*.nii.gz")):
-        name = use.get(image.name.split("_")[0])
+        name = use.get(patient_of(image.name))
         if name is None:
             continue
         item = {"image": f"images/{image.name}"}
         if name != "unlabeled":
             item["label"] = f"labels/{image.name}"
         lists[name].append(item)
-    missing = set(use) - {Path(i["image"]).name.split("_")[0] for items in lists.values() for i in items}
+    missing = set(use) - {patient_of(item["image"]) for items in lists.values() for item in items}
     if missing:
         raise SystemExit(
             f"{data}: expected images/patientNNN_frameMM.nii.gz of {len(use)} patients, {len(missing)} are missing "
             f"({min(missing)} for one); see benchmarks/configs/acdc_splits.json."
         )
     Path(output).write_text(json.dumps(lists, indent=1) + "\n")
+
+
+def patient_of(case: str) -> str:
+    """``images/patient001_frame01.nii.gz`` -> ``patient001``."""
+    return Path(case).name.split(".")[0].split("_")[0]
 
 
 def run_name(
@@ -115,6 +122,7 @@ def train(
     results: str = "",
     minutes: float = 0,
     batch_size: int = 8,
+    splits: str = "",
 ) -> None:
     """Train one method and write its result; goes on with an interrupted training of the same name.
 
@@ -130,6 +138,7 @@ def train(
         results: folder for the result; default ``benchmarks/results/accuracy``.
         minutes: stop after so many, to be resumed; 0: no limit.
         batch_size: slices of either stream.
+        splits: JSON of patients; default ``configs/acdc_splits.json``.
     """
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
@@ -144,7 +153,7 @@ def train(
         print(f"{result} exists; nothing to do.")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    make_datalist(data, cases, folder / "datalist.json")
+    make_datalist(data, cases, folder / "datalist.json", splits)
     _note_start(folder)
     settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
     for c in applied:
@@ -173,6 +182,7 @@ def train(
     command += f"--spatial_size {spatial_size} --iterations {iterations}"
     command += f" --change {'+'.join(applied)}" if applied else ""
     command += f" --batch_size {batch_size}" if batch_size != 8 else ""
+    command += " --splits FILE" if splits else ""
     record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
     record |= {"spatial_size": spatial_size, "iterations": iterations, "command": command}
     result.parent.mkdir(parents=True, exist_ok=True)
@@ -316,7 +326,7 @@ def per_patient(record: Mapping[str, Any], which: str = "last", metric: str = "d
     """Mean of a patient's frames and classes."""
     patients: dict[str, list[float | None]] = {}
     for case, scores in record[which]["per_case"].items():
-        patients.setdefault(case.split("_")[0], []).extend(scores[metric])
+        patients.setdefault(patient_of(case), []).extend(scores[metric])
     return {patient: _mean(values) for patient, values in patients.items()}
 
 
@@ -407,10 +417,124 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     return lines
 
 
+MARKED = re.compile(r"(<!-- (table|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S)
+
+
+def report(page: str = "", results: str = "") -> None:
+    """Write the tables and pictures of a page from results, between its marks.
+
+    Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
+    and ``differences`` for pictures, each closed by ``<!-- end -->``; PATTERN chooses result files by name.
+
+    Args:
+        page: Markdown file; default ``benchmarks/ACCURACY.md``.
+        results: folder of the results; default ``benchmarks/results/accuracy``.
+    """
+    path = Path(page) if page else ROOT / "benchmarks" / "ACCURACY.md"
+    path.write_text(fill(path.read_text(), Path(results) if results else RESULTS, path.parent / "figures"))
+
+
+def fill(text: str, results: Path, figures: Path | None = None) -> str:
+    """A page with its marked parts made anew; without ``figures`` no picture is drawn."""
+
+    def part(match: re.Match) -> str:
+        kind, pattern, against = match[2], match[3], match[4] or ""
+        records = load(results.glob(f"{pattern}.json"))
+        if not records:
+            raise SystemExit(f"{results}: no result matches {pattern}.")
+        if kind == "table":
+            body = "\n".join(table_lines(records, against))
+        else:
+            name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
+            if figures is not None:
+                figures.mkdir(parents=True, exist_ok=True)
+                DRAW[kind](records, figures / name, against)
+            body = f"![{CAPTIONS[kind]}](figures/{name})"
+        return f"{match[1]}{body}\n{match[5]}"
+
+    return MARKED.sub(part, text)
+
+
+CAPTIONS = {
+    "curves": "Dice on validation during training",
+    "patients": "Dice of every validation patient",
+    "differences": "Difference in Dice with its 95 % interval",
+}
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), constrained_layout=True)
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
+    """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
+    figure, ax = _figure(8, 4.5)
+    for name, group in groups_of(records).items():
+        steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
+        values = np.array([r["validation_curve"]["mean_dice"] for r in group])
+        (line,) = ax.plot(steps, values.mean(axis=0), label=f"{name} ({len(group)} seed{'s' * (len(group) > 1)})")
+        if len(group) > 1:
+            ax.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.15, color=line.get_color(), lw=0)
+    ax.set(xlabel="iterations", ylabel="mean Dice, validation", ylim=(0, 1))
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=9, frameon=False)
+    _save(figure, path)
+
+
+def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
+    """Dice of every patient at the last iteration, mean over seeds, frames and classes, as box plots."""
+    groups = groups_of(records)
+    columns = []
+    for group in groups.values():
+        patients = [per_patient(r) for r in group]
+        columns.append([np.mean([p[name] for p in patients]) for name in sorted(patients[0])])
+    figure, ax = _figure(1.5 + 1.1 * len(groups), 4.5)
+    ax.boxplot(columns, tick_labels=list(groups), showfliers=False, medianprops={"color": "black"})
+    for position, column in enumerate(columns, start=1):
+        ax.plot(np.full(len(column), position), column, "o", alpha=0.6, markersize=4)
+    ax.set(ylabel="mean Dice of a validation patient, last iteration", ylim=(0, 1))
+    ax.tick_params(axis="x", rotation=20)
+    ax.grid(axis="y", alpha=0.3)
+    _save(figure, path)
+
+
+def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: str) -> None:
+    """Paired differences from ``against`` with their intervals, best first."""
+    groups = groups_of(records)
+    rows = [(n, paired(groups[against], g, "last")) for n, g in groups.items() if n != against]
+    rows.sort(key=lambda row: row[1]["mean"])
+    figure, ax = _figure(8, 1 + 0.28 * len(rows))
+    for y, (_, d) in enumerate(rows):
+        color = {"ahead": "tab:green", "behind": "tab:red", "tie": "tab:gray"}[d["verdict"]]
+        ax.errorbar(
+            d["mean"], y, xerr=[[d["mean"] - d["low"]], [d["high"] - d["mean"]]], fmt="o", color=color, capsize=3
+        )
+    ax.set_yticks(range(len(rows)), [name.removeprefix(f"{against} + ") for name, _ in rows])
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set(xlabel=f"mean Dice, difference from {against} (last iteration, 95 % interval over patients)")
+    ax.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+DRAW = {"curves": draw_curves, "patients": draw_patients, "differences": draw_differences}
+
+
 if __name__ == "__main__":
     import fire
 
     try:
-        fire.Fire({"train": train, "queue": queue, "table": table})
+        fire.Fire({"train": train, "queue": queue, "table": table, "report": report})
     except Unfinished as unfinished:
         raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None

@@ -136,8 +136,26 @@ def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
         seen[mode] = int(network.backbone.conv_0.conv_0.adn.N.num_batches_tracked)
         assert network.training, "no switching of modes in mid-step"
     assert seen == {"evaluation": 2, "training": 4}
-    with pytest.raises(ValueError, match="evaluation or training"):
+    with pytest.raises(ValueError, match="training or exclusive"):
         make(teacher={"batch_norm": "frozen"})
+    with pytest.raises(ValueError, match="needs ema_decay 0"):
+        make(teacher={"batch_norm": "exclusive", "ema_decay": 0.9})
+
+
+@pytest.mark.parametrize("use_unlabeled", [True, False])
+def test_running_statistics_of_the_weak_view_alone(use_unlabeled):
+    """`exclusive`: they are those of the weak batches; without unlabelled images, of the labelled ones as ever."""
+    trainer, network, _ = make(teacher={"batch_norm": "exclusive"}, cutmix=None, use_unlabeled=use_unlabeled)
+    seen = []
+    convolution = trainer.teacher.network if use_unlabeled else network
+    convolution.backbone.conv_0.conv_0.conv.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
+    norm = network.backbone.conv_0.conv_0.adn.N
+    trainer.run()
+    expected = torch.zeros(16)
+    for x in seen:
+        expected = 0.9 * expected + 0.1 * x.mean(dim=(0, 2, 3))
+    assert len(seen) == 2 and norm.momentum == 0.1
+    torch.testing.assert_close(norm.running_mean, expected)
 
 
 def test_a_moving_average_makes_the_pseudo_labels():

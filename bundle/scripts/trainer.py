@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from monai.inferers import Inferer
 from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -43,6 +45,20 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
+@contextmanager
+def frozen_statistics(network: nn.Module, frozen: bool = True) -> Iterator[None]:
+    """Batch norm in training mode that leaves the running statistics as they are."""
+    layers = [m for m in network.modules() if frozen and isinstance(m, _BatchNorm)]
+    momenta = [m.momentum for m in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+
+
 class Teacher:
     """The network that predicts the weak view: the student itself (paper), or a moving average of its weights."""
 
@@ -51,14 +67,18 @@ class Teacher:
         Args:
             network: the student, already on its device.
             ema_decay: share of the old average kept in each step, in [0, 1); 0: the student itself.
-            batch_norm: ``evaluation`` (running statistics) or ``training`` (the weak batch's own statistics, which also
-                enter the running ones).
+            batch_norm: ``evaluation`` (running statistics), ``training`` (the weak batch's own statistics, which also
+                enter the running ones) or ``exclusive`` (likewise, and the student's batches with their strong views
+                and dropped channels stay out of the running ones).
 
         Raises:
-            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range.
+            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range, or both where the average would be of
+                statistics that the student does not keep.
         """
-        if batch_norm not in ("evaluation", "training"):
-            raise ValueError(f"weak_batch_norm should be evaluation or training, received {batch_norm!r}.")
+        if batch_norm not in ("evaluation", "training", "exclusive"):
+            raise ValueError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
+        if batch_norm == "exclusive" and ema_decay:
+            raise ValueError("weak_batch_norm exclusive needs ema_decay 0; choose evaluation or training.")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
         self.average: AveragedModel | None = None
@@ -67,7 +87,8 @@ class Teacher:
             self.average = AveragedModel(unwrapped(network), multi_avg_fn=average, use_buffers=True)
         self.student = network
         self.network = self.average.module if self.average is not None else twin(network)
-        self.network.train(batch_norm == "training")
+        self.network.train(batch_norm != "evaluation")
+        self.exclusive = batch_norm == "exclusive"
 
     def update(self) -> None:
         """Take in the student's weights after a step."""
@@ -250,7 +271,7 @@ class SemSimTrainer(SupervisedTrainer):
                 if self.cutmix is not None:
                     mixes[view] = self.cutmix(image_u_weak, len(image_l))
                     images[view] = mixes[view](images[view], image_l)
-        with self._autocast():
+        with self._autocast(), frozen_statistics(self.network, self.teacher.exclusive and weak is not None):
             student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes
 

@@ -1,0 +1,245 @@
+"""The benchmark of accuracy: runs can be interrupted, results say everything, tables call a tie a tie."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from conftest import BUNDLE, ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import accuracy
+
+RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
+
+
+@pytest.fixture
+def protocol(phantom_dir, tmp_path):
+    """Arguments of a tiny protocol: 1 labelled, 2 unlabelled, 1 validation patient."""
+    names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())[:2]
+    unlabeled = sorted({p.name.split(".")[0] for p in (phantom_dir / "images").iterdir()} - set(names))[:2]
+    splits = {"training": [names[0], *unlabeled], "validation": names[1:], "labelled": {"1": names[:1]}}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    return {
+        "data": str(phantom_dir),
+        "splits": str(tmp_path / "splits.json"),
+        "work": str(tmp_path / "work"),
+        "results": str(tmp_path / "results"),
+        **RUN,
+    }
+
+
+def result_of(protocol, method, change=""):
+    name = accuracy.run_name(method, 1, 0, 32, 1, change)
+    return json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+
+
+def test_a_result_says_everything(protocol, capsys):
+    accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
+    record = result_of(protocol, "semsim_minus", "regions_2+t_p_0.2")
+    splits = json.loads(accuracy.Path(protocol["splits"]).read_text())
+    assert record["labelled_cases"] == splits["labelled"]["1"] and record["steps"] == record["steps_per_epoch"] >= 1
+    for which in accuracy.EVALUATIONS:
+        assert set(record[which]["per_case"]) == set(splits["validation"])
+        for metric in ("dice", "hd95"):
+            values = [case[metric] for case in record[which]["per_case"].values()]
+            assert np.shape(values) == (1, 3)
+            assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
+    assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
+    assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
+    assert len(record["validation_curve"]["mean_dice"]) == 1 and "loss_cross" in record["training_curve"]
+    settings = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loss"]
+    assert settings["regions"] != 2, "the change departs from the default"
+
+    capsys.readouterr()
+    accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_an_interrupted_training_goes_on(protocol, monkeypatch):
+    """Its time over after some epochs, it ends as if it had not been stopped."""
+    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
+    name = accuracy.run_name("labelled_only", 1, 0, 32, 40)
+    whole = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+    shutil.rmtree(protocol["results"])
+    shutil.rmtree(protocol["work"])
+
+    folder = accuracy.Path(protocol["work"]) / name
+    Popen = accuracy.subprocess.Popen
+
+    class Stopped(Popen):
+        """A process whose time is over as soon as there is a checkpoint of a second epoch."""
+
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            while super().poll() is None:
+                if len(list(folder.glob("resume_checkpoint_*.pt"))) > 1:
+                    raise accuracy.subprocess.TimeoutExpired("training", timeout)
+            return super().wait()
+
+    monkeypatch.setattr(accuracy.subprocess, "Popen", Stopped)
+    with pytest.raises(accuracy.Unfinished):
+        accuracy.train(method="labelled_only", **{**protocol, "iterations": 40}, minutes=1)
+    monkeypatch.undo()
+    assert not accuracy.Path(protocol["results"]).exists()
+    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
+    resumed = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+    for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
+        assert resumed[key] == whole[key], key
+    assert len(json.loads((folder / "starts.json").read_text())) == 2
+
+
+def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump([{**RUN, "method": ["labelled_only", "fixmatch"], "splits": protocol["splits"]}]))
+    common = {k: protocol[k] for k in ("data", "work", "results")}
+    with pytest.raises(SystemExit):
+        accuracy.queue(str(plan), **common, minutes=0.01)
+    assert "0 of 2 done" in capfd.readouterr().out
+    accuracy.queue(str(plan), **common, jobs=1, minutes=5)
+    assert "2 of 2 done" in capfd.readouterr().out
+    for method, field in (("labelled_only", None), ("fixmatch", "loss_u")):
+        curve = result_of(protocol, method)["training_curve"]
+        assert ("loss_u" in curve) == (field is not None)
+
+
+def test_plans_name_what_exists():
+    """Every committed plan: known methods, changes and cases, nothing twice, and what the docs promise."""
+    for path in sorted((ROOT / "benchmarks" / "configs").glob("*.yaml")):
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, list):
+            continue
+        runs = accuracy.expand(content)
+        names = [accuracy.run_name(**{k: v for k, v in run.items() if k != "batch_size"}) for run in runs]
+        assert len(set(names)) == len(names), path.name
+        for run in runs:
+            assert run["method"] in accuracy.METHODS and run["cases"] in (1, 3, 7), path.name
+            assert set(accuracy._as_list(run.get("change", ""))) <= set(accuracy.changes()), path.name
+    cpu = accuracy.expand(yaml.safe_load((ROOT / "benchmarks" / "configs" / "cpu_protocol.yaml").read_text()))
+    seeds = {m: {r["seed"] for r in cpu if r["method"] == m} for m in accuracy.METHODS}
+    assert all(len(s) == 3 for m, s in seeds.items() if m != "semsim") and seeds["semsim"]
+    assert {r["spatial_size"] for r in cpu} == {96} and min(r["iterations"] for r in cpu) >= 3000
+
+
+def test_changes_are_keys_of_the_configuration():
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.yaml"))
+    for name, settings in accuracy.changes().items():
+        for key, value in settings.items():
+            assert key.replace("#", "::") in parser and parser[key] != value, f"{name}: {key}"
+
+
+def test_test_patients_are_never_touched(tmp_path):
+    splits = json.loads((ROOT / "benchmarks" / "configs" / "acdc_splits.json").read_text())
+    assert len(splits["training"]) == 70 and len(splits["validation"]) == 10
+    assert not set(splits["training"]) & set(splits["validation"])
+    (tmp_path / "images").mkdir()
+    for n in range(1, 101):
+        (tmp_path / "images" / f"patient{n:03d}_frame01.nii.gz").touch()
+    for cases, expected in ((1, 1), (3, 3), (7, 7)):
+        accuracy.make_datalist(tmp_path, cases, tmp_path / "list.json")
+        lists = json.loads((tmp_path / "list.json").read_text())
+        assert {k: len(v) for k, v in lists.items()} == {
+            "training": expected,
+            "unlabeled": 70 - expected,
+            "validation": 10,
+        }
+        assert all("label" not in item for item in lists["unlabeled"])
+        assert set(splits["labelled"][str(cases)]) == {accuracy.patient_of(i["image"]) for i in lists["training"]}
+    with pytest.raises(SystemExit, match="1, 3, 7, received 2"):
+        accuracy.make_datalist(tmp_path, 2, tmp_path / "list.json")
+    (tmp_path / "images" / "patient099_frame01.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="patient099"):
+        accuracy.make_datalist(tmp_path, 3, tmp_path / "list.json")
+
+
+def made_up(method, seed, dice, change=()):
+    """A result of ten patients with two frames; ``dice(patient)`` for every class."""
+    cases = {f"patient{p:03d}_frame{f}": {"dice": [dice(p)] * 3, "hd95": [2.0] * 3, "assd": [1.0] * 3}
+             for p in range(10) for f in (1, 2)}  # fmt: skip
+    mean = float(np.mean([dice(p) for p in range(10)]))
+    classes = {n: {"dice": mean, "hd95": 2.0, "assd": 1.0} for n in ("RV", "Myo", "LV")}
+    scores = {"mean": {"dice": mean, "hd95": 2.0}, "classes": classes, "per_case": cases, "distance_unit": "voxel"}
+    return {
+        "method": method, "seed": seed, "cases": 3, "change": list(change), "steps_per_epoch": 10,
+        "class_names": ["background", "RV", "Myo", "LV"], **{w: scores for w in accuracy.EVALUATIONS},
+        "validation_curve": {"epoch": [1, 2], "mean_dice": [0.1, mean]},
+    }  # fmt: skip
+
+
+def test_a_tie_is_called_a_tie(capsys):
+    noise = np.random.default_rng(0).normal(0, 0.05, 10)
+    base = [made_up("fixmatch", s, lambda p: 0.5 + 0.01 * p) for s in (0, 1)]
+    same = [made_up("unimatch", s, lambda p: 0.501 + 0.01 * p + noise[p]) for s in (0, 1)]
+    better = [made_up("semsim_minus", 0, lambda p: 0.6 + 0.01 * p + 0.2 * noise[p])]
+    assert accuracy.paired(base, same, "last")["verdict"] == "tie"
+    found = accuracy.paired(base, better, "last")
+    assert found["verdict"] == "ahead" and found["low"] < found["mean"] < found["high"] and len(found["seeds"]) == 1
+    assert found["mean"] == pytest.approx(0.1 + 0.2 * noise.mean(), abs=1e-5)
+    assert accuracy.paired(better, base, "last")["verdict"] == "behind"
+    # the interval is Student's t over patients: by hand
+    d = 0.1 + 0.2 * noise
+    half = 2.262157 * d.std(ddof=1) / np.sqrt(10)
+    assert (found["low"], found["high"]) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-5)
+    lines = accuracy.table_lines([*base, *same, *better])
+    assert [line.split(" | ")[:2] for line in lines[2:5]] == [
+        ["| fixmatch", "2"],
+        ["| unimatch", "2"],
+        ["| semsim_minus", "1"],
+    ]
+    assert " tie | " in lines[-2] and " ahead | " in lines[-1]
+
+
+def test_pages_are_filled_from_results(tmp_path):
+    for seed in (0, 1):
+        for method, dice in (("fixmatch", 0.5), ("semsim_minus", 0.6)):
+            record = made_up(method, seed, lambda p, d=dice, s=seed: d + 0.01 * p * (d + 0.1 * s))
+            (tmp_path / f"acdc3_{method}_seed{seed}.json").write_text(json.dumps(record))
+    page = "Words.\n<!-- table acdc3_* against fixmatch -->\nold\n<!-- end -->\nMore.\n" + "".join(
+        f"<!-- {kind} acdc3_* against fixmatch -->\n<!-- end -->\n" for kind in accuracy.DRAW
+    )
+    filled = accuracy.fill(page, tmp_path, tmp_path / "figures")
+    assert (
+        "old" not in filled
+        and filled.startswith("Words.")
+        and "\nMore.\n" in filled
+        and "| semsim_minus | 2 |" in filled
+    )
+    assert accuracy.fill(filled, tmp_path) == filled
+    pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert pictures == sorted(f"{kind}_acdc3.png" for kind in accuracy.DRAW)
+    assert all(f"figures/{name}" in filled for name in pictures)
+
+
+RESULTS = sorted(accuracy.RESULTS.glob("*.json"))
+
+
+def test_the_published_page_is_that_of_the_results():
+    text = (ROOT / "benchmarks" / "ACCURACY.md").read_text()
+    assert accuracy.fill(text, accuracy.RESULTS) == text
+    for name in re.findall(r"\]\((figures/\S+)\)", text):
+        assert (ROOT / "benchmarks" / name).stat().st_size > 5000, name
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_published_results_are_of_the_protocol(path):
+    record = json.loads(path.read_text())
+    splits = json.loads((ROOT / "benchmarks" / "configs" / "acdc_splits.json").read_text())
+    assert record["name"] == path.stem and record["command"].startswith(
+        "python benchmarks/accuracy.py train --data DIR"
+    )
+    assert not record["changed_since_commit"], "trained on committed code"
+    assert record["steps"] >= record["iterations"] > record["steps"] - record["steps_per_epoch"]
+    assert {accuracy.patient_of(c) for c in record["labelled_cases"]} == set(splits["labelled"][str(record["cases"])])
+    for which in accuracy.EVALUATIONS:
+        assert {accuracy.patient_of(c) for c in record[which]["per_case"]} == set(splits["validation"])
+    assert record["last"]["epochs"][0] * record["steps_per_epoch"] == record["steps"]
+    assert len(record["mean_of_last_five"]["epochs"]) == min(5, len(record["validation_curve"]["epoch"]))
