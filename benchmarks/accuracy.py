@@ -261,6 +261,8 @@ def collect(folder: Path) -> dict[str, Any]:
     }
     shown = [k for k in log[-1] if k.startswith(("loss", "mask", "agreement", "pseudo"))]
     record["training_curve"] = {k: [_number(row[k]) for row in log] for k in ("iteration", *shown)}
+    hidden = _rows(folder / "pseudo_labels.csv")
+    record["pseudo_labels"] = {k: [_number(row[k]) for row in hidden] for k in hidden[0]}
     record["validation_curve"] = {k: [_number(row[k]) for row in curve] for k in curve[0]}
     return record
 

@@ -21,9 +21,8 @@ RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 @pytest.fixture
 def protocol(phantom_dir, tmp_path):
     """Arguments of a tiny protocol: 1 labelled, 2 unlabelled, 1 validation patient."""
-    names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())[:2]
-    unlabeled = sorted({p.name.split(".")[0] for p in (phantom_dir / "images").iterdir()} - set(names))[:2]
-    splits = {"training": [names[0], *unlabeled], "validation": names[1:], "labelled": {"1": names[:1]}}
+    names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
+    splits = {"training": names[:3], "validation": names[3:4], "labelled": {"1": names[:1]}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
     return {
         "data": str(phantom_dir),
@@ -53,6 +52,7 @@ def test_a_result_says_everything(protocol, capsys):
     assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
     assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
     assert len(record["validation_curve"]["mean_dice"]) == 1 and "loss_cross" in record["training_curve"]
+    assert record["pseudo_labels"]["epoch"] == [1] and 0 <= record["pseudo_labels"]["background confident"][0] <= 1
     settings = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loss"]
     assert settings["regions"] != 2, "the change departs from the default"
 

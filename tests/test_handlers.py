@@ -7,7 +7,8 @@ import logging
 
 import torch
 from ignite.engine import Engine, Events
-from scripts.handlers import TrainingLog, TrainingProgress, append_row, duration
+from scripts.handlers import PseudoLabelQuality, TrainingLog, TrainingProgress, append_row, duration
+from scripts.network import Output
 
 
 def engine_with(scalars_by_epoch):
@@ -46,6 +47,32 @@ def test_a_class_that_never_comes_is_warned_of_later(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         engine.run([0], max_epochs=4)
     assert [r.getMessage() for r in caplog.records if "epoch 3" in r.getMessage()]
+
+
+def test_quality_of_pseudo_labels_by_hand(tmp_path):
+    """Two slices of four pixels; the teacher is sure of three in each, and once surely wrong."""
+    truth = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]]).view(2, 1, 2, 2)
+    said = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]]).view(2, 2, 2)
+    sure = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).view(2, 1, 2, 2)
+    logits = 10.0 * torch.nn.functional.one_hot(said, 2).movedim(-1, 1) * sure
+
+    class Network(torch.nn.Module):
+        def forward(self, images, _streams):
+            return Output({"weak": logits[images["weak"].flatten().long()]}, {})
+
+    class Known:
+        network = Network()
+
+    slices = [{"image": torch.tensor([[[float(k)]]]), "label": truth[k]} for k in range(2)]
+    engine = engine_with([{"loss": 1.0}] * 2)
+    PseudoLabelQuality(tmp_path, slices, Known(), ["background", "heart"], interval=2).attach(engine)
+    engine.run([0], max_epochs=2)
+    (row,) = csv.DictReader((tmp_path / "pseudo_labels.csv").open())
+    # background: 3 pixels, all sure and right; heart: 5 pixels, 3 sure, one of them called background
+    assert row == {
+        "epoch": "2", "background confident": "1.0", "background precision": "0.75", "background recall": "1.0",
+        "heart confident": "0.6", "heart precision": "1.0", "heart recall": "0.6667",
+    }  # fmt: skip
 
 
 def test_log_of_other_columns_is_kept(tmp_path):

@@ -14,7 +14,11 @@ import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from .network import Streams
+from .trainer import Teacher, frozen_statistics
 
 logger = logging.getLogger("semsim")
 
@@ -105,6 +109,69 @@ class TrainingLog:
                     f"Collapse: no pseudo-label of epoch {epoch} shows the class {name!r}, which {labeled:.2%} of the "
                     "labelled pixels show. If this lasts, lower the threshold or lambda_u, or label more cases."
                 )
+
+
+class PseudoLabelQuality:
+    """How right the pseudo-labels are, on unlabelled images whose labels are known and kept from the training.
+
+    For research. A row of ``pseudo_labels.csv`` holds for every class ``confident``: the share of its true pixels with
+    a confident pseudo-label; ``precision``: the share of its confident pseudo-labels that are right; ``recall``: the
+    share of its confident true pixels that the pseudo-label finds.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        dataset: Dataset,
+        teacher: Teacher,
+        class_names: Sequence[str],
+        *,
+        threshold: float = 0.95,
+        interval: int = 1,
+        batch_size: int = 16,
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of ``pseudo_labels.csv``.
+            dataset: slices with ``image`` and ``label``.
+            teacher: what makes the pseudo-labels.
+            class_names: names of the classes, background first.
+            threshold: tau.
+            interval: epochs between two looks.
+            batch_size: slices at a time; they are spread over the images, as a training batch is.
+        """
+        self.path, self.interval = Path(output_dir) / "pseudo_labels.csv", interval
+        self.teacher, self.class_names, self.threshold = teacher, list(class_names), threshold
+        size = len(dataset)  # type: ignore[arg-type]
+        number = -(-size // batch_size)
+        self.loader = DataLoader(dataset, batch_sampler=[list(range(k, size, number)) for k in range(number)])
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write)
+
+    @torch.no_grad()
+    def _write(self, engine: Workflow) -> None:
+        k = len(self.class_names)
+        confident, total = torch.zeros(k, k), torch.zeros(k)  # pairs (true, pseudo); true
+        network = self.teacher.network
+        with frozen_statistics(network):
+            for batch in self.loader:
+                image, label = batch["image"].to(engine.state.device), batch["label"].flatten().long()
+                logits = network({"weak": image}, Streams(decode=("weak",))).logits["weak"]
+                p, pseudo = logits.float().softmax(dim=1).cpu().max(dim=1)
+                sure = p.flatten() >= self.threshold
+                confident += torch.bincount(label[sure] * k + pseudo.flatten()[sure], minlength=k * k).view(k, k)
+                total += torch.bincount(label, minlength=k)
+        row: dict[str, Any] = {"epoch": engine.state.epoch}
+        for c, name in enumerate(self.class_names):
+            values = {
+                "confident": confident[c].sum() / total[c],
+                "precision": confident[c, c] / confident[:, c].sum(),
+                "recall": confident[c, c] / confident[c].sum(),
+            }
+            row |= {f"{name} {key}": round(float(v), 4) for key, v in values.items()}
+        append_row(self.path, row)
 
 
 class TrainingProgress:
