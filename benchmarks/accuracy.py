@@ -305,6 +305,31 @@ def queue(
         raise SystemExit(1)
 
 
+def pack(data: str, output: str) -> None:
+    """Write the patients of the protocol as 8-bit volumes, to be carried elsewhere: images clipped as training does.
+
+    Args:
+        data: folder with ``images`` and ``labels``.
+        output: folder to write, laid out alike.
+    """
+    import nibabel as nib
+
+    splits = json.loads((CONFIGS / "acdc_splits.json").read_text())
+    used = {*splits["training"], *splits["validation"]}
+    for kind in ("images", "labels"):
+        for source in sorted((Path(data) / kind).glob("*.nii.gz")):
+            if patient_of(source.name) not in used:
+                continue
+            volume = nib.load(source)
+            array = np.asarray(volume.dataobj, dtype=np.float32)
+            if kind == "images":
+                low, high = np.percentile(array, [0.5, 99.5])
+                array = np.clip((array - low) / max(high - low, 1e-6), 0, 1) * 255
+            target = Path(output) / kind / source.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array.round().astype(np.uint8), volume.affine), target)
+
+
 def expand(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One dictionary a training from the entries of a plan, whose lists are multiplied out."""
     runs: list[dict[str, Any]] = []
@@ -537,6 +562,6 @@ if __name__ == "__main__":
     import fire
 
     try:
-        fire.Fire({"train": train, "queue": queue, "table": table, "report": report})
+        fire.Fire({"train": train, "queue": queue, "table": table, "report": report, "pack": pack})
     except Unfinished as unfinished:
         raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None

@@ -161,6 +161,25 @@ def test_test_patients_are_never_touched(tmp_path):
         accuracy.make_datalist(tmp_path, 3, tmp_path / "list.json")
 
 
+def test_packed_data_is_small_and_the_same(phantom_dir, tmp_path):
+    import nibabel as nib
+
+    for kind in ("images", "labels"):
+        source = next(iter(sorted((phantom_dir / kind).iterdir())))
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "data" / kind / "patient099_frame01.nii.gz")
+        shutil.copy(source, tmp_path / "data" / kind / "patient001_frame01.nii.gz")  # of neither list
+    accuracy.pack(str(tmp_path / "data"), str(tmp_path / "small"))
+    files = sorted(p.relative_to(tmp_path / "small").as_posix() for p in (tmp_path / "small").rglob("*.gz"))
+    assert files == ["images/patient099_frame01.nii.gz", "labels/patient099_frame01.nii.gz"]
+    before, after = (nib.load(tmp_path / d / "labels/patient099_frame01.nii.gz") for d in ("data", "small"))
+    assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(before.affine, after.affine)
+    before, after = (nib.load(tmp_path / d / "images/patient099_frame01.nii.gz") for d in ("data", "small"))
+    assert after.get_data_dtype() == np.uint8
+    low, high = np.percentile(before.dataobj, [0.5, 99.5])
+    assert np.abs(np.clip((before.get_fdata() - low) / (high - low), 0, 1) * 255 - after.get_fdata()).max() <= 0.51
+
+
 def made_up(method, seed, dice, change=()):
     """A result of ten patients with two frames; ``dice(patient)`` for every class."""
     cases = {f"patient{p:03d}_frame{f}": {"dice": [dice(p)] * 3, "hd95": [2.0] * 3, "assd": [1.0] * 3}
