@@ -123,6 +123,7 @@ def train(
     minutes: float = 0,
     batch_size: int = 8,
     splits: str = "",
+    threads: int = 1,
 ) -> None:
     """Train one method and write its result; goes on with an interrupted training of the same name.
 
@@ -139,6 +140,7 @@ def train(
         minutes: stop after so many, to be resumed; 0: no limit.
         batch_size: slices of either stream.
         splits: JSON of patients; default ``configs/acdc_splits.json``.
+        threads: CPU threads; with another number sums are rounded otherwise and the run takes another course.
     """
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
@@ -164,7 +166,11 @@ def train(
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     with (folder / "output.log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "monai.bundle", "run", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "monai.bundle", "run", *args],
+            cwd=BUNDLE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
         )
         try:
             code = process.wait(timeout=60 * minutes if minutes else None)
@@ -183,8 +189,9 @@ def train(
     command += f" --change {'+'.join(applied)}" if applied else ""
     command += f" --batch_size {batch_size}" if batch_size != 8 else ""
     command += " --splits FILE" if splits else ""
+    command += f" --threads {threads}" if threads != 1 else ""
     record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
-    record |= {"spatial_size": spatial_size, "iterations": iterations, "command": command}
+    record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
     result.parent.mkdir(parents=True, exist_ok=True)
     part = result.with_suffix(".part")
     part.write_text(_compact(record))
@@ -288,15 +295,14 @@ def queue(
         minutes: no training runs longer than until then; call again to go on.
     """
     end = time.monotonic() + 60 * minutes
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    common = {"data": data, "work": work, "results": results}
+    common = {"data": data, "work": work, "results": results, "threads": threads}
 
     def one(run: Mapping[str, Any]) -> bool:
         left = (end - time.monotonic()) / 60
         if left < 0.5:
             return False
         args = [f"--{k}={v}" for k, v in ({**common, **run, "minutes": round(left, 2)}).items() if v != ""]
-        return subprocess.run([sys.executable, __file__, "train", *args], env=env).returncode == 0
+        return subprocess.run([sys.executable, __file__, "train", *args]).returncode == 0
 
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(one, expand(yaml.safe_load(Path(plan).read_text()))))
