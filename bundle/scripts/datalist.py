@@ -87,6 +87,8 @@ def read_datalist(
     key: str,
     *,
     require_label: bool | None = None,
+    fold: int | None = None,
+    unlabeled_key: str = "unlabeled",
 ) -> list[dict[str, Any]]:
     """Read one list and check it against the others before anything is loaded.
 
@@ -96,6 +98,9 @@ def read_datalist(
         key: ``training``, ``unlabeled``, ``validation`` or ``testing``. ``unlabeled`` also receives the volumes of
             ``training`` that have ``labeled_slices``, for their other slices.
         require_label: whether an item without label is an error. Default: in ``training`` and ``validation`` it is.
+        fold: for cross-validation as in Auto3DSeg: items of ``training`` with this ``fold`` make ``validation``, the
+            others ``training``. ``None``: the lists as they stand.
+        unlabeled_key: list to take the unlabelled images from; of ``testing`` only the images are used.
 
     Returns:
         one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
@@ -115,6 +120,13 @@ def read_datalist(
         require_label = key in ("training", "validation")
     problems: list[str] = []
     lists = {name: _items(datalist, content, name, problems) for name in LISTS}
+    if fold is not None:
+        labeled = lists["training"]
+        lists["training"] = [item for item in labeled if item.get("fold") != fold]
+        lists["validation"] = [item for item in labeled if item.get("fold") == fold]
+    if key == "unlabeled" and unlabeled_key != key:
+        lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
+        lists[key] = _items(datalist, content, unlabeled_key, problems)
     problems += _in_two_lists(datalist, lists)
 
     chosen = [dict(item, stream=key) for item in lists[key]]
@@ -165,8 +177,8 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
     return problems
 
 
-def evaluation_key(datalist: str | os.PathLike) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``.
+def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``).
 
     Raises:
         InputError: neither has a labelled case.
@@ -175,6 +187,8 @@ def evaluation_key(datalist: str | os.PathLike) -> str:
     for key in ("testing", "validation"):
         if any(isinstance(item, dict) and item.get("label") for item in content.get(key) or []):
             return key
+    if fold is not None and any(item.get("fold") == fold for item in content.get("training") or []):
+        return "validation"
     raise InputError(f"{datalist}: expected labelled cases in `testing` or `validation`, received none; add some.")
 
 

@@ -1,0 +1,268 @@
+"""SemSim as an Auto3DSeg algorithm: configured from the data statistics, with the bundle's code brought along."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from monai.apps.auto3dseg import BundleAlgo
+from monai.bundle import ConfigParser
+
+logger = logging.getLogger("semsim")
+
+HYPER_PARAMETERS = "hyper_parameters.yaml"
+#: Keys of ``input.yaml`` that are AutoRunner's own.
+RUNNER_KEYS = {
+    "name", "task", "dataroot", "datalist", "modality", "work_dir", "num_fold", "algos", "analyze", "algo_gen", "train",
+    "ensemble", "hpo", "hpo_backend", "not_use_cache", "allow_skip", "templates_path_or_url", "sigmoid", "class_names",
+    "class_index", "extra_modalities", "force_2d",
+}  # fmt: skip
+#: Names of other Auto3DSeg algorithms for our keys.
+ALIASES = {
+    "num_epochs": "epochs",
+    "num_images_per_batch": "batch_size",
+    "num_epochs_per_validation": "val_interval",
+    "roi_size": "spatial_size",
+    "input_channels": "in_channels",
+}
+#: Steps that a training gets by default, with and without a GPU. The paper's recipe takes 45,000.
+STEPS = {True: 30_000, False: 3_000}
+#: Pixels of a slice at most, with and without a GPU.
+LARGEST = {True: 256, False: 128}
+#: Bytes that a training takes for a slice of either stream and a pixel, SemSim and the light variant.
+BYTES = {"sfm": 6.9e9 / 8 / 224**2, "sfm_light": 3.5e9 / 8 / 224**2}
+
+
+class SemsimAlgo(BundleAlgo):
+    """2D slices of 3D volumes, with the unlabelled images that the datalist names."""
+
+    def pre_check_skip_algo(self, skip_bundlegen: bool = False, skip_info: str = "") -> tuple[bool, str]:
+        """Skip data that slices cannot teach, unless ``force_2d: true`` is in the input, and classes that overlap.
+
+        Returns:
+            whether to skip, and why.
+        """
+        reason = self._refusal(self._input(), _read_stats(self.data_stats_files))
+        return (True, reason) if reason else (skip_bundlegen, skip_info)
+
+    def _input(self) -> dict[str, Any]:
+        """``input.yaml`` of the run."""
+        return dict(ConfigParser.load_config_file(str(self.data_list_file))) if self.data_list_file else {}
+
+    @staticmethod
+    def _refusal(given: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+        labels = stats["label_stats"]["labels"]
+        if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
+            return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
+        if given.get("extra_modalities"):
+            return (
+                "SemSim is skipped: it does not read extra_modalities; list the files of one image as its channels "
+                '("image": [FILE, FILE]).'
+            )
+        if [int(v) for v in labels] != list(range(len(labels))):
+            return f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber them."
+        spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
+        if len(shape) < 3 or given.get("force_2d"):
+            return ""
+        known = not np.allclose(spacing, 1.0)  # many files carry an identity affine: then the shape has to tell
+        isotropic = spacing.max() < 1.5 * spacing.min()
+        cubic = shape.min() > 0.5 * shape.max()
+        if isotropic and cubic:
+            return (
+                f"SemSim is skipped: median spacing {_short(spacing)}{'' if known else ' (none stated)'} and shape "
+                f"{_short(shape)} are alike in all directions, so that slices lose what a 3D network sees; "
+                "force_2d: true in the input takes it all the same."
+            )
+        return ""
+
+    def fill_template_config(self, data_stats_filename: str, algo_path: str, **kwargs: Any) -> dict:
+        """Write ``hyper_parameters.yaml``.
+
+        Args:
+            data_stats_filename: report of the DataAnalyzer.
+            algo_path: the generated folder.
+            kwargs: keys to override, ``fold`` among them. With ``fill_with_datastats=False`` the earlier records are
+                written again with these (as hyper-parameter search does).
+
+        Returns:
+            the records: ``{"hyper_parameters.yaml": {key: value}}``.
+        """
+        kwargs.pop("gpu_customization", None)
+        kwargs.pop("gpu_customization_specs", None)
+        if kwargs.pop("fill_with_datastats", True):
+            values = self._values(data_stats_filename)
+        else:
+            values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
+        path = Path(algo_path) / "configs" / HYPER_PARAMETERS
+        known = ConfigParser()
+        known.read_config([str(path.with_name("train.yaml")), str(path)])
+        overrides = {ALIASES.get(k, k): v for k, v in kwargs.items()}
+        for key in [k for k in overrides if k not in known]:
+            logger.warning(f"SemSim has no key {key}; its value {overrides.pop(key)!r} is ignored.")
+        values.update(
+            bundle_root=str(Path(algo_path).resolve()), **{k: v for k, v in overrides.items() if k != "bundle_root"}
+        )
+        parser = ConfigParser(globals=False)
+        parser.read_config(str(path))
+        for key, value in values.items():
+            parser[key] = copy.deepcopy(value)
+        content = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
+        return {HYPER_PARAMETERS: values}
+
+    def _values(self, data_stats_filename: str) -> dict[str, Any]:
+        """What follows from the data, overridden by what ``input.yaml`` says."""
+        given, stats = self._input(), _read_stats(data_stats_filename)
+        datalist = ConfigParser.load_config_file(str(given["datalist"]))
+        gpu = torch.cuda.is_available()
+        shape, spacing = (np.array(stats["image_stats"][k]["median"], float) for k in ("shape", "spacing"))
+        axis = _slice_axis(spacing, shape)
+        plane = [a for a in range(len(shape)) if a != axis]
+        pixel = float(max(min(spacing[a] for a in plane), max(shape[a] * spacing[a] for a in plane) / LARGEST[gpu]))
+        size = [int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane]
+        fusion = "sfm" if gpu else "sfm_light"
+        memory = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
+        fits = 0.7 * memory / (BYTES[fusion] * max(size) ** 2)
+        batch = int(np.clip(fits, 2, 8))
+
+        unlabeled = datalist.get(given.get("unlabeled_key", "unlabeled")) or (
+            datalist.get("testing") if given.get("use_testing_as_unlabeled") else []
+        )
+        slices = len(unlabeled or datalist["training"]) * (shape[axis] if len(shape) == 3 else 1)
+        batch = int(np.clip(slices, 1, batch))
+        epochs = int(np.clip(STEPS[gpu] / max(slices // batch, 1), 10, 1000))
+        modality = str(given["modality"]).lower().strip()
+        values: dict[str, Any] = {
+            "data_file_base_dir": os.path.abspath(str(given["dataroot"])),
+            "data_list_file_path": os.path.abspath(str(given["datalist"])),
+            "modality": modality,
+            "in_channels": int(stats["image_stats"]["channels"]["max"]),
+            "class_names": _class_names(given.get("class_names"), [int(v) for v in stats["label_stats"]["labels"]]),
+            "spatial_size": [max(size)] * 2,
+            "working_resolution": round(pixel, 4),
+            "epochs": epochs,
+            "batch_size": batch,
+            "val_interval": max(1, epochs // 20),
+            "fusion": fusion,
+            "amp": gpu,
+            "intensity": _intensity(modality, stats),
+        }
+        if self.mlflow_tracking_uri is not None:
+            values["mlflow_tracking_uri"] = self.mlflow_tracking_uri
+        if self.mlflow_experiment_name is not None:
+            values["mlflow_experiment_name"] = self.mlflow_experiment_name
+        extra = {ALIASES.get(k, k): v for k, v in given.items() if k not in RUNNER_KEYS}
+        return values | {k: v for k, v in extra.items() if not k.startswith("mlflow")}
+
+    def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
+        """Write the folder of a fold: the template, the bundle's scripts and YAML, and the filled configuration.
+
+        It stands for itself: it trains and predicts wherever it is moved, without this package installed.
+        """
+        source = _bundle_folder() or self.output_path
+        copied = kwargs.get("copy_dirs", True)
+        fill = kwargs.pop("fill_template", True)
+        content = _content(Path(source)) if copied else {}
+        super().export_to_disk(output_path, algo_name, **{**kwargs, "fill_template": False} if copied else kwargs)
+        for relative, data in content.items():
+            target = Path(self.output_path) / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        if fill:
+            kwargs.pop("copy_dirs", None)
+            self.fill_records = self.fill_template_config(self.data_stats_files, self.output_path, **kwargs)
+
+    def get_score(self, *_: Any, **__: Any) -> float:
+        """Mean Dice of the best validation, also after the folder was moved."""
+        (path,) = Path(self.output_path).glob("model_fold*/progress.yaml")
+        return float(ConfigParser.load_config_file(str(path))[-1]["best_avg_dice_score"])
+
+
+def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    content = data_stats if isinstance(data_stats, Mapping) else ConfigParser.load_config_file(str(data_stats))
+    return content["stats_summary"]
+
+
+def _short(values: np.ndarray) -> str:
+    return " x ".join(f"{v:.3g}" for v in values)
+
+
+def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
+    """As ``transforms.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
+    if len(shape) < 3:
+        return 2
+    candidates = [a for a in range(3) if spacing[a] >= 0.99 * spacing.max()]
+    return min(candidates, key=lambda a: (shape[a], -a))
+
+
+def _groups(class_names: Any, class_index: Any) -> list[list[int]]:
+    if isinstance(class_names, list) and class_names and isinstance(class_names[0], Mapping):
+        class_index = [entry["index"] for entry in class_names]
+    return [[int(v) for v in (g if isinstance(g, (list, tuple)) else [g])] for g in class_index or []]
+
+
+def _overlapping(class_names: Any, class_index: Any) -> bool:
+    values = [v for group in _groups(class_names, class_index) for v in group]
+    return len(values) != len(set(values))
+
+
+def _class_names(class_names: Any, labels: list[int]) -> list[str]:
+    """A name for every label value, background first; the labels of a group are told apart by their value."""
+    names = {v: f"class {v}" for v in labels} | {0: "background"}
+    if isinstance(class_names, list) and class_names:
+        if isinstance(class_names[0], Mapping):
+            for entry, group in zip(class_names, _groups(class_names, None)):
+                names |= {v: entry["name"] if len(group) == 1 else f"{entry['name']} {v}" for v in group}
+        elif len(class_names) == len(labels):
+            names = dict(zip(labels, map(str, class_names)))
+        elif len(class_names) == len(labels) - 1:
+            names |= dict(zip(labels[1:], map(str, class_names)))
+        else:
+            logger.warning(f"{len(class_names)} class_names for the label values {labels}: expected one for each.")
+    return [names[v] for v in labels]
+
+
+def _intensity(modality: str, stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Transform to [0, 1]: the foreground's range for CT, three deviations about each image's mean otherwise."""
+    to_unit = {"_target_": "ScaleIntensityRanged", "keys": "image", "b_min": 0.0, "b_max": 1.0, "clip": True}
+    if modality == "ct":
+        window = stats["image_foreground_stats"]["intensity"]
+        low, high = (float(np.min(window["percentile_00_5"])), float(np.max(window["percentile_99_5"])))
+        return {**to_unit, "a_min": low, "a_max": high if high > low else low + 1.0}
+    normalize = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}
+    return {"_target_": "Compose", "transforms": [normalize, {**to_unit, "a_min": -3.0, "a_max": 3.0}]}
+
+
+def _bundle_folder() -> str:
+    """Where the installed bundle lies; empty if it is not."""
+    try:
+        spec = importlib.util.find_spec("semsim_bundle.scripts")
+    except ModuleNotFoundError:
+        return ""
+    return str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
+
+
+def _content(source: Path) -> dict[str, bytes]:
+    """Scripts and configurations of the bundle, by their place in a folder. MONAI lists ``configs`` unfiltered."""
+    if not (source / "scripts").is_dir():
+        raise ModuleNotFoundError(
+            "SemSim needs the package semsim_bundle to generate its folders: pip install it first."
+        )
+    files = [*source.glob("scripts/*.py"), *source.glob("configs/*.yaml"), *source.glob("configs/*.json")]
+    own = {
+        "scripts/algo.py",
+        "scripts/train.py",
+        "scripts/infer.py",
+        f"configs/{HYPER_PARAMETERS}",
+        "configs/metadata.json",
+    }
+    found = {f.relative_to(source).as_posix(): f for f in files}
+    return {name: file.read_bytes() for name, file in found.items() if name not in own}

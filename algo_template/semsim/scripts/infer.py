@@ -1,0 +1,121 @@
+"""Prediction of a trained fold: probabilities on the grid of the image file.
+
+AutoRunner loads this file by its path, beside those of other folds and algorithms, so nothing here imports ``scripts``:
+the package of this folder gets a name of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Invertd
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Keys of hyper_parameters.yaml that prediction shares with training, and its own.
+KEYS = ("spatial_size", "in_channels", "class_names", "intensity", "slice_axis", "slice_batch", "device")
+
+
+def own_package(root: Path) -> str:
+    """Import ``root/scripts`` under a name that belongs to this folder alone; returns the name."""
+    name = f"semsim_{zlib.crc32(str(root).encode()):08x}"
+    if name not in sys.modules:
+        folder = root / "scripts"
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        sys.modules[name] = module
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return name
+
+
+def renamed(config: Any, package: str) -> Any:
+    """A configuration whose ``scripts.X`` are ``package.X``."""
+    if isinstance(config, Mapping):
+        return {key: renamed(value, package) for key, value in config.items()}
+    if isinstance(config, list):
+        return [renamed(value, package) for value in config]
+    if isinstance(config, str) and config.startswith("scripts."):
+        return package + config.removeprefix("scripts")
+    return config
+
+
+class InferClass:
+    """Predicts one image at a time with the best weights of this fold, or the last where none was validated."""
+
+    def __init__(self, config_file: Any = None, **override: Any) -> None:
+        """
+        Args:
+            config_file: as MONAI passes it; the files of this folder are taken by name.
+            override: ``flip_tta``, ``slice_batch``, ``device``, ``ckpt_name`` (a file of weights); what is for other
+                algorithms is ignored.
+        """
+        package = own_package(ROOT)
+        tuned = ConfigParser.load_config_file(str(ROOT / "configs" / "hyper_parameters.yaml"))
+        tuned |= {key: value for key, value in override.items() if key in (*KEYS, "flip_tta", "ckpt_name")}
+        content = renamed(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml")), package)
+        content |= {key: tuned[key] for key in KEYS if tuned.get(key) is not None}
+        content["bundle_root"] = str(ROOT)
+        find = importlib.import_module(f"{package}.checkpoints").find_checkpoint
+        content["ckpt_path"] = tuned.get("ckpt_name") or find(ROOT / f"model_fold{tuned['fold']}", ROOT)
+        self.parser = ConfigParser(content)
+        self.network = self.parser.get_parsed_content("network")
+        self.preprocessing = self.parser.get_parsed_content("preprocessing")
+        self.inferer = self.parser.get_parsed_content("inferer")
+        self.device = torch.device(self.parser.get_parsed_content("device"))
+        self.flips = [(), (2,), (3,), (2, 3)] if tuned.get("flip_tta") else [()]
+        self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
+
+    @torch.no_grad()
+    def infer(self, image_file: Any) -> MetaTensor:
+        """
+        Args:
+            image_file: ``{"image": path}`` (a list where several files are the channels), or the path.
+
+        Returns:
+            probabilities ``(classes, H, W, D)`` on the grid of the file, with its affine and name.
+        """
+        image = image_file["image"] if isinstance(image_file, Mapping) else image_file
+        data = self.preprocessing({"image": image})
+        volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices)
+        total: Any = 0
+        for axes in self.flips:
+            logits = self.inferer(volume.flip(axes) if axes else volume, self.network)
+            p = logits.float().softmax(dim=1)
+            total = total + (p.flip(axes) if axes else p)
+        p = (total / len(self.flips))[0].cpu()
+        data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
+                                  applied_operations=list(data["image"].applied_operations))  # fmt: skip
+        pred = self.invert(data)["pred"]
+        # resampling leaves the outermost voxels without any class: background
+        missing = 1.0 - pred.sum(dim=0, keepdim=True)
+        pred[:1] += missing
+        return pred
+
+
+def predict(image: str, output: str, **override: Any) -> None:
+    """Predict one image file and write its classes: ``python scripts/infer.py IMAGE OUTPUT``."""
+    from monai.transforms import SaveImage
+
+    classes = InferClass(**override).infer(image).argmax(dim=0, keepdim=True)
+    target = Path(output)
+    if target.exists():
+        raise SystemExit(f"{target}: exists already; give another name.")
+    suffix = "".join(target.suffixes)
+    save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype="uint8", resample=False,
+                     separate_folder=False)  # fmt: skip
+    save(classes, filename=str(target).removesuffix(suffix))
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire(predict)

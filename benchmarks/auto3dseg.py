@@ -1,0 +1,156 @@
+"""What unlabelled scans add to the Auto3DSeg template on ACDC: AutoRunner with and without their list.
+
+    python benchmarks/auto3dseg.py run --data DIR --work WORK --output benchmarks/results/auto3dseg_acdc.json
+    python benchmarks/auto3dseg.py table benchmarks/results/auto3dseg_acdc.json
+
+Two folds of the 7 labelled patients, the other 63 training patients unlabelled; the ensemble of both folds is scored on
+the 10 validation patients, which AutoRunner knows as ``testing`` and never sees the labels of. Without the list the
+training is given as many steps as with it. ``DIR`` as for ``accuracy.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "benchmarks")]
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pandas as pd
+import torch
+from accuracy import CONFIGS, git, patient_of
+from monai.apps.auto3dseg import AutoRunner
+from monai.transforms import LoadImage
+from scripts.report import METRICS, score_case, summarize
+
+CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
+VARIANTS = ("with_unlabeled", "without")
+
+
+def datalist(data: Path, unlabeled: bool, split_file: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Auto3DSeg datalist of the 7-case protocol; the two frames of a patient are in one fold."""
+    splits = json.loads(Path(split_file or CONFIGS / "acdc_splits.json").read_text())
+    labelled = max(splits["labelled"].values(), key=len)
+    lists: dict[str, list[dict[str, Any]]] = {"training": [], "unlabeled": [], "testing": []}
+    for image in sorted((data / "images").glob("*.nii.gz")):
+        patient = patient_of(image.name)
+        item: dict[str, Any] = {"image": f"images/{image.name}"}
+        if patient in labelled:
+            lists["training"].append({**item, "label": f"labels/{image.name}", "fold": labelled.index(patient) % 2})
+        elif patient in splits["training"]:
+            lists["unlabeled"].append(item)
+        elif patient in splits["validation"]:
+            lists["testing"].append(item)
+    return lists if unlabeled else {k: v for k, v in lists.items() if k != "unlabeled"}
+
+
+def run(
+    data: str, work: str, output: str, epochs: int = 7, spatial_size: int = 96, seed: int = 0, splits: str = ""
+) -> None:
+    """Train, predict and score both variants; goes on where an earlier call stopped.
+
+    Args:
+        data: folder with ``images`` and ``labels``.
+        work: folder for AutoRunner's.
+        output: JSON to write.
+        epochs: passes over the unlabelled slices; the variant without them takes as many steps, fold by fold.
+        spatial_size: pixels a side.
+        seed: of initialisation and batches.
+        splits: JSON of patients; default ``configs/acdc_splits.json``.
+    """
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # AutoRunner calls `python`
+    record: dict[str, Any] = {
+        "command": f"python benchmarks/auto3dseg.py run --data DIR --work WORK --output {Path(output).name} "
+        f"--epochs {epochs} --spatial_size {spatial_size} --seed {seed}" + (" --splits FILE" if splits else ""),
+        "seed": seed,
+        "commit": git("rev-parse", "HEAD"),
+        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+        "threads": torch.get_num_threads(),
+    }
+    steps: list[int] = []
+    for variant in VARIANTS:
+        folder = Path(work).resolve() / variant
+        folder.mkdir(parents=True, exist_ok=True)
+        lists = datalist(Path(data), variant == "with_unlabeled", splits)
+        (folder / "a3d.json").write_text(json.dumps(lists))
+        given = {"modality": "mri", "dataroot": str(Path(data).resolve()), "datalist": str(folder / "a3d.json")}
+        runner = AutoRunner(str(folder / "work"), {**given, "class_names": CLASSES}, algos="semsim",
+                            templates_path_or_url=str(ROOT / "algo_template"))  # fmt: skip
+        params = {"spatial_size": spatial_size, "seed": seed, "epochs": epochs, "val_interval": max(1, epochs // 10)}
+        if steps:  # passes over the labelled slices, the more there are the shorter a pass
+            per_epoch = slices_of_fold(Path(data), lists) // 8
+            params["epochs"] = round(steps[0] / per_epoch)
+            params["val_interval"] = max(1, params["epochs"] // 10)
+        runner.set_training_params(params)
+        start = time.perf_counter()
+        runner.run()
+        seconds = time.perf_counter() - start
+        folds = [json.loads(p.read_text()) for p in sorted(folder.glob("work/semsim_*/model_fold*/training.json"))]
+        steps = [f["epochs"] * f["steps_per_epoch"] for f in folds]
+        record[variant] = {
+            "seconds": round(seconds),
+            "steps": steps,
+            "fusion": [f["fusion"] for f in folds],
+            "labelled_cases": [f["labeled_cases"] for f in folds],
+            "unlabeled_images": [f["unlabeled_images"] for f in folds],
+            **score(Path(data), folder / "work" / "ensemble_output", lists["testing"]),
+        }
+    Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    table(output)
+
+
+def slices_of_fold(data: Path, lists: dict[str, list[dict[str, Any]]]) -> float:
+    """Labelled slices that a fold trains on, mean over the folds."""
+    depth = [min(LoadImage(image_only=True)(data / i["image"]).shape) for i in lists["training"]]
+    folds = {item["fold"] for item in lists["training"]}
+    return float(np.mean([sum(d for d, i in zip(depth, lists["training"]) if i["fold"] != f) for f in folds]))
+
+
+def score(data: Path, predictions: Path, testing: list[dict[str, Any]]) -> dict[str, Any]:
+    """Dice, 95HD and ASSD of the ensemble, by class and case."""
+    load, rows = LoadImage(image_only=True), []
+    for item in testing:
+        name = Path(item["image"]).name.split(".")[0]
+        (file,) = predictions.rglob(f"{name}_*.nii.gz")
+        truth, said = load(data / "labels" / Path(item["image"]).name), load(file)
+        spacing = np.linalg.norm(np.asarray(truth.affine)[:3, :3], axis=0).tolist()
+        scores = score_case(said.as_tensor().squeeze(), truth.as_tensor(), num_classes=len(CLASSES), spacing=spacing)
+        unit = "voxel" if np.allclose(spacing, 1.0) else "mm"
+        for c, label in enumerate(CLASSES[1:]):
+            rows.append({"case": name, "class": label, **{m: scores[m][c] for m in METRICS}, "unit": unit})
+    frame = pd.DataFrame(rows)
+    return summarize(frame) | {"per_case": frame.round(5).to_dict("records")}
+
+
+def table(result: str) -> None:
+    """Print a result as a Markdown table, with the paired difference over patients."""
+    from scipy.stats import ttest_1samp
+
+    record = json.loads(Path(result).read_text())
+    print("| | unlabelled images | steps of each fold | minutes | " + " | ".join(CLASSES[1:]) + " | mean Dice | 95HD |")
+    print("|---" * (len(CLASSES) + 5) + "|")
+    patients = {}
+    for variant in VARIANTS:
+        r = record[variant]
+        cells = [variant.replace("_", " "), str(r["unlabeled_images"][0]), ", ".join(map(str, r["steps"]))]
+        cells += [f"{r['seconds'] / 60:.0f}", *(f"{r['classes'][c]['dice']:.3f}" for c in CLASSES[1:])]
+        print("| " + " | ".join([*cells, f"{r['mean']['dice']:.3f}", f"{r['mean']['hd95']:.1f}"]) + " |")
+        frame = pd.DataFrame(r["per_case"])
+        patients[variant] = frame.groupby(frame["case"].map(patient_of))["dice"].mean()
+    difference = (patients["with_unlabeled"] - patients["without"]).to_numpy()
+    interval = ttest_1samp(difference, 0.0).confidence_interval(0.95)
+    print(f"\nDifference in mean Dice {difference.mean():+.3f}, 95 % interval over {len(difference)} patients "
+          f"{interval.low:+.3f} to {interval.high:+.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire({"run": run, "table": table})

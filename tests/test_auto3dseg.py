@@ -1,0 +1,446 @@
+"""The Auto3DSeg template: an AutoRunner run from two folders of images to an ensemble, and what surrounds it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+pytest.importorskip("sklearn")
+from monai.apps.auto3dseg import AutoRunner, BundleGen, import_bundle_algo_history
+from monai.apps.auto3dseg.utils import AlgoKeys
+
+TEMPLATES = ROOT / "algo_template"
+#: A training of seconds.
+QUICK = {"epochs": 2, "val_interval": 1, "batch_size": 4, "spatial_size": [32, 32]}
+ENV = {**os.environ, "OMP_NUM_THREADS": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """6 labelled, 6 unlabelled, 2 test volumes of mixed sizes, one labelled and one test volume oblique."""
+    from scripts import phantom
+
+    folder = phantom.generate(tmp_path_factory.mktemp("a3d") / "data", seed=3,
+                              split={"training": 6, "unlabeled": 6, "testing": 2})  # fmt: skip
+    content = json.loads((folder / "datalist.json").read_text())
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
+    for item in (content["training"][0], content["testing"][0]):
+        for file in item.values():
+            volume = nib.load(folder / file)
+            nib.save(nib.Nifti1Image(np.asarray(volume.dataobj), turn @ volume.affine), folder / file)
+    lists = {key: content[key] for key in ("training", "unlabeled", "testing")}
+    for number, item in enumerate(lists["training"]):
+        item["fold"] = number % 2
+    (folder / "a3d.json").write_text(json.dumps(lists))
+    return folder
+
+
+def runner(data: Path, work: Path, **kwargs) -> AutoRunner:
+    given = {"modality": "mri", "datalist": str(data / "a3d.json"), "dataroot": str(data), **kwargs.pop("given", {})}
+    return AutoRunner(work_dir=str(work), input=given, algos="semsim", templates_path_or_url=str(TEMPLATES), **kwargs)
+
+
+@pytest.fixture(scope="module")
+def work(data, tmp_path_factory) -> Path:
+    """A finished AutoRunner run: analysis, generation, training of both folds, ensemble."""
+    before, os.environ["PATH"] = os.environ["PATH"], ENV["PATH"]  # MONAI calls `python`
+    try:
+        folder = tmp_path_factory.mktemp("a3d") / "work"
+        tracking = f"sqlite:///{folder.parent}/mlflow.db"
+        run = runner(data, folder, mlflow_tracking_uri=tracking, given={"class_names": ["RV", "myocardium", "LV"]})
+        run.set_training_params({**QUICK, "num_epochs_per_validation": 1, "num_warmup_epochs": 7})
+        run.set_prediction_params({"flip_tta": True})
+        run.run()
+    finally:
+        os.environ["PATH"] = before
+    return folder
+
+
+def load(path: Path, name: str):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def inferer(folder: Path, **override):
+    files = [str(p) for p in (folder / "configs").iterdir()]
+    return load(folder / "scripts" / "infer.py", "InferClass").InferClass(files, **override)
+
+
+def knowing(folder: Path):
+    """Prediction with the shipped weights, which know the phantom."""
+    content = yaml.safe_load((ROOT / "bundle" / "configs" / "inference.yaml").read_text())
+    size = json.loads((ROOT / "bundle" / "models" / "training.json").read_text())["spatial_size"]
+    return inferer(folder, ckpt_name=str(ROOT / "bundle" / "models" / "model.pt"), spatial_size=[size, size],
+                   intensity=content["intensity"])  # fmt: skip
+
+
+def train(folder: Path, *args: str, check: bool = True, env: dict | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(folder / "scripts" / "train.py"), "run", *args]
+    result = subprocess.run(command, env=env or ENV, capture_output=True, text=True, timeout=200, cwd="/")
+    assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    return result
+
+
+def generated(work: Path, target: Path, **values) -> Path:
+    """A copy of fold 0 as it was before training, with other values in its configuration."""
+    shutil.copytree(work / "semsim_0", target, ignore=shutil.ignore_patterns("model_fold*"))
+    path = target / "configs" / "hyper_parameters.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **QUICK, **values}, sort_keys=False))
+    return target
+
+
+def test_a_run_from_images_to_an_ensemble(work, data):
+    for fold in (0, 1):
+        folder = work / f"semsim_{fold}" / f"model_fold{fold}"
+        assert (folder / "model_best.pt").exists() and (folder / "model_last.pt").exists()
+        entries = yaml.safe_load((folder / "progress.yaml").read_text())
+        assert [e["epoch"] for e in entries] == [1, 2]
+        assert 0 <= entries[-1]["best_avg_dice_score"] <= 1
+        settings = json.loads((folder / "training.json").read_text())
+        assert settings["spatial_size"] == [32, 32], "a list that arrives as a string"
+        assert settings["unlabeled_images"] == 6 and settings["epochs"] == 2
+        listed = json.loads((data / "a3d.json").read_text())["training"]
+        of_fold = {Path(item["image"]).name.split(".")[0] for item in listed if item["fold"] == fold}
+        rows = list(csv.DictReader((folder / "scores.csv").open()))
+        assert {row["case"] for row in rows} == of_fold and {row["class"] for row in rows} == {"RV", "myocardium", "LV"}
+        assert set(settings["labeled_cases"]).isdisjoint(of_fold) and len(settings["labeled_cases"]) == 3
+    history = import_bundle_algo_history(str(work), only_trained=True)
+    assert sorted(h[AlgoKeys.ID] for h in history) == ["semsim_0", "semsim_1"]
+
+    outputs = sorted((work / "ensemble_output").rglob("*.nii.gz"))
+    tests = [data / item["image"] for item in json.loads((data / "a3d.json").read_text())["testing"]]
+    assert [p.name.split("_")[0] for p in outputs] == [p.name.split(".")[0] for p in tests]
+    for output, image in zip(outputs, tests):
+        a, b = nib.load(output), nib.load(image)
+        assert a.shape == b.shape and set(np.unique(a.dataobj)) <= {0, 1, 2, 3}
+        np.testing.assert_allclose(a.affine, b.affine, atol=1e-4)
+
+
+def test_mlflow_has_the_training(work):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{work.parent}/mlflow.db")
+    runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
+    assert len([r for r in runs if "loss_u" in r.data.metrics and "loss" in r.data.metrics]) == 2
+
+
+def test_hyper_parameters_follow_the_data(work, data):
+    content = yaml.safe_load((work / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
+    stats = yaml.safe_load((work / "datastats.yaml").read_text())["stats_summary"]
+    assert content["in_channels"] == 1 and content["class_names"] == ["background", "RV", "myocardium", "LV"]
+    median = max(stats["image_stats"]["shape"]["median"][:2])
+    assert content["spatial_size"][0] % 16 == 0 and abs(content["spatial_size"][0] - median) <= 16
+    assert content["working_resolution"] == pytest.approx(stats["image_stats"]["spacing"]["median"][0], rel=0.05)
+    assert content["intensity"]["transforms"][0]["_target_"] == "NormalizeIntensityd"
+    assert content["epochs"] > 100, "a small data set takes many passes"
+    assert all(p.suffix in (".yaml", ".json") for p in (work / "semsim_0" / "configs").iterdir())
+
+
+def stats(spacing, shape, labels=(0, 1, 2)):
+    return {"stats_summary": {
+        "image_stats": {"spacing": {"median": list(spacing)}, "shape": {"median": list(shape)}, "channels": {"max": 1}},
+        "image_foreground_stats": {"intensity": {"percentile_00_5": -120.0, "percentile_99_5": 240.0}},
+        "label_stats": {"labels": list(labels)},
+    }}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spacing, shape, given, expected",
+    [
+        ((1.5, 1.5, 10), (120, 120, 9), {}, ""),
+        ((0.7, 0.7, 1.5), (512, 512, 300), {}, ""),
+        ((1, 1, 1), (256, 256, 10), {}, ""),  # an identity affine: the shape tells
+        ((1, 1, 1), (180, 200, 190), {}, r"\(none stated\).*force_2d"),
+        ((0.9, 0.9, 1.0), (180, 200, 190), {}, "alike in all directions"),
+        ((0.9, 0.9, 1.0), (180, 200, 190), {"force_2d": True}, ""),
+        ((0.9, 0.9, 1.0), (512, 512, 20), {}, ""),  # a thin slab
+        ((1.5, 1.5, 10), (120, 120, 9), {"sigmoid": True}, "overlap"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"class_names": [{"name": "organ", "index": [1, 2]},
+                                                        {"name": "tumour", "index": [2]}]}, "overlap"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"extra_modalities": {"image2": "ct"}}, "one image as its channels"),
+    ],
+)  # fmt: skip
+def test_what_is_skipped_and_why(tmp_path, spacing, shape, given, expected):
+    algo = load(TEMPLATES / "semsim/scripts/algo.py", "algo_alone").SemsimAlgo(str(TEMPLATES))
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump(given))
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats(spacing, shape)))
+    algo.set_data_source(str(tmp_path / "input.yaml"))
+    algo.set_data_stats(str(tmp_path / "stats.yaml"))
+    skip, reason = algo.pre_check_skip_algo()
+    assert skip == bool(expected)
+    assert not expected or re.search(expected, reason), reason
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats((1, 1, 8), (99, 99, 9), labels=(0, 2))))
+    if not given:
+        assert "renumber" in algo.pre_check_skip_algo()[1]
+
+
+def test_ct_names_and_input_keys(tmp_path, caplog):
+    """A CT range, named label groups, and keys of the input that override what the data suggest."""
+    algo = load(TEMPLATES / "semsim/scripts/algo.py", "algo_alone").SemsimAlgo(str(TEMPLATES))
+    algo.name = "semsim"
+    items = [{"image": f"{k}.nii.gz", "label": f"l{k}.nii.gz"} for k in range(4)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": items, "testing": [{"image": "t.nii.gz"}]}))
+    given = {"modality": "CT", "datalist": str(tmp_path / "list.json"), "dataroot": str(tmp_path),
+             "class_names": [{"name": "liver", "index": [1]}, {"name": "lesion", "index": [2, 3]}],
+             "learning_rate": 0.03, "num_epochs": 12, "auto_scale_allowed": True}  # fmt: skip
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump(given))
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats((0.8, 0.8, 5), (512, 512, 60), (0, 1, 2, 3))))
+    algo.set_data_source(str(tmp_path / "input.yaml"))
+    algo.set_data_stats(str(tmp_path / "stats.yaml"))
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=1, gpu_customization=True, no_such_key=5)
+    content = yaml.safe_load((tmp_path / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
+    assert content["class_names"] == ["background", "liver", "lesion 2", "lesion 3"]
+    assert (content["intensity"]["a_min"], content["intensity"]["a_max"]) == (-120.0, 240.0)
+    assert content["epochs"] == 12 and content["learning_rate"] == 0.03 and content["fold"] == 1
+    assert content["working_resolution"] > 0.8 and "no_such_key" not in content
+    assert "no key no_such_key" in caplog.text
+    # a search writes the same records elsewhere, with a value changed
+    json.dumps(algo.state_dict())
+    algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
+    again = yaml.safe_load((tmp_path / "semsim_0_lr" / "configs" / "hyper_parameters.yaml").read_text())
+    changed = {k for k in again if again[k] != content[k]}
+    assert changed == {"bundle_root", "learning_rate"} and again["learning_rate"] == 0.1
+    assert (tmp_path / "semsim_0_lr" / "scripts" / "trainer.py").exists()
+
+
+def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_path):
+    folder = generated(work, tmp_path / "elsewhere")
+    block = tmp_path / "block"
+    block.mkdir()
+    (block / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'semsim_bundle':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    env = {**ENV, "PYTHONPATH": str(block)}
+    absent = subprocess.run([sys.executable, "-c", "import semsim_bundle"], env=env, capture_output=True)
+    assert absent.returncode != 0
+    result = train(folder, "--epochs=1", "--no_such_key=3", "--num_warmup_epochs=2", env=env)
+    assert "no key no_such_key, num_warmup_epochs" in result.stderr
+    assert (folder / "model_fold0" / "model_best.pt").exists(), "in its new place"
+    output = tmp_path / "seg.nii.gz"
+    image = next(iter(sorted((data / "images").iterdir())))
+    command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
+    subprocess.run(command, env=env, check=True, cwd="/", capture_output=True)
+    assert nib.load(output).shape == nib.load(image).shape
+    # more epochs go on where it stopped
+    train(folder, "--epochs=2", env=env)
+    assert [r["epoch"] for r in csv.DictReader((folder / "model_fold0" / "training_log.csv").open())] == ["1", "2"]
+    entries = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert [e["epoch"] for e in entries] == [1, 2]
+
+
+def test_the_generated_folder_is_a_bundle(work, tmp_path):
+    folder = generated(work, tmp_path / "bundle", bundle_root=".")
+    files = "['configs/train.yaml','configs/hyper_parameters.yaml']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--epochs", "1"]
+    result = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (folder / "model_fold0" / "model_last.pt").exists()
+
+
+def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_path):
+    """Same seed and labelled batches: with and without them the weights differ, not only the running statistics."""
+    states = {}
+    for use in ("true", "false"):
+        folder = generated(work, tmp_path / use, epochs=1)
+        train(folder, f"--use_unlabeled={use.capitalize()}")
+        states[use] = torch.load(folder / "model_fold0" / "model_last.pt", weights_only=True)
+        log = next(csv.DictReader((folder / "model_fold0" / "training_log.csv").open()))
+        assert ("loss_u" in log) == (use == "true")
+    names = [n for n in states["true"] if n.startswith("backbone") and n.endswith("weight")]
+    assert all(not torch.equal(states["true"][n], states["false"][n]) for n in names) and len(names) > 20
+    # each one is opened: one that is missing is named
+    folder = generated(work, tmp_path / "missing")
+    listed = json.loads((data / "a3d.json").read_text())
+    listed["unlabeled"].append({"image": "images/nowhere.nii.gz"})
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}", check=False)
+    assert result.returncode == 1 and "nowhere.nii.gz: no such image" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_without_an_unlabelled_list(work, data, tmp_path, asked):
+    """Test images serve only where that is asked for; a fold that nothing validates scores 0, not NaN."""
+    listed = json.loads((data / "a3d.json").read_text())
+    del listed["unlabeled"]
+    for item in listed["training"]:
+        item["fold"] = 1
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    folder = generated(work, tmp_path / "fold", use_testing_as_unlabeled=asked, epochs=1, batch_size=2)
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}")
+    settings = json.loads((folder / "model_fold0" / "training.json").read_text())
+    assert settings["unlabeled_images"] == (2 if asked else 0)
+    said = "2 images of `testing` as unlabelled ones" if asked else "Supervised training: the datalist has no images"
+    assert said in result.stderr and ("left out unless" in result.stderr) == (not asked)
+    entries = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert entries[-1]["best_avg_dice_score"] == 0.0
+
+
+def test_probabilities_on_the_grid_of_the_file(work, data):
+    item = json.loads((data / "a3d.json").read_text())["testing"][0]  # oblique
+    plain, flipped = (inferer(work / "semsim_0", flip_tta=t, rank=0, n_best=1, output_dir="x") for t in (False, True))
+    p, q = (i.infer({"image": str(data / item["image"])}) for i in (plain, flipped))
+    volume = nib.load(data / item["image"])
+    assert p.shape == q.shape == (4, *volume.shape)
+    np.testing.assert_allclose(np.asarray(p.affine), volume.affine, atol=1e-4)
+    assert item["image"].split("/")[-1] in p.meta["filename_or_obj"]
+    for x in (p, q):
+        assert torch.allclose(x.sum(dim=0), torch.ones(x.shape[1:]), atol=1e-4) and x.min() >= -1e-5
+    assert not torch.allclose(p.as_tensor(), q.as_tensor(), atol=1e-3), "flips change something"
+
+
+@pytest.mark.parametrize(
+    "axes", [[[0, -1], [1, 1], [2, 1]], [[1, 1], [0, -1], [2, 1]], [[2, 1], [1, -1], [0, 1]]], ids=str
+)
+def test_the_right_side_stays_the_right_side(work, data, tmp_path, axes):
+    """The same anatomy stored mirrored, turned, or with the slices first is predicted alike, voxel by voxel."""
+    item = json.loads((data / "a3d.json").read_text())["testing"][1]
+    volume = nib.load(data / item["image"])
+    other = volume.as_reoriented(np.array(axes))
+    nib.save(other, tmp_path / "other.nii.gz")
+    predict = knowing(work / "semsim_0")
+    a = predict.infer(str(data / item["image"])).numpy()
+    b = predict.infer(str(tmp_path / "other.nii.gz")).numpy()
+    assert b.shape[1:] == other.shape
+    turned = np.stack([nib.orientations.apply_orientation(x, axes) for x in a])
+    assert np.abs(turned - b).max() < 0.02
+    assert turned.shape != a.shape or np.abs(a - b).max() > 0.5, "otherwise it says nothing"
+
+
+def test_an_oblique_volume_is_segmented_where_its_organs_are(work, data):
+    item = json.loads((data / "a3d.json").read_text())["testing"][0]
+    classes = knowing(work / "semsim_0").infer({"image": str(data / item["image"])}).argmax(dim=0).numpy()
+    truth = np.asarray(nib.load(data / item["label"]).dataobj)
+    dice = [2 * ((classes == c) & (truth == c)).sum() / ((classes == c).sum() + (truth == c).sum()) for c in (1, 2, 3)]
+    assert np.mean(dice) > 0.4, dice
+
+
+def test_folds_of_different_code_meet_in_one_process(work, data, tmp_path, monkeypatch):
+    """Each uses its own modules, in either order, and a foreign package called scripts is left alone."""
+    foreign = types.ModuleType("scripts")
+    monkeypatch.setitem(sys.modules, "scripts", foreign)
+    for name in [n for n in sys.modules if n.startswith("scripts.")]:
+        monkeypatch.delitem(sys.modules, name)
+    first, second = work / "semsim_0", tmp_path / "semsim_9"
+    shutil.copytree(first, second)
+    network = second / "scripts" / "network.py"
+    source = network.read_text()
+    changed = source.replace("return self.backbone(image)", "return self.backbone(image) * 0", 1)
+    assert changed != source
+    network.write_text(changed)
+    image = str(data / json.loads((data / "a3d.json").read_text())["testing"][0]["image"])
+    expected = inferer(first).infer(image)
+    other = inferer(second).infer(image)
+    assert torch.allclose(other[1:, 20:60, 20:60].as_tensor(), torch.tensor(0.25), atol=1e-3)
+    assert torch.equal(inferer(first).infer(image).as_tensor(), expected.as_tensor())
+    assert sys.modules["scripts"] is foreign and not any(n.startswith("scripts.") for n in sys.modules)
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of the template's page."""
+    page = (TEMPLATES / "semsim" / "docs" / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
+
+
+def as_written(code: str, **places: Path) -> str:
+    """A block with its folders replaced and its training made short."""
+    for name, folder in places.items():
+        code = code.replace({"data": "/data", "work": "/data/work", "search": "/data/search"}[name], str(folder))
+    scalars = {**QUICK, "spatial_size": 32}  # MONAI makes a folder's name and a command of them
+    quick = ", ".join(f'"{k}": {v}' for k, v in scalars.items())
+    return code.replace('"epochs": 20', quick).replace("epochs: 20", yaml.safe_dump(scalars).strip())
+
+
+def test_the_commands_of_the_page(data, tmp_path):
+    (tmp_path / "input.yaml").write_text("")
+    code = as_written(blocks("bash")[0], work=tmp_path / "work", data=tmp_path)
+    code = code.replace(f"dataroot: {tmp_path}", f"dataroot: {data}")
+    shutil.copy(data / "a3d.json", tmp_path)
+    result = subprocess.run(["bash", "-ec", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert len(list((tmp_path / "work" / "ensemble_output").rglob("*.nii.gz"))) == 2
+
+
+def test_the_python_of_the_page(data, tmp_path, monkeypatch):
+    """AutoRunner, beside another algorithm, and a search: each block as it stands there."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    monkeypatch.chdir(ROOT)
+    first, together, search = (code for code in blocks("python"))
+    work = tmp_path / "work"
+    code = as_written(first, work=work, data=data).replace("runner.run()", "runner.ensemble = False; runner.run()")
+    exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+    folder = work / "semsim_0" / "model_fold0"
+    assert (folder / "model_best.pt").exists()
+    assert json.loads((folder / "training.json").read_text())["class_names"] == ["background", "RV", "Myo", "LV"]
+
+    code = as_written(search, work=work, search=tmp_path / "search").replace("n_trials=2", "n_trials=1")
+    exec(compile(code, "page", "exec"), space := {})
+    (found,) = (tmp_path / "search").iterdir()
+    assert (found / "model_fold0" / "model_best.pt").exists() and 0 <= space["study"].best_value <= 1
+    log = next(csv.DictReader((found / "model_fold0" / "training_log.csv").open()))
+    rate = space["study"].best_params["learning_rate"]
+    assert float(log["learning_rate"]) == pytest.approx(rate * 0.5**0.9), "after the first of two epochs"
+
+    # a stand-in for the other template
+    other = tmp_path / "algorithm_templates" / "segresnet2d"
+    shutil.copytree(TEMPLATES / "semsim", other)
+    algo = other / "scripts" / "algo.py"
+    algo.write_text(algo.read_text().replace("class SemsimAlgo", "class Segresnet2dAlgo"))
+    (tmp_path / "input.yaml").write_text(
+        yaml.safe_dump({"modality": "mri", "dataroot": str(data), "datalist": str(data / "a3d.json")})
+    )
+    code = together.replace("/data", str(tmp_path)).replace(str(work), str(tmp_path / "both"))
+    exec(compile(code, "page", "exec"), space := {"AutoRunner": AutoRunner})
+    files = {"data_stats_filename": str(work / "datastats.yaml"),
+             "data_src_cfg_name": str(tmp_path / "both" / "input.yaml")}  # fmt: skip
+    BundleGen(str(tmp_path), space["algos"], **files).generate(str(tmp_path / "both"), num_fold=1)
+    assert {p.name for p in (tmp_path / "both").iterdir()} >= {"semsim_0", "segresnet2d_0"}
+
+
+def test_nni_dry_run(data, tmp_path):
+    """AutoRunner prepares the search and says how to start it."""
+    pytest.importorskip("nni")
+    run = runner(data, tmp_path / "work", hpo=True, ensemble=False)
+    run.set_num_fold(1)
+    run.set_hpo_params({"nni_dry_run": True, "epochs": 1})
+    run.set_nni_search_space({"learning_rate": {"_type": "choice", "_value": [0.01, 0.03]}})
+    run.run()
+    config = yaml.safe_load((tmp_path / "work" / "semsim_0_nni_config.yaml").read_text())
+    assert config["search_space"]["learning_rate"]["_value"] == [0.01, 0.03]
+    copied = tmp_path / "work" / "semsim_0_override" / "configs" / "hyper_parameters.yaml"
+    assert yaml.safe_load(copied.read_text())["epochs"] == 1
+
+
+def test_several_processes(work, tmp_path):
+    folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(folder / "scripts" / "train.py"), "run"]  # fmt: skip
+    result = subprocess.run(command, env={**ENV, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert 0 <= entry["best_avg_dice_score"] <= 1 and (folder / "model_fold0" / "scores.csv").exists()
