@@ -27,6 +27,15 @@ def phantom_dir(tmp_path_factory) -> Path:
     return phantom.generate(tmp_path_factory.mktemp("data") / "phantom", seed=7, split=split)
 
 
+#: of processes that tests start; MONAI calls `python` by name
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "2",
+    "MPLBACKEND": "Agg",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+
+
 @pytest.fixture
 def run_bundle():
     """Run ``python -m monai.bundle ...`` (or another module) in the bundle's folder, as a user would."""
@@ -34,10 +43,8 @@ def run_bundle():
     def run(
         *args: str, module: str = "monai.bundle", check: bool = True, cwd: Path = BUNDLE, timeout: int = 240
     ) -> subprocess.CompletedProcess:
-        env = {**os.environ, "OMP_NUM_THREADS": "2", "MPLBACKEND": "Agg"}
-        result = subprocess.run(
-            [sys.executable, "-m", module, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
-        )
+        command = [sys.executable, "-m", module, *args]
+        result = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
         if check:
             assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         return result

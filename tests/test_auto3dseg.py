@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
 
 pytest.importorskip("sklearn")
@@ -27,7 +28,6 @@ from monai.apps.auto3dseg.utils import AlgoKeys
 TEMPLATES = ROOT / "algo_template"
 #: A training of seconds.
 QUICK = {"epochs": 2, "val_interval": 1, "batch_size": 4, "spatial_size": [32, 32]}
-ENV = {**os.environ, "OMP_NUM_THREADS": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
@@ -434,6 +434,26 @@ def test_nni_dry_run(data, tmp_path):
     assert config["search_space"]["learning_rate"]["_value"] == [0.01, 0.03]
     copied = tmp_path / "work" / "semsim_0_override" / "configs" / "hyper_parameters.yaml"
     assert yaml.safe_load(copied.read_text())["epochs"] == 1
+
+
+def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys):
+    """With and without the list, the same number of steps, scored on patients whose labels it never saw."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import auto3dseg
+
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    names = sorted(p.name.split(".")[0] for p in (data / "labels").iterdir())
+    splits = {"training": names[:4], "validation": names[4:6], "labelled": {"2": names[:2]}}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    output = tmp_path / "result.json"
+    auto3dseg.run(str(data), str(tmp_path / "work"), str(output), epochs=1, spatial_size=32,
+                  splits=str(tmp_path / "splits.json"))  # fmt: skip
+    record = json.loads(output.read_text())
+    assert record["with_unlabeled"]["unlabeled_images"] == [2, 2] and record["without"]["unlabeled_images"] == [0, 0]
+    for variant in auto3dseg.VARIANTS:
+        assert {row["case"] for row in record[variant]["per_case"]} == set(names[4:6])
+        assert min(record[variant]["steps"]) >= 1
+    assert "| with unlabeled | 2 |" in capsys.readouterr().out
 
 
 def test_several_processes(work, tmp_path):

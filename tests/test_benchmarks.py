@@ -17,7 +17,7 @@ import step
 FOLDER = ROOT / "benchmarks" / "results"
 #: what running costs; every other result is of accuracy
 COSTS = {"step": step, "infer": infer, "plan": plan_check}
-RESULTS = sorted(path for path in FOLDER.glob("*.json") if path.name.split("_")[0] not in COSTS)
+RESULTS = sorted(path for path in FOLDER.glob("*.json") if path.name.split("_")[0] not in (*COSTS, "auto3dseg"))
 
 
 @pytest.mark.parametrize("prefix", ["phantom", "acdc7"])

@@ -186,3 +186,29 @@ def test_evaluation_prefers_labelled_test_cases(folders):
     with pytest.raises(InputError, match="expected labelled cases"):
         evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []}))
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
+
+
+def test_folds_of_an_auto3dseg_datalist(folders):
+    """Items of the fold validate, the others train; test images serve as unlabelled ones on request."""
+    content = make(folders)["training"]
+    items = [{**item, "fold": int(case_name(item["image"])[1]) % 2} for item in content]
+    testing = [{"image": f"images/p{p}_frame01.nii.gz", "label": "nowhere.nii.gz"} for p in (4, 5)]
+    path = folders / "a3d.json"
+    path.write_text(json.dumps({"training": items, "testing": testing}))
+
+    def read(key, **kwargs):
+        return read_datalist(path, folders, key, **kwargs)
+
+    assert patients(read("training", fold=0)) == {"p1", "p3"} and patients(read("validation", fold=0)) == {"p0", "p2"}
+    assert patients(read("training", fold=1)) == {"p0", "p2"} and len(read("training")) == 8
+    assert read("validation") == [] == read("unlabeled", fold=0)
+    unlabeled = read("unlabeled", fold=0, unlabeled_key="testing")
+    assert patients(unlabeled) == {"p4", "p5"} and all("label" not in item for item in unlabeled)
+    testing[0]["image"] = items[0]["image"]
+    path.write_text(json.dumps({"training": items, "testing": [], "extra": testing}))
+    with pytest.raises(InputError, match="stands in `training` and again in `unlabeled`"):
+        read("unlabeled", unlabeled_key="extra")
+    path.write_text(json.dumps({"training": items, "testing": [{"image": "images/p4_frame01.nii.gz"}]}))
+    assert evaluation_key(path, 1) == "validation"
+    with pytest.raises(InputError, match="expected labelled cases"):
+        evaluation_key(path)

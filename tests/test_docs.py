@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from scripts import phantom
 from scripts.network import SegmentationNet
@@ -34,6 +36,13 @@ def data(tmp_path_factory) -> Path:
     source = phantom.generate(folder / "source", seed=3, split={"training": 18, "unlabeled": 2})
     for name in ("images", "labels"):
         shutil.move(source / name, folder / name)
+    items = [{"image": f"images/patient{n:03d}.nii.gz", "label": f"labels/patient{n:03d}.nii.gz"} for n in range(4)]
+    lists = {"training": items, "unlabeled": [{"image": f"images/patient{n:03d}.nii.gz"} for n in (18, 19)],
+             "testing": [{"image": "images/patient005.nii.gz"}]}  # fmt: skip
+    (folder / "a3d.json").write_text(json.dumps(lists))
+    given = {"modality": "mri", "dataroot": str(folder), "datalist": str(folder / "a3d.json"), "num_fold": 2,
+             "epochs": 1, "spatial_size": 32, "batch_size": 4}  # fmt: skip
+    (folder / "input.yaml").write_text(yaml.safe_dump(given))
     (folder / "new").mkdir()
     shutil.copy(folder / "images" / "patient000.nii.gz", folder / "new" / "scan.nii.gz")
     return folder
@@ -70,6 +79,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("multi_gpu", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
         ("model.onnx", "model.onnx"),
+        ("AutoRunner", "work/ensemble_output/images/patient005_ensemble.nii.gz"),
     ):
         if option in " ".join(line.split()):
             assert expected in made, made
