@@ -156,7 +156,7 @@ def train(
         return
     folder.mkdir(parents=True, exist_ok=True)
     make_datalist(data, cases, folder / "datalist.json", splits)
-    _note_start(folder)
+    note_start(folder)
     settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
     for c in applied:
         settings |= changes()[c]
@@ -199,7 +199,7 @@ def train(
     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
 
 
-def _note_start(folder: Path) -> None:
+def note_start(folder: Path) -> None:
     """Remember which commit each part of a training ran on."""
     path = folder / "starts.json"
     starts = json.loads(path.read_text()) if path.exists() else []

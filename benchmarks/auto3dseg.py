@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import CONFIGS, git, patient_of
+from accuracy import CONFIGS, note_start, patient_of
 from monai.apps.auto3dseg import AutoRunner
 from monai.transforms import LoadImage
 from scripts.report import METRICS, score_case, summarize
@@ -70,7 +69,6 @@ def run(
         "command": f"python benchmarks/auto3dseg.py run --data DIR --work WORK --output {Path(output).name} "
         f"--epochs {epochs} --spatial_size {spatial_size} --seed {seed}" + (" --splits FILE" if splits else ""),
         "seed": seed,
-        "commit": git("rev-parse", "HEAD"),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
         "threads": torch.get_num_threads(),
     }
@@ -89,13 +87,13 @@ def run(
             params["epochs"] = round(steps[0] / per_epoch)
             params["val_interval"] = max(1, params["epochs"] // 10)
         runner.set_training_params(params)
-        start = time.perf_counter()
+        note_start(folder)
         runner.run()
-        seconds = time.perf_counter() - start
         folds = [json.loads(p.read_text()) for p in sorted(folder.glob("work/semsim_*/model_fold*/training.json"))]
         steps = [f["epochs"] * f["steps_per_epoch"] for f in folds]
         record[variant] = {
-            "seconds": round(seconds),
+            "commit": sorted({s["commit"] for s in json.loads((folder / "starts.json").read_text())}),
+            "seconds": round(sum(pd.read_csv(p)["seconds"].sum() for p in folder.rglob("training_log.csv"))),
             "steps": steps,
             "fusion": [f["fusion"] for f in folds],
             "labelled_cases": [f["labeled_cases"] for f in folds],

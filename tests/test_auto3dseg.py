@@ -302,6 +302,7 @@ def test_without_an_unlabelled_list(work, data, tmp_path, asked):
 def test_probabilities_on_the_grid_of_the_file(work, data):
     item = json.loads((data / "a3d.json").read_text())["testing"][0]  # oblique
     plain, flipped = (inferer(work / "semsim_0", flip_tta=t, rank=0, n_best=1, output_dir="x") for t in (False, True))
+    assert list(plain.inferer.roi_size) == [32, 32], "the size of the training"
     p, q = (i.infer({"image": str(data / item["image"])}) for i in (plain, flipped))
     volume = nib.load(data / item["image"])
     assert p.shape == q.shape == (4, *volume.shape)

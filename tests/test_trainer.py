@@ -138,7 +138,7 @@ def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
     assert seen == {"evaluation": 2, "training": 4}
     with pytest.raises(ValueError, match="training or exclusive"):
         make(teacher={"batch_norm": "frozen"})
-    with pytest.raises(ValueError, match="needs ema_decay 0"):
+    with pytest.raises(InputError, match="expected weak_batch_norm evaluation or training"):
         make(teacher={"batch_norm": "exclusive", "ema_decay": 0.9})
 
 
@@ -281,7 +281,7 @@ def test_resuming_from_an_older_file_keeps_what_it_writes(tmp_path):
 @pytest.mark.parametrize("overlay", ["semsim", "moving average", "fixmatch", "labeled_only"])
 def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
     settings = {
-        "semsim": {},
+        "semsim": {"teacher": {"batch_norm": "exclusive"}},
         "moving average": {
             "teacher": {"ema_decay": 0.9},
             "unlabeled_warmup": 0.5,

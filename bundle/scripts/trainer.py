@@ -72,13 +72,16 @@ class Teacher:
                 and dropped channels stay out of the running ones).
 
         Raises:
-            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range, or both where the average would be of
-                statistics that the student does not keep.
+            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range.
+            InputError: an average with ``exclusive``, where the student keeps no statistics.
         """
         if batch_norm not in ("evaluation", "training", "exclusive"):
             raise ValueError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
         if batch_norm == "exclusive" and ema_decay:
-            raise ValueError("weak_batch_norm exclusive needs ema_decay 0; choose evaluation or training.")
+            raise InputError(
+                f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student would keep no statistics to average; "
+                "expected weak_batch_norm evaluation or training, or ema_decay 0."
+            )
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
         self.average: AveragedModel | None = None

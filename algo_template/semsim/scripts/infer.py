@@ -19,8 +19,8 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Keys of hyper_parameters.yaml that prediction shares with training, and its own.
-KEYS = ("spatial_size", "in_channels", "class_names", "intensity", "slice_axis", "slice_batch", "device")
+#: Keys that may override those of inference.yaml; size, channels and classes are otherwise read from training.json.
+KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "device")
 
 
 def own_package(root: Path) -> str:
@@ -60,18 +60,23 @@ class InferClass:
         """
         package = own_package(ROOT)
         tuned = ConfigParser.load_config_file(str(ROOT / "configs" / "hyper_parameters.yaml"))
-        tuned |= {key: value for key, value in override.items() if key in (*KEYS, "flip_tta", "ckpt_name")}
+        weights = ROOT / f"model_fold{tuned['fold']}"
+        if (weights / "hyper_parameters.yaml").exists():  # as trained
+            tuned |= ConfigParser.load_config_file(str(weights / "hyper_parameters.yaml"))
+        given = {key: value for key, value in override.items() if key in (*KEYS, "flip_tta", "ckpt_name")}
+        chosen = {key: tuned[key] for key in ("intensity", "slice_batch", "flip_tta") if tuned.get(key) is not None}
+        chosen |= given
         content = renamed(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml")), package)
-        content |= {key: tuned[key] for key in KEYS if tuned.get(key) is not None}
+        content |= {key: chosen[key] for key in KEYS if key in chosen}
         content["bundle_root"] = str(ROOT)
         find = importlib.import_module(f"{package}.checkpoints").find_checkpoint
-        content["ckpt_path"] = tuned.get("ckpt_name") or find(ROOT / f"model_fold{tuned['fold']}", ROOT)
+        content["ckpt_path"] = chosen.get("ckpt_name") or find(weights, ROOT)
         self.parser = ConfigParser(content)
         self.network = self.parser.get_parsed_content("network")
         self.preprocessing = self.parser.get_parsed_content("preprocessing")
         self.inferer = self.parser.get_parsed_content("inferer")
         self.device = torch.device(self.parser.get_parsed_content("device"))
-        self.flips = [(), (2,), (3,), (2, 3)] if tuned.get("flip_tta") else [()]
+        self.flips = [(), (2,), (3,), (2, 3)] if chosen.get("flip_tta") else [()]
         self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
 
     @torch.no_grad()

@@ -120,10 +120,18 @@ def run(config_file: Any = None, **override: Any) -> None:
         evaluator.add_event_handler(
             Events.COMPLETED, lambda e: progress.note(e.state.epoch, float(e.state.metrics["val_mean_dice"]))
         )
+        keep_settings(folder, overrides)
     workflow.run()
     if main:
         finish(parser, folder, progress, overrides)
     workflow.finalize()
+
+
+def keep_settings(folder: Path, overrides: dict[str, Any]) -> None:
+    """``hyper_parameters.yaml`` as trained, command line included, beside the weights: prediction reads it."""
+    tuned = yaml.safe_load((ROOT / "configs" / "hyper_parameters.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hyper_parameters.yaml").write_text(yaml.safe_dump({**tuned, **overrides}, sort_keys=False))
 
 
 def unlabeled_list(parser: Any) -> dict[str, Any]:
