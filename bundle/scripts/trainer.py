@@ -79,7 +79,7 @@ class Teacher:
             raise ValueError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
         if batch_norm == "exclusive" and ema_decay:
             raise InputError(
-                f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student would keep no statistics to average; "
+                f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student keeps no statistics to average; "
                 "expected weak_batch_norm evaluation or training, or ema_decay 0."
             )
         if not 0 <= ema_decay < 1:
