@@ -513,7 +513,7 @@ def _save(figure: Any, path: Path) -> None:
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
     """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
-    figure, ax = _figure(8, 4.5)
+    figure, ax = _figure(11, 4.5)
     for name, group in groups_of(records).items():
         steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
         values = np.array([r["validation_curve"]["mean_dice"] for r in group])
@@ -556,7 +556,7 @@ def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: 
         )
     ax.set_yticks(range(len(rows)), [name.removeprefix(f"{against} + ") for name, _ in rows])
     ax.axvline(0, color="black", lw=0.8)
-    ax.set(xlabel=f"mean Dice, difference from {against} (last iteration, 95 % interval over patients)")
+    ax.set(xlabel=f"difference in mean Dice from {against}, last iteration")
     ax.grid(axis="x", alpha=0.3)
     _save(figure, path)
 
