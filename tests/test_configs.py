@@ -21,6 +21,8 @@ CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
 TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_light", "semsim_minus", "unimatch"]
 OWN_TEST = {"train", "evaluate", "inference"}
+#: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
+ACCURACY = {"accuracy.yaml", "ablation.yaml", "changes.yaml", "cpu_protocol.yaml", "full_protocol.yaml"}
 #: run by test_docs.py, as the README writes it
 DOCS_TEST = {"multi_gpu_train"}
 SMALL = ("--epochs", "1", "--spatial_size", "32")
@@ -61,7 +63,7 @@ def trained(phantom_dir, tmp_path_factory) -> Path:
 
 def test_every_yaml_is_run_by_a_test():
     assert {p.stem for p in CONFIGS.glob("*.yaml")} == {*TRAINING_OVERLAYS, *OWN_TEST, *DOCS_TEST}
-    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {"acdc96.yaml"}
+    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {"acdc96.yaml", *ACCURACY}
 
 
 def test_every_yaml_opens_with_its_purpose_and_its_command():
