@@ -369,7 +369,7 @@ def blocks(language: str) -> list[str]:
 def as_written(code: str, **places: Path) -> str:
     """A block with its folders replaced and its training made short."""
     for name, folder in places.items():
-        code = code.replace({"data": "/data", "work": "/data/work", "search": "/data/search"}[name], str(folder))
+        code = code.replace({"data": "/data", "work": "/data/auto3dseg", "search": "/data/search"}[name], str(folder))
     scalars = {**QUICK, "spatial_size": 32}  # MONAI makes a folder's name and a command of them
     quick = ", ".join(f'"{k}": {v}' for k, v in scalars.items())
     return code.replace('"epochs": 20', quick).replace("epochs: 20", yaml.safe_dump(scalars).strip())
@@ -415,7 +415,7 @@ def test_the_python_of_the_page(data, tmp_path, monkeypatch):
     (tmp_path / "input.yaml").write_text(
         yaml.safe_dump({"modality": "mri", "dataroot": str(data), "datalist": str(data / "a3d.json")})
     )
-    code = together.replace("/data", str(tmp_path)).replace(str(work), str(tmp_path / "both"))
+    code = together.replace("/data/auto3dseg", str(tmp_path / "both")).replace("/data", str(tmp_path))
     exec(compile(code, "page", "exec"), space := {"AutoRunner": AutoRunner})
     files = {"data_stats_filename": str(work / "datastats.yaml"),
              "data_src_cfg_name": str(tmp_path / "both" / "input.yaml")}  # fmt: skip

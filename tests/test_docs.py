@@ -79,7 +79,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("multi_gpu", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
         ("model.onnx", "model.onnx"),
-        ("AutoRunner", "work/ensemble_output/images/patient005_ensemble.nii.gz"),
+        ("AutoRunner", "auto3dseg/ensemble_output/images/patient005_ensemble.nii.gz"),
     ):
         if option in " ".join(line.split()):
             assert expected in made, made

@@ -15,11 +15,11 @@ from ignite.engine import Events
 from ignite.handlers import Checkpoint, DiskSaver
 from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
-from torch.nn.parallel import DistributedDataParallel
 
 from .datalist import case_name
 from .errors import InputError
 from .loaders import rank_and_size
+from .trainer import unwrapped
 
 logger = logging.getLogger("semsim")
 
@@ -162,7 +162,7 @@ class SaveBest:
         if rank_and_size()[0] > 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        network = unwrapped(self.network)
         part = self.path.with_suffix(".part")
         torch.save(network.state_dict(), part)
         os.replace(part, self.path)

@@ -33,7 +33,7 @@ from .transforms import CutMix, RandCutMix
 def twin(network: nn.Module) -> nn.Module:
     """A second view of a network: its own modules with their own training mode, the very same parameters and buffers.
 
-    So the weak view runs in evaluation mode while the student stays in training mode, and no step switches modes.
+    So the weak view has a mode and a batch norm of its own, and no step switches modes.
     """
     base = unwrapped(network)
     shared = {id(t): t for t in itertools.chain(base.parameters(), base.buffers())}
@@ -113,7 +113,7 @@ class SemSimTrainer(SupervisedTrainer):
 
     A step on x_l (labelled) and x_u (unlabelled, weakly augmented):
 
-    1. the weak view, x_u as it is, is predicted without gradient and in evaluation mode: the pseudo-labels;
+    1. the teacher predicts the weak view, x_u as it is, without gradient: the pseudo-labels;
     2. each strong view is given boxes of its own, filled from another image of the batch (CutMix);
     3. the student sees labelled images and strong views in one forward, in training mode: one batch-norm pass;
     4. the loss compares them, pasting pseudo-labels with the same boxes, and the optimizer steps.
