@@ -159,13 +159,39 @@ class SaveBest:
         if not score > self.best:
             return
         self.best, self.epoch = score, engine.state.epoch
-        if rank_and_size()[0] > 0:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        network = unwrapped(self.network)
-        part = self.path.with_suffix(".part")
-        torch.save(network.state_dict(), part)
-        os.replace(part, self.path)
+        if rank_and_size()[0] == 0:
+            save_weights(self.network, self.path)
+
+
+class SaveLast:
+    """Write the weights of a finished training to ``model_last.pt``.
+
+    Unlike MONAI's ``CheckpointSaver`` not when it ends by an error: a restart that is refused leaves the file alone.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_last.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, lambda: save_weights(self.network, self.path))
+
+
+def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Write the state of a network, first beside its place and then renamed, so that no file is ever half written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(unwrapped(network).state_dict(), part)
+    os.replace(part, path)
 
 
 class SaveSettings:
