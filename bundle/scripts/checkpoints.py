@@ -17,7 +17,7 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 
 from .datalist import case_name
-from .errors import InputError
+from .errors import InputError, chain
 from .loaders import rank_and_size
 from .trainer import unwrapped
 
@@ -255,10 +255,17 @@ def write_whole(content: Mapping[str, Any], path: Path) -> None:
     """Save beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        for cause in chain(error):  # a full disk is reported without a name
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+        raise
     os.replace(part, path)
 
 
