@@ -347,6 +347,24 @@ def test_not_a_number_stops_with_terms_and_files():
         trainer.run()
 
 
+@pytest.mark.parametrize("images", ["zero", "constant", "as ever"])
+@pytest.mark.parametrize("labels", ["background", "one class", "as ever"])
+def test_poor_batches_train_on(images, labels):
+    """Black or constant images, no foreground, classes absent from every label, nothing confident: finite steps."""
+    for sure in (0.0, 1.1):  # everything passes the threshold, or nothing
+        trainer, network, _ = make(sure=sure, fusion="sfm_light")
+        for loader in (trainer.data_loader.labeled, trainer.data_loader.unlabeled):
+            slices = loader.dataset
+            if images != "as ever":
+                slices.images.fill_(0.0 if images == "zero" else 0.7)
+            if slices.labels is not None and labels != "as ever":
+                slices.labels.fill_(0 if labels == "background" else 2)
+        trainer.run()
+        assert all(math.isfinite(v) for v in trainer.state.scalars.values()), trainer.state.scalars
+        assert all(torch.isfinite(v).all() for v in network.state_dict().values())
+        assert trainer.state.scalars["mask_u"] == (1.0 if sure == 0.0 else 0.0)
+
+
 def test_similarity_terms_need_a_fusion():
     with pytest.raises(InputError, match=r"lambda_intra.*fixmatch\.yaml"):
         make(fusion="none")
