@@ -184,7 +184,8 @@ class CheckVolumed(Transform):
         name = file_of(data, image)
         if image.shape[0] != self.in_channels:
             raise InputError(
-                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels."
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels, "
+                "or if this is a time series, split it into one file a frame."
             )
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:
@@ -212,7 +213,8 @@ class CheckVolumed(Transform):
         if wrong:
             raise InputError(
                 f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
-                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all classes or remap the values."
+                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all "
+                "classes, or label_values to the values in the files (--label_values '[0,255]')."
             )
 
 
