@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
-from .datalist import case_name
-from .readers import image_loader
-from .transforms import file_of, find_slice_axis
+from .drawing import overlay
+from .files import case_name
+from .transforms import file_of
 
 logger = logging.getLogger("semsim")
 
@@ -179,73 +178,6 @@ def summarize(table: pd.DataFrame) -> dict[str, Any]:
         "mean": {m: float(np.nanmean([row[m] for row in classes.values()])) for m in metrics},
         "distance_unit": units[0] if len(units) == 1 else "mm, or voxels for files without a spacing",
     }
-
-
-def overlay(
-    image: str,
-    prediction: str,
-    output: str,
-    truth: str = "",
-    slices: int = 5,
-    class_names: Sequence[str] = (),
-) -> str:
-    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
-
-    Args:
-        image: image file.
-        prediction: label file on the image's grid.
-        output: PNG file to write.
-        truth: label file of the truth, dashed.
-        slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend.
-
-    Returns:
-        ``output``.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    load = image_loader()
-    volumes = {"image": load(image), "prediction": load(prediction)}
-    if truth:
-        volumes["truth"] = load(truth)
-    affine = volumes["image"].affine.numpy()
-    arrays = {name: np.asarray(v)[0] for name, v in volumes.items()}
-    arrays = {name: a[..., None] if a.ndim == 2 else a for name, a in arrays.items()}
-    axis = find_slice_axis(np.linalg.norm(affine[:3, :3], axis=0), arrays["image"].shape)
-    arrays = {name: np.moveaxis(a, axis, -1) for name, a in arrays.items()}
-    labels = [arrays[name] for name in ("prediction", "truth") if name in arrays]
-    filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in labels))
-    filled = filled if len(filled) else np.arange(labels[0].shape[-1])
-    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(slices, len(filled))).round().astype(int))]
-
-    colors = plt.get_cmap("tab10")
-    classes = range(1, int(max(a.max() for a in labels)) + 1)
-    names = {c: class_names[c] if c < len(class_names) else f"class {c}" for c in classes}
-    low, high = np.percentile(arrays["image"], [0.5, 99.5])
-    figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
-    for ax, k in zip(axes[0], chosen):
-        ax.imshow(arrays["image"][..., k].T, cmap="gray", vmin=low, vmax=high, origin="lower")
-        for name, style in (("prediction", "solid"), ("truth", "dashed")):
-            if name not in arrays:
-                continue
-            for c in classes:
-                mask = np.equal(arrays[name][..., k].T, c)
-                if mask.any():
-                    ax.contour(mask, levels=[0.5], colors=[colors(c)], linestyles=style, linewidths=1.2)
-        ax.set_title(f"slice {k}", fontsize=10)
-        ax.axis("off")
-    note = "solid: prediction, dashed: truth" if truth else "contours: prediction"
-    figure.suptitle(f"{case_name(image)}   ({note})", fontsize=11)
-    handles = [plt.Line2D([], [], color=colors(c), label=name) for c, name in names.items()]
-    figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
-    figure.tight_layout(rect=(0, 0.05, 1, 0.97))
-    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    figure.savefig(output, dpi=90)
-    plt.close(figure)
-    return output
 
 
 def main() -> None:
