@@ -200,7 +200,10 @@ def affinity_maps(
             for target in (ax, axes[0, 0]):
                 target.plot(pixel[1], pixel[0], marker="P", markersize=9, markeredgecolor="black",
                             markerfacecolor=class_color(number))  # fmt: skip
-            figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, ticks=[0, round(top / 2, 1), round(top, 1)])
+            for beside in (ax, axes[0, 0]) if number == 1 else (ax,):
+                ticks = [0.0, top / 2, top]
+                bar = figure.colorbar(drawn, ax=beside, fraction=0.046, pad=0.03, ticks=ticks, format="%.1f")
+                bar.ax.set_visible(beside is ax)  # beside the image an empty one, for the same size
         for ax in axes[0]:
             ax.axis("off")
         figure.suptitle(f"weight in M as a multiple of the mean, temperature {temperature:g}", fontsize=10)
