@@ -71,7 +71,8 @@ def test_with_the_data_everything_is_shown(trained, phantom_dir):
     assert set(pictures) == set(files.values()) and all(p.startswith(b"\x89PNG") for p in pictures)
     scores = json.loads((trained / "scores.json").read_text())
     for part in ("SemSim-", "patient000", "right ventricle", "2 cases of the list &#39;testing&#39;", "Worst: pat",
-                 f"{scores['mean']['dice']:.3f}", "2 epochs", "model_best.pt", "95 % Hausdorff distance (mm)"):  # fmt: skip
+                 f"{scores['mean']['dice']:.3f}", "2 epochs", "model_best.pt", "95 % Hausdorff distance (mm)",
+                 ):  # fmt: skip
         assert part in page, part
     assert "Not part of this report" not in page
 

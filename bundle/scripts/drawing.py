@@ -136,6 +136,8 @@ def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]
         position: of the slice.
         styles: line style by name of the label.
     """
+    from matplotlib.patheffects import withStroke
+
     image = planes.image[:, :, position]
     ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=planes.aspect, interpolation="nearest")
     for name, style in styles.items():
@@ -143,8 +145,15 @@ def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]
         for c in range(1, int(label.max()) + 1):
             mask = label == c
             if mask.any():
-                ax.contour(np.pad(mask, 1), levels=[0.5], colors=[class_color(c)], linestyles=style, linewidths=1.4,
-                           extent=(-1, mask.shape[1], -1, mask.shape[0]))  # fmt: skip
+                lines = ax.contour(
+                    np.pad(mask, 1),
+                    levels=[0.5],
+                    colors=[class_color(c)],
+                    linestyles=style,
+                    linewidths=1.4,
+                    extent=(-1, mask.shape[1], -1, mask.shape[0]),
+                )
+                lines.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
     ax.set_xlim(-0.5, image.shape[1] - 0.5)
     ax.set_ylim(image.shape[0] - 0.5, -0.5)
     ax.axis("off")
