@@ -8,7 +8,7 @@ RUN := cd bundle && $(BIN)/python -m monai.bundle run
 DEMO := $(abspath demo_output)
 CASE := patient022
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-long lint clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow --timeout 7200
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
