@@ -120,6 +120,9 @@ def test_affinity_of_a_pixel_by_hand():
     classes[:, 2:] = 1
     look = FeatureLook(SemSimNet(fusion="none"), [], [], lambda x: x, "cpu", temperature=0.1)
     one = Slice("a", torch.rand(1, 16, 16), features, classes, picture=True)
+    assert one.upright(np.arange(4).reshape(2, 2)).tolist() == [[0, 2], [1, 3]]
+    front_on_top = Slice("a", one.image, features, classes).upright(np.arange(4).reshape(2, 2))
+    assert front_on_top.tolist() == [[1, 3], [0, 2]]
     image, maps = look.affinities(one, ["background", "organ"])
     pixel, weights = maps["organ"]
     assert image.shape == (16, 16) and weights.shape == (4, 4) and weights.sum() == pytest.approx(1, abs=1e-5)

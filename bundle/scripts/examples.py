@@ -78,17 +78,22 @@ class Slice:
         features: f~ of unit length, ``(D, h, w)``.
         classes: at the size of the features, ``(h, w)``: true ones of a labelled slice, else predicted ones.
         picture: whether rows of the file run downwards.
+        oriented: whether the file says where the patient's right is.
     """
 
     name: str
     image: Tensor
     features: Tensor
     classes: Tensor
-    picture: bool
+    picture: bool = False
+    oriented: bool = False
 
     def upright(self, array: np.ndarray) -> np.ndarray:
-        """``(H, W)`` or ``(H, W, 3)`` -> rows from top to bottom, columns from left to right."""
-        return array.swapaxes(0, 1) if self.picture else array.swapaxes(0, 1)[::-1]
+        """``(H, W)`` or ``(H, W, 3)``, pointing right and front, -> rows and columns as in :func:`as_planes`."""
+        array = array.swapaxes(0, 1)
+        if self.picture:
+            return array
+        return array[::-1, ::-1] if self.oriented else array[::-1]
 
 
 class FeatureLook:
@@ -103,7 +108,7 @@ class FeatureLook:
         device: str | torch.device,
         *,
         temperature: float = 0.1,
-        volumes: int = 12,
+        slices: int = 12,
         per_class: int = 200,
     ) -> None:
         """
@@ -114,12 +119,12 @@ class FeatureLook:
             transform: preprocessing of the training: volumes ``(C, H, W, slices)``.
             device: where to compute.
             temperature: t_a.
-            volumes: how many of each list to look at, evenly spaced.
+            slices: how many of each list to look at, of as many volumes as there are, evenly spaced.
             per_class: points of a class and list in the scatter plot, at most.
         """
         self.network, self.transform, self.device = network, transform, device
         self.lists = {"labelled": list(labeled), "unlabelled": list(unlabeled)}
-        self.temperature, self.volumes, self.per_class = temperature, volumes, per_class
+        self.temperature, self.number, self.per_class = temperature, slices, per_class
 
     @property
     def possible(self) -> bool:
@@ -127,32 +132,41 @@ class FeatureLook:
         return self.network.fusion is not None
 
     def slices(self, stream: str) -> list[Slice]:
-        """A middle slice of some volumes; of labelled ones the slice that shows most of the classes."""
+        """Some slices of a list; of labelled volumes those that show most."""
         items = self.lists[stream]
-        chosen = [
-            items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(self.volumes, len(items))).astype(int))
-        ]
-        return [self._slice(item, stream == "labelled") for item in chosen]
+        chosen = [items[i] for i in _spread(len(items), self.number)]
+        each = -(-self.number // len(chosen))
+        return [one for item in chosen for one in self._look(item, stream == "labelled", each)]
 
     @torch.no_grad()
-    def _slice(self, item: Item, labeled: bool) -> Slice:
+    def _look(self, item: Item, labeled: bool, count: int) -> list[Slice]:
+        """``count`` slices of a volume; a labelled volume's own among those with the most classes."""
         volume = read_item(self.transform, item)
         image = torch.as_tensor(volume["image"]).movedim(-1, 0)  # (slices, C, H, W)
-        number = len(image) // 2
+        numbers = list(range(len(image)))
         if labeled:
             label = torch.as_tensor(volume["label"]).movedim(-1, 0)
-            allowed = item.get("labeled_slices") or range(len(label))
-            number = max(allowed, key=lambda k: (len(torch.unique(label[k])), int((label[k] > 0).sum())))
-        one = image[number : number + 1].float().to(self.device)
-        output = self.network.eval()({"x": one}, Streams(decode=("x",), fuse=("x",)))
-        features = F.normalize(output.features["x"].float(), dim=1)[0].cpu()
-        size = features.shape[1:]
+            allowed = item.get("labeled_slices") or numbers
+            classes = {k: len(torch.unique(label[k])) for k in allowed}
+            numbers = [k for k in allowed if classes[k] == max(classes.values())]
+        elif len(numbers) > 2:
+            numbers = numbers[1:-1]  # the ends often show nothing
+        numbers = [numbers[i] for i in _spread(len(numbers), count)]
+        part = image[numbers].float().to(self.device)
+        output = self.network.eval()({"x": part}, Streams(decode=("x",), fuse=("x",)))
+        features = F.normalize(output.features["x"].float(), dim=1).cpu()
+        size = features.shape[2:]
         if labeled:
-            classes = nearest(label[number : number + 1], size)[0]
+            shown = nearest(label[numbers], size)
         else:
-            classes = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1)[0].cpu()
+            shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
         path = first_file(item)
-        return Slice(f"{case_name(path)}, slice {number}", one[0].cpu(), features, classes, is_picture(path))
+        affine = np.asarray(getattr(volume["image"], "meta", {}).get("original_affine", np.eye(4)))
+        oriented = not np.allclose(affine[:3, :3], np.eye(3))
+        return [
+            Slice(f"{case_name(path)}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
+            for i, k in enumerate(numbers)
+        ]
 
     def points(self, slices: Sequence[Slice], *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Features ``(N, D)`` and classes ``(N,)`` drawn from slices, at most ``per_class`` of each class."""
@@ -192,3 +206,8 @@ class FeatureLook:
         image = chosen.image.movedim(0, -1).numpy()
         image = image if image.shape[-1] == 3 else image[..., 0]
         return chosen.upright(image).clip(0, 1), maps
+
+
+def _spread(length: int, number: int) -> list[int]:
+    """At most ``number`` indices of a list, evenly spaced, away from its ends where it is longer."""
+    return list(range(length)) if length <= number else [int((i + 0.5) * length / number) for i in range(number)]

@@ -223,10 +223,8 @@ class Report:
         if self.log is not None and figures.class_shares(self.log, self.class_names, file):
             section.figures.append(Figure(file, "class shares by epoch", "Class shares", TEXTS["shares"]))
         if not section.figures:
-            section.missing, section.texts = (
-                True,
-                ["There is no record of pseudo-labels: no unlabelled images were used."],
-            )
+            reason = "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
+            section.missing, section.texts = True, [reason]
         elif self.quality is None:
             section.texts = [TEXTS["unknown"]]
         return section
