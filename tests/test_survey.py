@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import samples
 from scripts.datalist import create, read_datalist
-from scripts.errors import InputError
+from scripts.errors import InputError, find_input_error
 from scripts.loaders import read_item
 from scripts.survey import look
+from test_configs import workflow
 
 
 @pytest.fixture
@@ -52,6 +53,24 @@ def test_every_format_is_found_and_reported(mixed, capsys):
     assert rows["d"]["spacing"] == "0.6x0.6x3.6" and rows["a"]["label_values"] == "0 1" and rows["b"]["label"] == ""
     items = read_datalist(mixed / "datalist.json", mixed, "unlabeled")
     assert all(read_item(lambda item: look(Path(item["image"])), item).shape[1:] == (10, 3) for item in items)
+
+
+def test_mixed_formats_train_and_a_dicom_series_is_predicted(mixed):
+    samples.write_nifti(mixed / "labels" / "c.nii.gz", samples.blob((14, 10, 3), seed=2)[1])
+    make(mixed, labeled="a,e", validation="c")
+    options = {"show_progress": False, "spatial_size": 32, "class_names": ["background", "heart"]}
+    flow = workflow("train", "train", "semsim_minus", dataset_dir=str(mixed), datalist=str(mixed / "datalist.json"),
+                    output_dir=str(mixed / "run"), epochs=1, batch_size=2, **options)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert (mixed / "run" / "model_best.pt").exists()
+    flow = workflow("infer", "inference", dataset_dir=str(mixed / "images" / "f"), output_dir=str(mixed / "p"),
+                    ckpt_path=str(mixed / "run" / "model_last.pt"), show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    predicted = nib.load(mixed / "p" / "f_seg.nii.gz")
+    assert predicted.shape == (17, 10, 3)
+    np.testing.assert_allclose(predicted.header.get_zooms(), (0.9, 0.9, 6.0), atol=1e-4)
 
 
 def test_dry_run_writes_nothing(mixed, capsys):
@@ -127,6 +146,14 @@ def test_class_names_have_to_fit_the_values(tmp_path):
         make(tmp_path, class_names="background,organ")
     assert not (tmp_path / "datalist.json").exists()
     assert make(tmp_path, class_names="background,organ,lesion")["labels"]["2"] == "lesion"
+
+
+def test_values_and_classes_of_a_training_have_to_fit(tmp_path):
+    flow = workflow("train", "train", label_values=[0, 255], dataset_dir=str(tmp_path), output_dir=str(tmp_path))
+    flow.initialize()
+    with pytest.raises(RuntimeError) as error:
+        flow.parser.get_parsed_content("train#preprocessing")
+    assert "one value for each of the 4 classes" in str(find_input_error(error.value))
 
 
 def test_names_alone_without_a_check(tmp_path):

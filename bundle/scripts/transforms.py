@@ -163,6 +163,20 @@ class AsVolumed(MapTransform, InvertibleTransform):
         return result
 
 
+def class_indices(label_values: Sequence[int] | None, class_names: Sequence[str]) -> list[int]:
+    """What the values in the label files become: 0, 1, 2, ..., in the order of the classes; nothing for no values.
+
+    Raises:
+        InputError: another number of values than of classes.
+    """
+    if label_values and len(label_values) != len(class_names):
+        raise InputError(
+            f"label_values {list(label_values)}: expected one value for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}); change label_values or class_names."
+        )
+    return list(range(len(label_values or [])))
+
+
 class CheckVolumed(Transform):
     """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values."""
 
