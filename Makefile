@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
 	$(RUN) training --config_file "['configs/train.yaml','configs/demo.yaml']" --output_dir $(DEMO)
-	$(RUN) --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
+	$(RUN) reporting --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
 	$(RUN) --config_file configs/inference.yaml --dataset_dir data/phantom/images/$(CASE).nii.gz \
 	  --ckpt_path $(DEMO)/model_best.pt --output_dir $(DEMO)
 	cd bundle && $(BIN)/python -m scripts.report overlay --image data/phantom/images/$(CASE).nii.gz \
@@ -30,6 +30,7 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "model:   demo_output/model_best.pt (best on validation)"
 	@echo "scores:  demo_output/scores.csv, demo_output/scores.json (8 test patients)"
+	@echo "report:  demo_output/report/index.html"
 	@echo "picture: demo_output/overlay.png"
 
 test: lint
