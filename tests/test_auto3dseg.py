@@ -339,7 +339,13 @@ def test_bad_options_get_one_line(work, tmp_path, argument, message):
 
 def test_strings_of_a_command_line():
     sys.path.append(str(TEMPLATES))
-    converted = importlib.import_module("semsim.scripts.options").converted
+    options = importlib.import_module("semsim.scripts.options")
+    converted = options.converted
+    known = ConfigParser()
+    known.read_config(str(ROOT / "bundle" / "configs" / "train.yaml"))
+    given = {"class_names": "background,RV", "roi_size": "32,32", "amp": "true"}
+    assert options.understood(given, known, source="") == {"class_names": ["background", "RV"],
+                                                           "spatial_size": [32, 32], "amp": True}  # fmt: skip
     for value, like, expected in [
         ("16,16", 224, [16, 16]),
         ((16, 16), None, [16, 16]),

@@ -21,6 +21,9 @@ ALIASES = {
 #: Where the results of a fold lie and which fold it is: Auto3DSeg looks for them where the folder was generated.
 FIXED = ("bundle_root", "output_dir", "ckpt_path", "fold")
 
+#: Keys that are lists whatever the configuration makes them of.
+LISTS = ("class_names", "label_values", "metrics")
+
 
 def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str, Any]:
     """Keys of the configuration that a user sets; what SemSim does not know is named in the log and left out.
@@ -47,7 +50,7 @@ def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str
             hint = f" (is {near[0]} meant?)" if near else ""
             logger.warning(f"{source}: SemSim has no key {key}{hint}; {value!r} is ignored.")
         else:
-            value = converted(value, known[name], key)
+            value = converted(value, [] if name in LISTS else known[name], key)
             if name == "spatial_size" and isinstance(value, list) and len(value) == 3:
                 if key == name:
                     raise ValueError(
