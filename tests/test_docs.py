@@ -146,6 +146,15 @@ def test_links_lead_somewhere():
                 assert heading in [h.lower().replace(" ", "-") for h in headings], f"{path.name}: {target}"
 
 
+def test_tests_named_in_the_table_of_reliability_exist():
+    text = (ROOT / "benchmarks" / "RELIABILITY.md").read_text()
+    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 15
+    for name in named:
+        assert f"def {name}(" in tests, name
+
+
 def test_functions_and_tests_named_in_the_method_exist():
     text = (ROOT / "bundle" / "docs" / "METHOD.md").read_text()
     source = "".join(p.read_text() for p in (ROOT / "bundle" / "scripts").glob("*.py"))
