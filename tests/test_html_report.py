@@ -19,6 +19,7 @@ from scripts.errors import InputError
 from scripts.examples import FeatureLook, Slice
 from scripts.html_report import Report, write
 from scripts.network import SemSimNet
+from scripts.similarity import affinity
 from test_configs import workflow
 
 EVERY = {
@@ -128,6 +129,9 @@ def test_affinity_of_a_pixel_by_hand():
     assert image.shape == (16, 16) and weights.shape == (4, 4) and weights.sum() == pytest.approx(1, abs=1e-5)
     assert weights[2:].sum() > 0.99, "rows run along the second axis"
     assert pixel[0] > 7.5
+    row, column = (int((p + 0.5) / 4) for p in pixel)  # in features; a picture's rows run along the second axis
+    whole = affinity(features[None], temperature=0.1)[0, column * 4 + row].reshape(4, 4)
+    np.testing.assert_allclose(weights, whole.T, atol=1e-6)
 
 
 def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):

@@ -18,7 +18,7 @@ from .files import case_name
 from .loaders import read_item
 from .network import SemSimNet, Streams, resize
 from .readers import image_loader
-from .similarity import affinity, nearest
+from .similarity import nearest
 
 Item = Mapping[str, Any]
 
@@ -189,7 +189,7 @@ class FeatureLook:
         Returns:
             image ``(rows, columns[, 3])`` in [0, 1]; by class the pixel (row, column) and its weights.
         """
-        weights = affinity(chosen.features[None], temperature=self.temperature)[0].numpy()  # (n, n)
+        features = chosen.features.flatten(1)  # (D, n), of unit length
         size = tuple(chosen.classes.shape)
         maps = {}
         for c, name in enumerate(class_names):
@@ -202,7 +202,9 @@ class FeatureLook:
             row, column = np.argwhere(chosen.upright(marked))[0]
             scale = chosen.image.shape[1] / size[0]
             pixel = ((row + 0.5) * scale - 0.5, (column + 0.5) * scale - 0.5)
-            maps[name] = (pixel, chosen.upright(weights[x * size[1] + y].reshape(size)))
+            cosines = features[:, x * size[1] + y] @ features
+            weights = torch.softmax(cosines / self.temperature, dim=0)  # a row of M, without the n x n map
+            maps[name] = (pixel, chosen.upright(weights.reshape(size).numpy()))
         image = chosen.image.movedim(0, -1).numpy()
         image = image if image.shape[-1] == 3 else image[..., 0]
         return chosen.upright(image).clip(0, 1), maps
