@@ -92,7 +92,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("skin_masks", "skin_masks/skin7_seg.png"),
         ("--resume auto", "run/resume_checkpoint_2.pt"),
         ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
-        ("evaluate.yaml", "run/scores.csv"),
+        ("evaluate.yaml", "scores.csv"),
         ("--ckpt_path", "predictions/scan_seg.nii.gz"),
         ("multi_gpu", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
