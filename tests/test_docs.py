@@ -93,7 +93,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("--resume auto", "run/resume_checkpoint_2.pt"),
         ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
         ("evaluate.yaml", "scores.csv"),
-        ("--ckpt_path", "predictions/scan_seg.nii.gz"),
+        ("--output_dir /data/predictions", "predictions/scan_seg.nii.gz"),
         ("multi_gpu", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
         ("model.onnx", "model.onnx"),

@@ -63,7 +63,9 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     except Exception as error:
         if "more than one DICOM series" in str(error):
             raise InputError(f"{path}: several DICOM series in one folder; give each a folder of its own.") from error
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        # ITK begins with a line of its source
+        lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
+        reason = (lines or [""])[0][:200]
         raise InputError(
             f"{path}: cannot be read as {'a label' if label else 'an image'} ({type(error).__name__}: {reason}); "
             "replace the file or take it out of the folder."
