@@ -100,10 +100,17 @@ def run(
             "fusion": [f["fusion"] for f in folds],
             "labelled_cases": [f["labeled_cases"] for f in folds],
             "unlabeled_images": [f["unlabeled_images"] for f in folds],
+            "validation_curves": validation_curves(folder),
             **score(Path(data), folder / "work" / "ensemble_output", lists["testing"]),
         }
     Path(output).write_text(json.dumps(record, indent=1) + "\n")
     table(output)
+
+
+def validation_curves(folder: Path) -> list[dict[str, list[float]]]:
+    """Epochs and mean Dice of every fold's validations, on the cases of the fold."""
+    logs = [pd.read_csv(p) for p in sorted(folder.glob("work/semsim_*/model_fold*/validation_log.csv"))]
+    return [{"epoch": log["epoch"].tolist(), "mean_dice": log["mean_dice"].round(4).tolist()} for log in logs]
 
 
 def slices_of_fold(data: Path, lists: dict[str, list[dict[str, Any]]]) -> float:

@@ -570,6 +570,17 @@ def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys):
     assert "| with unlabeled | 2 |" in capsys.readouterr().out
 
 
+def test_the_page_of_the_benchmark_is_made_from_its_result():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import auto3dseg
+
+    page = (ROOT / "benchmarks" / "AUTO3DSEG.md").read_text()
+    assert auto3dseg.fill(page) == page and page.count("| with unlabeled |") == 1
+    record = json.loads((ROOT / "benchmarks" / "results" / "auto3dseg_acdc.json").read_text())
+    difference = record["with_unlabeled"]["mean"]["dice"] - record["without"]["mean"]["dice"]
+    assert f"{difference:.3f} mean Dice" in page
+
+
 def test_several_processes(work, tmp_path):
     folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",

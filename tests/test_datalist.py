@@ -216,3 +216,20 @@ def test_folds_of_an_auto3dseg_datalist(folders):
     assert evaluation_key(path, 1) == "validation"
     with pytest.raises(InputError, match="expected labelled cases"):
         evaluation_key(path)
+
+
+@pytest.mark.parametrize("path", ["../elsewhere/a.nii.gz", "ABSOLUTE"])
+def test_a_datalist_stays_in_its_folder_unless_told_so(tmp_path, path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    outside = tmp_path / "elsewhere" / "a.nii.gz"
+    outside.touch()
+    named = path.replace("ABSOLUTE", str(outside))
+    listed = tmp_path / "data" / "list.json"
+    listed.write_text(json.dumps({"unlabeled": [{"image": named}]}))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: named in .* but not in dataset_dir .*--allow_outside"):
+        read_datalist(listed, tmp_path / "data", "unlabeled")
+    assert read_datalist(listed, tmp_path / "data", "unlabeled", allow_outside=True)[0]["image"] == str(outside)
+    (tmp_path / "data" / "linked.nii.gz").symlink_to(outside)
+    listed.write_text(json.dumps({"unlabeled": ["linked.nii.gz"]}))
+    assert len(read_datalist(listed, tmp_path / "data", "unlabeled")) == 1

@@ -57,13 +57,28 @@ def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, pr
     items = []
     for number, entry in enumerate(entries):
         item = {"image": entry} if isinstance(entry, str) else entry
-        if not isinstance(item, dict) or "image" not in item:
-            problems.append(
-                f'{datalist}: item {number} of `{key}` should be {{"image": FILE, ...}}, received {entry!r}.'
-            )
+        if fault := _fault(item):
+            problems.append(f"{datalist}: item {number} of `{key}` {fault}, received {entry!r}.")
         else:
             items.append(dict(item))
     return items
+
+
+def _fault(item: Any) -> str:
+    """What is wrong with the form of an item; empty for nothing."""
+    if not isinstance(item, dict) or not _names_files(item.get("image")):
+        return 'should be {"image": FILE, ...}, or {"image": [FILE, ...], ...} for channels in several files'
+    if item.get("label") and not _names_files(item["label"]):
+        return "should have a file as its label, or none"
+    slices = item.get("labeled_slices")
+    if slices is not None and not (isinstance(slices, list) and all(type(k) is int for k in slices)):
+        return "should have a list of numbers as its labeled_slices"
+    return ""
+
+
+def _names_files(value: Any) -> bool:
+    files = value if isinstance(value, list) else [value]
+    return bool(files) and all(isinstance(f, str) and f and "\0" not in f for f in files)
 
 
 def _image_files(item: Mapping[str, Any]) -> list[str]:
@@ -79,6 +94,7 @@ def read_datalist(
     require_label: bool | None = None,
     fold: int | None = None,
     unlabeled_key: str = "unlabeled",
+    allow_outside: bool = False,
 ) -> list[dict[str, Any]]:
     """Read one list and check it against the others before anything is loaded.
 
@@ -91,13 +107,15 @@ def read_datalist(
         fold: for cross-validation as in Auto3DSeg: items of ``training`` with this ``fold`` make ``validation``, the
             others ``training``. ``None``: the lists as they stand.
         unlabeled_key: list to take the unlabelled images from; of ``testing`` only the images are used.
+        allow_outside: whether paths may lead out of ``dataset_dir``.
 
     Returns:
         one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
         ``label`` unless the item is unlabelled. A list that the file does not have is empty.
 
     Raises:
-        InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists.
+        InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists, paths
+            that lead elsewhere.
     """
     if key not in LISTS:
         raise ValueError(f"key should be one of {LISTS}, received {key!r}.")
@@ -130,24 +148,31 @@ def read_datalist(
                 f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "
                 'add "label": FILE or move it to `unlabeled`.'
             )
-        problems += _resolve(item, Path(dataset_dir), datalist)
+        problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
     raise_all(problems)
     return chosen
 
 
-def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike) -> list[str]:
+def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_outside: bool) -> list[str]:
     """Make the paths of ``item`` absolute in place; returns what is wrong with them."""
     problems = []
+    root = os.path.join(os.path.abspath(dataset_dir), "")
     for name in ("image", "label"):
         if not item.get(name):
             continue
         files = item[name] if isinstance(item[name], list) else [item[name]]
         paths = [os.path.normpath(dataset_dir / str(f)) for f in files]
-        problems += [
-            f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
-            for path in paths
-            if not os.path.exists(path)
-        ]
+        for path in paths:
+            # links below dataset_dir may lead anywhere: whoever made them could read their target
+            if not allow_outside and not os.path.join(os.path.abspath(path), "").startswith(root):
+                problems.append(
+                    f"{path}: named in {datalist}, but not in dataset_dir ({dataset_dir}); give the folder above both "
+                    "as dataset_dir, or allow it by --allow_outside true."
+                )
+            elif not os.path.exists(path):
+                problems.append(
+                    f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
+                )
         item[name] = paths if isinstance(item[name], list) else paths[0]
     return problems
 
@@ -173,21 +198,26 @@ def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
     Raises:
         InputError: neither has a labelled case.
     """
-    content = _load(datalist)
+    content, problems = _load(datalist), []  # type: ignore[var-annotated]
+    lists = {key: _items(datalist, content, key, problems) for key in LISTS}
+    raise_all(problems)
     for key in ("testing", "validation"):
-        if any(isinstance(item, dict) and item.get("label") for item in content.get(key) or []):
+        if any(item.get("label") for item in lists[key]):
             return key
-    if fold is not None and any(item.get("fold") == fold for item in content.get("training") or []):
+    if fold is not None and any(item.get("fold") == fold for item in lists["training"]):
         return "validation"
     raise InputError(f"{datalist}: expected labelled cases in `testing` or `validation`, received none; add some.")
 
 
-def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "") -> list[dict[str, Any]]:
+def read_images(
+    dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "", *, allow_outside: bool = False
+) -> list[dict[str, Any]]:
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
     Args:
         dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it), or one image file.
         datalist: JSON file; empty for none.
+        allow_outside: whether its paths may lead out of ``dataset_dir``.
 
     Returns:
         one ``{"image": path}`` an image, sorted by name.
@@ -196,7 +226,7 @@ def read_images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = ""
         InputError: no such folder, or no image in it.
     """
     if datalist:
-        items = read_datalist(datalist, dataset_dir, "testing")
+        items = read_datalist(datalist, dataset_dir, "testing", allow_outside=allow_outside)
         if not items:
             raise InputError(f"{datalist}: expected images in `testing`, received none; leave --datalist out to "
                              "predict every image of the folder.")  # fmt: skip

@@ -138,11 +138,11 @@ def unlabeled_list(parser: Any) -> dict[str, Any]:
     from scripts.datalist import read_datalist
 
     datalist, folder = (parser.get_parsed_content(k) for k in ("data_list_file_path", "data_file_base_dir"))
-    key = parser["unlabeled_key"]
-    if found := read_datalist(datalist, folder, "unlabeled", unlabeled_key=key):
+    key, outside = parser["unlabeled_key"], parser["allow_outside"]
+    if found := read_datalist(datalist, folder, "unlabeled", unlabeled_key=key, allow_outside=outside):
         logger.info(f"{len(found)} unlabelled images from the list `{key}`.")
         return {}
-    testing = read_datalist(datalist, folder, "testing")
+    testing = read_datalist(datalist, folder, "testing", allow_outside=outside)
     if testing and parser["use_testing_as_unlabeled"]:
         logger.info(f"{len(testing)} images of `testing` as unlabelled ones (use_testing_as_unlabeled).")
         return {"unlabeled_key": "testing"}
