@@ -148,6 +148,37 @@ def test_class_names_have_to_fit_the_values(tmp_path):
     assert make(tmp_path, class_names="background,organ,lesion")["labels"]["2"] == "lesion"
 
 
+@pytest.mark.parametrize("label_format", ["identity", "png"])
+def test_a_label_without_a_grid_of_its_own_lies_on_its_image(tmp_path, label_format):
+    """Readers make up an identity for it; by that the image would be mirrored and the label not."""
+    image, label = samples.blob((20, 16, 4), seed=5)
+    image[:4], label[:4] = 250, 1  # no mirror image of itself
+    if label_format == "identity":
+        nib.save(nib.Nifti1Image(image, np.diag([-1.5, -1.5, 8.0, 1.0])), tmp_path / "image.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii.gz")
+        item = {"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    else:
+        samples.write_itk(tmp_path / "image.tif", image[..., 0].clip(0, 255).astype(np.uint8), (0.5, 0.5))
+        samples.write_picture(tmp_path / "label.png", label[..., 0])
+        item = {"image": str(tmp_path / "image.tif"), "label": str(tmp_path / "label.png")}
+    flow = workflow("train", "train", dataset_dir=str(tmp_path), output_dir=str(tmp_path), spatial_size=32,
+                    class_names=["background", "organ"])  # fmt: skip
+    flow.initialize()
+    result = flow.parser.get_parsed_content("train#preprocessing")(item)
+    inside, outside = (result["image"][result["label"] == c].mean() for c in (1, 0))
+    assert result["label"].sum() > 100 and inside > outside + 0.3
+
+
+def test_labels_elsewhere_in_space_are_reported(tmp_path, capsys):
+    for case, sign in (("a", 1.0), ("b", -1.0)):
+        image, label = samples.blob((8, 8, 3))
+        samples.write_nifti(tmp_path / "images" / f"{case}.nii.gz", image)
+        samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label, (1.5 * sign, 1.5, 8.0))
+    make(tmp_path)
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("headers")]
+    assert "1 labels lie elsewhere" in line and "labels/b.nii.gz" in line
+
+
 def test_values_and_classes_of_a_training_have_to_fit(tmp_path):
     flow = workflow("train", "train", label_values=[0, 255], dataset_dir=str(tmp_path), output_dir=str(tmp_path))
     flow.initialize()

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
 from .readers import image_loader
+from .transforms import states_grid
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Facts:
         channels: how many.
         shape: voxels along each axis, as stored.
         spacing: voxel size along each axis, mm; ones where the file states none.
+        affine: from voxels to mm in space, ``(4, 4)``.
         intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image.
         values: how many voxels have which value; of a label.
     """
@@ -40,6 +43,7 @@ class Facts:
     channels: int
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    affine: np.ndarray
     intensity: tuple[float, float, float, float] | None = None
     values: Mapping[float, int] = field(default_factory=dict)
 
@@ -80,8 +84,9 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
         raise InputError(f"{path}: expected a 2D or 3D {kind}, received an array of {tuple(tensor.shape[1:])}.")
     array = tensor.numpy()
-    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(tensor.affine.numpy()[:3, :3], axis=0)[:spatial])
-    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing)
+    affine = to_affine_nd(3, tensor.affine.numpy())
+    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
@@ -183,6 +188,21 @@ def _pair_problems(found: Survey) -> Iterable[str]:
             )
 
 
+def _elsewhere(found: Survey) -> list[Path]:
+    """Labels whose header puts them a voxel or more away from their image, where both state a grid."""
+    result = []
+    for case, label in found.labels.items():
+        image = found.images.get(case)
+        if image is None or image.shape != label.shape or not (states_grid(image.affine) and states_grid(label.affine)):
+            continue
+        shape = (*image.shape, 1)[:3]
+        corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in shape), 1)
+        apart = np.linalg.norm(corners @ (image.affine - label.affine).T, axis=1).max()
+        if apart > min(image.spacing):
+            result.append(label.path)
+    return result
+
+
 def _join(numbers: Sequence[float]) -> str:
     return "x".join(f"{n:.4g}" for n in numbers)
 
@@ -223,6 +243,9 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    if away := _elsewhere(found):
+        rows.append(("headers", f"{len(away)} labels lie elsewhere in space than their images, {away[0]} first: check "
+                     "them in the report's pictures"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)

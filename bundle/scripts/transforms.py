@@ -177,8 +177,16 @@ def class_indices(label_values: Sequence[int] | None, class_names: Sequence[str]
     return list(range(len(label_values or [])))
 
 
+def states_grid(affine: Any) -> bool:
+    """Whether a file says how its voxels lie in space: an identity matrix is what readers make up where it does not."""
+    return not np.allclose(np.asarray(affine)[:3, :3], np.eye(len(affine))[:3, :3], atol=1e-6)
+
+
 class CheckVolumed(Transform):
-    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values."""
+    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
+
+    A label that does not state its grid, or whose image does not, lies on its image voxel by voxel.
+    """
 
     def __init__(
         self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label"
@@ -207,9 +215,14 @@ class CheckVolumed(Transform):
                 f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; replace those "
                 "(numpy.nan_to_num) or take the case off the list."
             )
+        result = dict(data)
         if self.label_key in data:
-            self._check_label(data[self.label_key], image, name)
-        return dict(data)
+            label = data[self.label_key]
+            self._check_label(label, image, name)
+            if isinstance(label, MetaTensor) and not (states_grid(label.affine) and states_grid(image.affine)):
+                result[self.label_key] = label.clone()
+                result[self.label_key].affine = image.affine
+        return result
 
     def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
         name = file_of(None, label)
