@@ -40,7 +40,7 @@ def report(output: Path, **options) -> str:
                     **options)  # fmt: skip
     flow.initialize()
     flow.run()
-    return (output / "report" / "index.html").read_text()
+    return (output / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def embedded(page: str) -> list[bytes]:
@@ -85,7 +85,7 @@ def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
         shutil.copy(trained / name, run)
     result = run_bundle(str(run), module="scripts.html_report")
     assert result.stdout.strip().endswith("report/index.html")
-    page = (run / "report" / "index.html").read_text()
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}
     assert len(embedded(page)) == 4 and "Not evaluated yet" in page and "run reporting" in page
     assert "run &lt;1&gt;" in page and "run <1>" not in page
@@ -108,7 +108,7 @@ def test_scores_of_another_list_are_refused(trained, tmp_path):
 
 def test_a_network_without_fusion_has_no_features(trained):
     look = FeatureLook(SemSimNet(fusion="none"), [{}], [{}], lambda x: x, "cpu")
-    page = Report(trained, features=look).run().read_text()
+    page = Report(trained, features=look).run().read_text(encoding="utf-8")
     assert page.count("This network has no fused features") == 2
 
 
