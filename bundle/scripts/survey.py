@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
 from .readers import image_loader
-from .transforms import states_grid
+from .transforms import on_image_grid, states_grid, voxels_apart
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ def survey(
     result = Survey(*found, problems)
     problems += _channel_problems(result, channels or result.channels, channels is not None)
     problems += _pair_problems(result)
+    problems += _misplaced(result)
     return result
 
 
@@ -188,18 +189,25 @@ def _pair_problems(found: Survey) -> Iterable[str]:
             )
 
 
-def _elsewhere(found: Survey) -> list[Path]:
-    """Labels whose header puts them a voxel or more away from their image, where both state a grid."""
+def _misplaced(found: Survey) -> Iterable[str]:
+    """Labels that do not overlap their images by the headers; only those of :func:`_elsewhere` are read again."""
+    for case in _elsewhere(found):
+        load = image_loader()
+        try:
+            on_image_grid(load(found.labels[case].path), load(found.images[case].path))  # type: ignore[arg-type]
+        except InputError as error:
+            yield str(error)
+
+
+def _elsewhere(found: Survey) -> list[str]:
+    """Cases whose label is put elsewhere than the image by its header, where both state a grid."""
     result = []
     for case, label in found.labels.items():
         image = found.images.get(case)
         if image is None or image.shape != label.shape or not (states_grid(image.affine) and states_grid(label.affine)):
             continue
-        shape = (*image.shape, 1)[:3]
-        corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in shape), 1)
-        apart = np.linalg.norm(corners @ (image.affine - label.affine).T, axis=1).max()
-        if apart > min(image.spacing):
-            result.append(label.path)
+        if voxels_apart(image.affine, label.affine, image.shape) > 0.5:
+            result.append(case)
     return result
 
 
@@ -244,8 +252,8 @@ def describe(
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
     if away := _elsewhere(found):
-        rows.append(("headers", f"{len(away)} labels lie elsewhere in space than their images, {away[0]} first: check "
-                     "them in the report's pictures"))  # fmt: skip
+        rows.append(("headers", f"{len(away)} labels are stored in another orientation or place than their images, "
+                     f"{found.labels[away[0]].path} first: they follow their header"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)
