@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> Path:
              "epochs": 1, "spatial_size": 32, "batch_size": 4}  # fmt: skip
     (folder / "input.yaml").write_text(yaml.safe_dump(given))
     make_acdc(folder / "ACDC", range(1, 101))
-    for number in range(8):
+    for number in range(14):
         image, label = samples.blob((40, 30 + number, 1), seed=number)
         colour = np.repeat(image.clip(0, 255).astype(np.uint8), 3, axis=-1)
         samples.write_picture(folder / "skin" / "images" / f"skin{number}.jpg", colour)
@@ -78,9 +78,10 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         args += ["--epochs", "2"]
     if "inference.yaml" in line and args[0] == "run" and "--output_dir" not in line:
         args += ["--output_dir", str(data / "card")]
-    before = {p for p in data.rglob("*") if p.is_file()}
+    before = {p: p.stat().st_mtime_ns for p in data.rglob("*") if p.is_file()}
     run_bundle(*args, module=module)
-    made = {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file() and p not in before}
+    files = (p for p in data.rglob("*") if p.is_file())
+    made = {str(p.relative_to(data)) for p in files if before.get(p) != p.stat().st_mtime_ns}
     for option, expected in (
         ("--output /data/datalist.json", "datalist.json"),
         ("look.csv", "look.csv"),
@@ -90,9 +91,9 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("--tracking mlflow", "tracked/mlruns.db"),
         ("skin_masks", "skin_masks/skin7_seg.png"),
         ("--resume auto", "run/resume_checkpoint_2.pt"),
-        ("run training --config_file configs/train.yaml --", "run/model_best.pt"),
-        ("evaluate.yaml", "run/scores.csv"),
-        ("--ckpt_path", "predictions/scan_seg.nii.gz"),
+        ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
+        ("evaluate.yaml", "scores.csv"),
+        ("--output_dir /data/predictions", "predictions/scan_seg.nii.gz"),
         ("multi_gpu", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
         ("model.onnx", "model.onnx"),

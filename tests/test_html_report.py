@@ -19,6 +19,7 @@ from scripts.errors import InputError
 from scripts.examples import FeatureLook, Slice
 from scripts.html_report import Report, write
 from scripts.network import SemSimNet
+from scripts.similarity import affinity
 from test_configs import workflow
 
 EVERY = {
@@ -39,7 +40,7 @@ def report(output: Path, **options) -> str:
                     **options)  # fmt: skip
     flow.initialize()
     flow.run()
-    return (output / "report" / "index.html").read_text()
+    return (output / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def embedded(page: str) -> list[bytes]:
@@ -84,7 +85,7 @@ def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
         shutil.copy(trained / name, run)
     result = run_bundle(str(run), module="scripts.html_report")
     assert result.stdout.strip().endswith("report/index.html")
-    page = (run / "report" / "index.html").read_text()
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}
     assert len(embedded(page)) == 4 and "Not evaluated yet" in page and "run reporting" in page
     assert "run &lt;1&gt;" in page and "run <1>" not in page
@@ -107,7 +108,7 @@ def test_scores_of_another_list_are_refused(trained, tmp_path):
 
 def test_a_network_without_fusion_has_no_features(trained):
     look = FeatureLook(SemSimNet(fusion="none"), [{}], [{}], lambda x: x, "cpu")
-    page = Report(trained, features=look).run().read_text()
+    page = Report(trained, features=look).run().read_text(encoding="utf-8")
     assert page.count("This network has no fused features") == 2
 
 
@@ -128,6 +129,9 @@ def test_affinity_of_a_pixel_by_hand():
     assert image.shape == (16, 16) and weights.shape == (4, 4) and weights.sum() == pytest.approx(1, abs=1e-5)
     assert weights[2:].sum() > 0.99, "rows run along the second axis"
     assert pixel[0] > 7.5
+    row, column = (int((p + 0.5) / 4) for p in pixel)  # in features; a picture's rows run along the second axis
+    whole = affinity(features[None], temperature=0.1)[0, column * 4 + row].reshape(4, 4)
+    np.testing.assert_allclose(weights, whole.T, atol=1e-6)
 
 
 def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):

@@ -26,8 +26,10 @@ def mixed(tmp_path) -> Path:
     }.items()):  # fmt: skip
         image, label = samples.blob((12 + number, 10, 3), seed=number)
         write(tmp_path / "images" / name, image, **({"ending": ""} if name == "f" else {}))
-        if number in (0, 4):
-            samples.write_nifti(tmp_path / "labels" / f"{name.split('.')[0]}.nii.gz", label)
+        # NIfTI counts to the left where the others count to the right
+        spacing = {"a.nii.gz": (1.5, 1.5, 8.0), "e": (-0.9, -0.9, 6.0)}.get(name)
+        if spacing:
+            samples.write_nifti(tmp_path / "labels" / f"{name.split('.')[0]}.nii.gz", label, spacing)
     (tmp_path / "images" / "notes.txt").write_text("scanned on a Monday")
     return tmp_path
 
@@ -56,7 +58,7 @@ def test_every_format_is_found_and_reported(mixed, capsys):
 
 
 def test_mixed_formats_train_and_a_dicom_series_is_predicted(mixed):
-    samples.write_nifti(mixed / "labels" / "c.nii.gz", samples.blob((14, 10, 3), seed=2)[1])
+    samples.write_nifti(mixed / "labels" / "c.nii.gz", samples.blob((14, 10, 3), seed=2)[1], (-0.8, -0.8, 5.0))
     make(mixed, labeled="a,e", validation="c")
     options = {"show_progress": False, "spatial_size": 32, "class_names": ["background", "heart"]}
     flow = workflow("train", "train", "semsim_minus", dataset_dir=str(mixed), datalist=str(mixed / "datalist.json"),
@@ -146,6 +148,41 @@ def test_class_names_have_to_fit_the_values(tmp_path):
         make(tmp_path, class_names="background,organ")
     assert not (tmp_path / "datalist.json").exists()
     assert make(tmp_path, class_names="background,organ,lesion")["labels"]["2"] == "lesion"
+
+
+@pytest.mark.parametrize("label_format", ["identity", "png"])
+def test_a_label_without_a_grid_of_its_own_lies_on_its_image(tmp_path, label_format):
+    """Readers make up an identity for it; by that the image would be mirrored and the label not."""
+    image, label = samples.blob((20, 16, 4), seed=5)
+    image[:4], label[:4] = 250, 1  # no mirror image of itself
+    if label_format == "identity":
+        nib.save(nib.Nifti1Image(image, np.diag([-1.5, -1.5, 8.0, 1.0])), tmp_path / "image.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii.gz")
+        item = {"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    else:
+        samples.write_itk(tmp_path / "image.tif", image[..., 0].clip(0, 255).astype(np.uint8), (0.5, 0.5))
+        samples.write_picture(tmp_path / "label.png", label[..., 0])
+        item = {"image": str(tmp_path / "image.tif"), "label": str(tmp_path / "label.png")}
+    flow = workflow("train", "train", dataset_dir=str(tmp_path), output_dir=str(tmp_path), spatial_size=32,
+                    class_names=["background", "organ"])  # fmt: skip
+    flow.initialize()
+    result = flow.parser.get_parsed_content("train#preprocessing")(item)
+    inside, outside = (result["image"][result["label"] == c].mean() for c in (1, 0))
+    assert result["label"].sum() > 100 and inside > outside + 0.3
+
+
+def test_labels_elsewhere_in_space_are_reported(tmp_path, capsys):
+    for case, pixel in (("a", 1.5), ("b", 1.4)):
+        image, label = samples.blob((16, 16, 3))
+        samples.write_nifti(tmp_path / "images" / f"{case}.nii.gz", image)
+        samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label, (pixel, pixel, 8.0))
+    make(tmp_path)
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("headers")]
+    assert "1 labels are stored in another" in line and "labels/b.nii.gz" in line
+    (tmp_path / "datalist.json").unlink()
+    samples.write_nifti(tmp_path / "labels" / "b.nii.gz", label, (-1.5, -1.5, 8.0))
+    with pytest.raises(InputError, match=r"labels/b\.nii\.gz: by its header it lies elsewhere"):
+        make(tmp_path)
 
 
 def test_values_and_classes_of_a_training_have_to_fit(tmp_path):

@@ -193,3 +193,32 @@ def test_cutmix_keeps_image_and_labels_together_at_every_resolution():
     assert torch.equal(mix(label[:, None].float())[:, 0].long(), mix(label))
     alone = RandCutMix(prob=1.0)(torch.rand(1, 1, 8, 8))
     assert alone.partner.tolist() == [0]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "ASR"])
+def test_a_label_stored_in_another_orientation_is_turned_to_its_image(tmp_path, codes):
+    label = np.zeros((9, 9, 9), np.uint8)
+    label[1:4, 2:7, 5:6] = 1
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(label.astype(np.float32), affine), tmp_path / "image.nii.gz")
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    nib.save(nib.Nifti1Image(label, affine).as_reoriented(turn), tmp_path / "label.nii.gz")
+    keys = ["image", "label"]
+    steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), CheckVolumed(in_channels=1, num_classes=2)])
+    result = steps({key: str(tmp_path / f"{key}.nii.gz") for key in keys})
+    np.testing.assert_array_equal(result["label"], result["image"])
+    np.testing.assert_allclose(result["label"].affine, affine)
+
+
+def test_a_label_of_another_place_is_refused(tmp_path):
+    for name, shift in (("image", 0.0), ("label", 500.0)):
+        affine = np.diag([1.5, 1.5, 5.0, 1.0])
+        affine[0, 3] = shift
+        nib.save(nib.Nifti1Image(np.ones((6, 6, 6), np.uint8), affine), tmp_path / f"{name}.nii.gz")
+    keys = ["image", "label"]
+    steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), CheckVolumed(in_channels=1, num_classes=2)])
+    with pytest.raises(RuntimeError) as error:
+        steps({key: str(tmp_path / f"{key}.nii.gz") for key in keys})
+    assert "lies elsewhere in space" in str(error.value.__cause__)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .files import case_name
 from .readers import image_loader
-from .transforms import find_slice_axis
+from .transforms import find_slice_axis, states_grid
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -75,7 +75,7 @@ def as_planes(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     axis = 2 if flat else find_slice_axis(spacing.tolist(), image.shape[1:], slice_axis)
     flipped = False
-    if not flat and not np.allclose(affine[:3, :3], np.eye(3)):
+    if not flat and states_grid(affine):
         orient = Orientation(axcodes="LAS", labels=None)
         tensors = {name: orient(tensor) for name, tensor in tensors.items()}
         world, direction = nib.io_orientation(affine)[axis]

@@ -18,7 +18,8 @@ from .files import case_name
 from .loaders import read_item
 from .network import SemSimNet, Streams, resize
 from .readers import image_loader
-from .similarity import affinity, nearest
+from .similarity import nearest
+from .transforms import states_grid
 
 Item = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ class Slice:
         features: f~ of unit length, ``(D, h, w)``.
         classes: at the size of the features, ``(h, w)``: true ones of a labelled slice, else predicted ones.
         picture: whether rows of the file run downwards.
-        oriented: whether the file says where the patient's right is.
+        oriented: whether the file says where right and front (of a picture: right and up) are.
     """
 
     name: str
@@ -91,9 +92,9 @@ class Slice:
     def upright(self, array: np.ndarray) -> np.ndarray:
         """``(H, W)`` or ``(H, W, 3)``, pointing right and front, -> rows and columns as in :func:`as_planes`."""
         array = array.swapaxes(0, 1)
-        if self.picture:
-            return array
-        return array[::-1, ::-1] if self.oriented else array[::-1]
+        if self.oriented:
+            return array[::-1, ::-1]
+        return array if self.picture else array[::-1]
 
 
 class FeatureLook:
@@ -162,7 +163,7 @@ class FeatureLook:
             shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
         path = first_file(item)
         affine = np.asarray(getattr(volume["image"], "meta", {}).get("original_affine", np.eye(4)))
-        oriented = not np.allclose(affine[:3, :3], np.eye(3))
+        oriented = states_grid(affine)
         return [
             Slice(f"{case_name(path)}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
             for i, k in enumerate(numbers)
@@ -189,7 +190,7 @@ class FeatureLook:
         Returns:
             image ``(rows, columns[, 3])`` in [0, 1]; by class the pixel (row, column) and its weights.
         """
-        weights = affinity(chosen.features[None], temperature=self.temperature)[0].numpy()  # (n, n)
+        features = chosen.features.flatten(1)  # (D, n), of unit length
         size = tuple(chosen.classes.shape)
         maps = {}
         for c, name in enumerate(class_names):
@@ -202,7 +203,9 @@ class FeatureLook:
             row, column = np.argwhere(chosen.upright(marked))[0]
             scale = chosen.image.shape[1] / size[0]
             pixel = ((row + 0.5) * scale - 0.5, (column + 0.5) * scale - 0.5)
-            maps[name] = (pixel, chosen.upright(weights[x * size[1] + y].reshape(size)))
+            cosines = features[:, x * size[1] + y] @ features
+            weights = torch.softmax(cosines / self.temperature, dim=0)  # a row of M, without the n x n map
+            maps[name] = (pixel, chosen.upright(weights.reshape(size).numpy()))
         image = chosen.image.movedim(0, -1).numpy()
         image = image if image.shape[-1] == 3 else image[..., 0]
         return chosen.upright(image).clip(0, 1), maps

@@ -58,7 +58,7 @@ def _finish(ax: Any, x: str, y: str, *, outside: bool = True) -> None:
         ax.spines[side].set_visible(False)
     if ax.get_legend_handles_labels()[0]:
         where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if outside else {"loc": "best"}
-        ax.legend(frameon=False, fontsize=9, **where)
+        ax.legend(frameon=False, fontsize=9, handlelength=3.2, **where)
 
 
 def loss_curves(log: pd.DataFrame, output: Path) -> None:

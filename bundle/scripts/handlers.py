@@ -33,7 +33,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     earlier: list[dict[str, Any]] = []
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             earlier = list(reader)
         if list(reader.fieldnames or []) != list(row):
@@ -41,7 +41,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
             earlier = []
     kept = [r for r in earlier if None not in r.values() and int(r["epoch"]) < row["epoch"]]
     part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
+    with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerows([*kept, row])

@@ -274,7 +274,7 @@ def _number(value: float, metric: str) -> str:
 
 
 def _spread(values: pd.Series, metric: str) -> str:
-    return f"{_number(values.mean(), metric)} ± {_number(values.std(ddof=0), metric)}"
+    return f"{_number(values.mean(), metric)} \u00b1 {_number(values.std(ddof=0), metric)}"
 
 
 def _duration(seconds: float) -> str:

@@ -76,7 +76,8 @@ TEXTS = {
     "losses": ("Means of an epoch, before weighting; L = 1/2 (L_s + weighted unlabelled terms)."),
     "masks": (
         "Share of the positions whose pseudo-label is confident enough to count. Near 0 the unlabelled images "
-        "teach nothing; near 1 wrong pseudo-labels count as well."
+        "teach nothing; near 1 wrong pseudo-labels count as well. Most positions are background, which is "
+        "confident early, so a high ratio says little about the other classes."
     ),
     "validation": ("Mean over the validation cases; the weights of the best epoch are in model_best.pt."),
     "quality": (

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
 from .readers import image_loader
+from .transforms import on_image_grid, states_grid, voxels_apart
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Facts:
         channels: how many.
         shape: voxels along each axis, as stored.
         spacing: voxel size along each axis, mm; ones where the file states none.
+        affine: from voxels to mm in space, ``(4, 4)``.
         intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image.
         values: how many voxels have which value; of a label.
     """
@@ -40,6 +43,7 @@ class Facts:
     channels: int
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    affine: np.ndarray
     intensity: tuple[float, float, float, float] | None = None
     values: Mapping[float, int] = field(default_factory=dict)
 
@@ -63,7 +67,9 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     except Exception as error:
         if "more than one DICOM series" in str(error):
             raise InputError(f"{path}: several DICOM series in one folder; give each a folder of its own.") from error
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        # ITK begins with a line of its source
+        lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
+        reason = (lines or [""])[0][:200]
         raise InputError(
             f"{path}: cannot be read as {'a label' if label else 'an image'} ({type(error).__name__}: {reason}); "
             "replace the file or take it out of the folder."
@@ -78,8 +84,9 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
         raise InputError(f"{path}: expected a 2D or 3D {kind}, received an array of {tuple(tensor.shape[1:])}.")
     array = tensor.numpy()
-    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(tensor.affine.numpy()[:3, :3], axis=0)[:spatial])
-    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing)
+    affine = to_affine_nd(3, tensor.affine.numpy())
+    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
@@ -152,6 +159,7 @@ def survey(
     result = Survey(*found, problems)
     problems += _channel_problems(result, channels or result.channels, channels is not None)
     problems += _pair_problems(result)
+    problems += _misplaced(result)
     return result
 
 
@@ -179,6 +187,28 @@ def _pair_problems(found: Survey) -> Iterable[str]:
                 f"{label.path}: its size is {_join(label.shape)}, that of its image {image.path} {_join(image.shape)}; "
                 "resample the label to the image's grid."
             )
+
+
+def _misplaced(found: Survey) -> Iterable[str]:
+    """Labels that do not overlap their images by the headers; only those of :func:`_elsewhere` are read again."""
+    for case in _elsewhere(found):
+        load = image_loader()
+        try:
+            on_image_grid(load(found.labels[case].path), load(found.images[case].path))  # type: ignore[arg-type]
+        except InputError as error:
+            yield str(error)
+
+
+def _elsewhere(found: Survey) -> list[str]:
+    """Cases whose label is put elsewhere than the image by its header, where both state a grid."""
+    result = []
+    for case, label in found.labels.items():
+        image = found.images.get(case)
+        if image is None or image.shape != label.shape or not (states_grid(image.affine) and states_grid(label.affine)):
+            continue
+        if voxels_apart(image.affine, label.affine, image.shape) > 0.5:
+            result.append(case)
+    return result
 
 
 def _join(numbers: Sequence[float]) -> str:
@@ -221,6 +251,9 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    if away := _elsewhere(found):
+        rows.append(("headers", f"{len(away)} labels are stored in another orientation or place than their images, "
+                     f"{found.labels[away[0]].path} first: they follow their header"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)

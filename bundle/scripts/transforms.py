@@ -177,8 +177,53 @@ def class_indices(label_values: Sequence[int] | None, class_names: Sequence[str]
     return list(range(len(label_values or [])))
 
 
+def states_grid(affine: Any) -> bool:
+    """Whether a file says how its voxels lie in space: an identity matrix is what readers make up where it does not."""
+    return not np.allclose(np.asarray(affine)[:3, :3], np.eye(len(affine))[:3, :3], atol=1e-6)
+
+
+def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
+    """How far apart two headers put the corners of a volume, at most, in voxels of the finest axis.
+
+    Args:
+        affine, other: from voxels to mm, ``(4, 4)`` (or smaller for a picture).
+        shape: voxels along each axis.
+    """
+    matrices = [to_affine_nd(3, np.asarray(a, dtype=float)) for a in (affine, other)]
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in (*shape, 1)[:3]), 1)
+    distance = np.linalg.norm(corners @ (matrices[0] - matrices[1]).T, axis=1).max()
+    return float(distance / np.linalg.norm(matrices[0][:3, :3], axis=0).min())
+
+
+def on_image_grid(label: MetaTensor, image: MetaTensor) -> MetaTensor:
+    """A label on the grid of its image, of the same shape.
+
+    One that does not state its grid, or whose image does not, lies on its image voxel by voxel. One that was stored in
+    another orientation is turned to its image's.
+
+    Raises:
+        InputError: by their headers the two do not overlap.
+    """
+    if not (states_grid(label.affine) and states_grid(image.affine)):
+        label = label.clone()
+        label.affine = image.affine
+    elif label.ndim == 4 and voxels_apart(image.affine, label.affine, image.shape[1:]) > 0.5:
+        resample = SpatialResample(mode="nearest", padding_mode="zeros")
+        turned: Any = resample(label, dst_affine=image.affine, spatial_size=image.shape[1:])
+        if label.any() and not turned.any():
+            raise InputError(
+                f"{file_of(None, label)}: by its header it lies elsewhere in space than its image "
+                f"{file_of(None, image)}; resample it to the image's grid, or copy the image's header."
+            )
+        return turned
+    return label
+
+
 class CheckVolumed(Transform):
-    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values."""
+    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
+
+    Labels are put on the grid of their images, see :func:`on_image_grid`.
+    """
 
     def __init__(
         self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label"
@@ -207,9 +252,13 @@ class CheckVolumed(Transform):
                 f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; replace those "
                 "(numpy.nan_to_num) or take the case off the list."
             )
+        result = dict(data)
         if self.label_key in data:
-            self._check_label(data[self.label_key], image, name)
-        return dict(data)
+            label = data[self.label_key]
+            self._check_label(label, image, name)
+            if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
+                result[self.label_key] = on_image_grid(label, image)
+        return result
 
     def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
         name = file_of(None, label)

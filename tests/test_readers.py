@@ -1,0 +1,87 @@
+"""Headers as the benchmarks' files have them: each quirk is read to the same values and the same spacing."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import samples
+from PIL import Image
+from scripts.readers import LoadFilesd, SignedByteReader, image_loader
+from scripts.survey import look
+
+IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
+
+
+def read(path):
+    tensor = image_loader()(path)
+    return tensor[0].numpy(), np.linalg.norm(tensor.affine[:3, :3].numpy(), axis=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"big_endian": True}, {"compressed": True}], ids=["little", "big", "zraw"])
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int8])
+def test_metaimage(tmp_path, options, kind):
+    array = LABEL.astype(kind) if kind is not np.int16 else IMAGE
+    samples.write_mhd(tmp_path / "a.mhd", array, (0.625, 0.625, 3.6), **options)
+    values, spacing = read(tmp_path / "a.mhd")
+    np.testing.assert_array_equal(values, array)
+    np.testing.assert_allclose(spacing, (0.625, 0.625, 3.6))
+
+
+def test_signed_bytes_in_other_formats_and_below_zero(tmp_path):
+    array = LABEL.astype(np.int8) - 1
+    raw = array.T.tobytes()
+    sizes = " ".join(map(str, array.shape))
+    (tmp_path / "a.nrrd").write_bytes(
+        f"NRRD0004\ntype: signed char\ndimension: 3\nsizes: {sizes}\nspacings: 1 1 2\nencoding: raw\n\n".encode() + raw
+    )
+    packed = zlib.compress(raw)
+    header = (
+        f"ObjectType = Image\nNDims = 3\nBinaryData = True\nCompressedData = True\nCompressedDataSize = {len(packed)}\n"
+        f"DimSize = {sizes}\nElementSpacing = 1 1 2\nElementType = MET_CHAR\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / "b.mha").write_bytes(header.encode() + packed)
+    for name in ("a.nrrd", "b.mha"):
+        values, spacing = read(tmp_path / name)
+        np.testing.assert_array_equal(values, array)
+        assert spacing[2] == 2
+
+
+def test_other_files_are_left_to_monai(tmp_path):
+    samples.write_mhd(tmp_path / "a.mhd", IMAGE)
+    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    reader = SignedByteReader()
+    assert not any(reader.verify_suffix(tmp_path / name) for name in ("a.mhd", "a.nii.gz", "none.mhd"))
+    item = LoadFilesd(["image", "label"], allow_missing_keys=True)({"image": str(tmp_path / "a.nii.gz")})
+    np.testing.assert_array_equal(item["image"], IMAGE)
+
+
+def test_nifti_of_16_bits_with_a_slope(tmp_path):
+    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE * 2.5, (1.56, 1.56, 10.0), slope=2.5)
+    values, spacing = read(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(values, IMAGE * 2.5)
+    np.testing.assert_allclose(spacing, (1.56, 1.56, 10.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".dcm", ".IMA", ""])
+def test_dicom_slices_are_ordered_by_position_not_by_name(tmp_path, ending):
+    samples.write_dicom(tmp_path / "series", IMAGE, (0.9, 0.9, 6.0), ending=ending)
+    values, spacing = read(tmp_path / "series")
+    np.testing.assert_array_equal(values, IMAGE)
+    np.testing.assert_allclose(spacing, (0.9, 0.9, 6.0), atol=1e-4)
+
+
+def test_masks_of_0_and_255(tmp_path):
+    samples.write_picture(tmp_path / "a.png", LABEL[..., 0] * 255)
+    facts = look(tmp_path / "a.png", label=True)
+    assert list(facts.values) == [0, 255] and facts.shape == (12, 10)
+
+
+@pytest.mark.parametrize("size", [(33, 57), (64, 40)])
+def test_jpg_of_uneven_sizes_in_colour(tmp_path, size):
+    colour = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    samples.write_picture(tmp_path / "a.jpg", colour, quality=95)
+    assert Image.open(tmp_path / "a.jpg").size == size
+    facts = look(tmp_path / "a.jpg")
+    assert facts.channels == 3 and facts.shape == size and facts.intensity[3] <= 255
