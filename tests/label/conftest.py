@@ -1,0 +1,83 @@
+"""Tests against a real MONAI Label server. They need its environment (`make test-label`); elsewhere they do not exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+collect_ignore_glob = [] if importlib.util.find_spec("monailabel") else ["test_*.py"]
+sys.path.insert(0, str(ROOT / "label_app"))
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """A running server and a client of it."""
+
+    def __init__(self, app: Path, studies: Path, **environment: str) -> None:
+        import demo
+        from monailabel.client import MONAILabelClient
+
+        stock = not (app / "lib" / "active.py").exists()
+        conf = {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else {}
+        self.app, self.studies, self.port = app, studies, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        environment = {"OMP_NUM_THREADS": "1", **environment}
+        self.process = demo.server(app, studies, self.port, conf, **environment)
+        demo.wait_until_up(self.process, self.url)
+        self.client = MONAILabelClient(self.url)
+        self.bundle = app / "model" / "semsim"
+
+    def post(self, path: str, **params):
+        """POST to an endpoint that the client has no method for."""
+        import requests
+
+        response = requests.post(f"{self.url}{path}", json=params, timeout=120)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def trained(self, **params) -> dict:
+        """Train, wait and return the task."""
+        self.client.train_start("semsim", params)
+        return self.wait()
+
+    def wait(self, kind: str = "train", seconds: float = 240) -> dict:
+        """Wait for a task of the server, ``train`` or ``scoring``, to end."""
+        import requests
+
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            task = requests.get(f"{self.url}/{kind}/", timeout=120).json()
+            if task["status"] not in ("SUBMITTED", "RUNNING"):
+                return task
+            time.sleep(0.5)
+        raise AssertionError(f"{kind} still runs after {seconds} s: {task}")
+
+    def stop(self) -> int:
+        """Ctrl-C for this very process; returns its exit code."""
+        import signal
+
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running(app: Path, studies: Path, **environment: str) -> Iterator[Server]:
+    """A server for a ``with`` block."""
+    server = Server(app, studies, **environment)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
