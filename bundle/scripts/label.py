@@ -21,7 +21,7 @@ from monai.engines import Workflow
 
 from . import phantom
 from .checkpoints import SETTINGS_FILE, SaveBest, trained_setting
-from .datalist import IMAGE_SUFFIXES, read_datalist
+from .datalist import IMAGE_SUFFIXES, read_datalist, read_images
 from .errors import InputError
 from .trainer import unwrapped
 
@@ -82,6 +82,11 @@ def datalist(
     if not inside():
         return read_datalist(datalist, dataset_dir, key, **options)
     return unlabeled_of(os.environ[STUDIES]) if key == "unlabeled" else []
+
+
+def images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "") -> list[dict[str, Any]]:
+    """:func:`~scripts.datalist.read_images`; in MONAI Label none, for there every image comes with its request."""
+    return [] if inside() else read_images(dataset_dir, datalist)
 
 
 def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:

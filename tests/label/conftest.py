@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +38,8 @@ class Server:
         environment = {"OMP_NUM_THREADS": "1", **environment}
         self.process = demo.server(app, studies, self.port, conf, **environment)
         demo.wait_until_up(self.process, self.url)
-        self.client = MONAILabelClient(self.url)
+        # a folder of its own: the client saves results under the names of the server's temporary files
+        self.client = MONAILabelClient(self.url, tmpdir=tempfile.mkdtemp(dir=studies.parent))
         self.bundle = app / "model" / "semsim"
 
     def post(self, path: str, **params):
@@ -66,8 +69,8 @@ class Server:
 
     def stop(self) -> int:
         """Ctrl-C for this very process; returns its exit code."""
-        import signal
-
+        if self.process.poll() is None and self.client.train_status(check_if_running=True):
+            self.client.train_stop()
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=60)
 
