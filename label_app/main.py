@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.active import Scores, strategies
+from lib.auth import name_algorithms
 from lib.infer import Segmentation
 from lib.train import SemiSupervised
 from monailabel.interfaces.app import MONAILabelApp
@@ -40,6 +41,7 @@ class SemSimApp(MONAILabelApp):
                 f"{app_dir}/model: expected a bundle (a folder with configs/metadata.json), found none; make the app's "
                 "folder with label_app/assemble.py."
             )
+        name_algorithms()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
