@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -218,7 +219,100 @@ def collect(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def load(folder: Path = RESULTS) -> dict[tuple[str, int], dict[int, dict[str, Any]]]:
+    """Results by strategy and number of annotated patients, then by seed; the first round stands with every strategy.
+
+    Only seeds that every strategy has at that number, so that all are compared on the same.
+    """
+    found: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("seed*.json")):
+        record = json.loads(path.read_text())
+        names = STRATEGIES if record["strategy"] == "all" else (record["strategy"],)
+        for name in names:
+            found.setdefault((name, record["patients"]), {})[record["seed"]] = record
+    for number in {n for _, n in found}:
+        common = set.intersection(*(set(found.get((name, number), {})) for name in STRATEGIES))
+        for name in STRATEGIES:
+            kept = {seed: r for seed, r in found.pop((name, number), {}).items() if seed in common}
+            found |= {(name, number): kept} if kept else {}
+    return found
+
+
+def dice(record: Mapping[str, Any]) -> float:
+    """Mean validation Dice of a round's last iteration."""
+    return record["last"]["mean"]["dice"]
+
+
+def table_lines(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Mean Dice by number of patients, each seed behind it, and paired differences from ``random``."""
+    numbers = sorted({n for _, n in results})
+    lines = ["| strategy | " + " | ".join(f"{n} patients" for n in numbers) + " |", "|---" * (len(numbers) + 1) + "|"]
+    for name in STRATEGIES:
+        cells = []
+        for n in numbers:
+            values = [dice(r) for _, r in sorted(results[name, n].items())]
+            each = f" ({', '.join(f'{v:.3f}' for v in values)})" if len(values) > 1 else ""
+            cells.append(f"{sum(values) / len(values):.3f}{each}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| strategy | against | patients | seeds | difference in Dice, 95 % interval | each seed |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name in STRATEGIES[1:]:
+        for n in numbers[1:]:
+            d = accuracy.paired(list(results["random", n].values()), list(results[name, n].values()), "last")
+            each = ", ".join(f"{v:+.3f}" for v in d["seeds"])
+            interval = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}"
+            lines.append(f"| {name} | random | {n} | {len(d['seeds'])} | {interval} | {each} |")
+    return lines
+
+
+def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], path: Path) -> None:
+    """Mean validation Dice against annotated patients, a line a strategy, a dot a seed."""
+    figure, ax = accuracy._figure(7.5, 4.5)
+    for name, marker in zip(STRATEGIES, "os^"):
+        numbers = sorted(n for strategy, n in results if strategy == name)
+        seeds = [sorted(results[name, n].items()) for n in numbers]
+        means = [sum(dice(r) for _, r in group) / len(group) for group in seeds]
+        (line,) = ax.plot(numbers, means, marker=marker, label=name)
+        for n, group in zip(numbers, seeds):
+            ax.plot([n] * len(group), [dice(r) for _, r in group], marker, ms=4, alpha=0.4, color=line.get_color())
+    count = [len(results["random", n]) for n in sorted(n for name, n in results if name == "random")]
+    seeds_text = f"{count[-1]} to {count[0]}" if count[0] != count[-1] else f"{count[0]}"
+    ax.set(xlabel="annotated patients", ylabel="mean Dice, validation", xticks=numbers, ylim=(0, 1))
+    ax.set_title(f"line: mean of {seeds_text} seed(s); dot: a seed", fontsize=10)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, loc="lower right")
+    accuracy._save(figure, path)
+
+
+MARKED = re.compile(r"(<!-- (table|curve) -->\n).*?(<!-- end -->)", re.S)
+
+
+def report(page: str = "", results: str = "") -> None:
+    """Write table and curve of a page from results, between its marks ``<!-- table -->``, ``<!-- curve -->``.
+
+    Args:
+        page: Markdown file; default ``benchmarks/ANNOTATION.md``.
+        results: folder of the results; default ``benchmarks/results/annotation``.
+    """
+    path = Path(page) if page else ROOT / "benchmarks" / "ANNOTATION.md"
+    text = fill(path.read_text(), Path(results) if results else RESULTS, path.parent / "figures")
+    path.write_text(text)
+
+
+def fill(text: str, folder: Path, figures: Path | None = None) -> str:
+    """A page with its marked parts made anew; without ``figures`` no picture is drawn."""
+    results = load(folder)
+    if figures is not None:
+        figures.mkdir(parents=True, exist_ok=True)
+        draw(results, figures / "annotation.png")
+    parts = {"table": "\n".join(table_lines(results)), "curve": f"![{CAPTION}](figures/annotation.png)"}
+    return MARKED.sub(lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text)
+
+
+CAPTION = "Validation Dice against annotated patients"
+
+
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({"run": run})
+    fire.Fire({"run": run, "report": report})

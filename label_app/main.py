@@ -1,4 +1,4 @@
-"""MONAI Label app: the bundle in ``model/`` segments, learns from labelled and unlabelled images, and asks for the next.
+"""MONAI Label app: the bundle in ``model/`` segments, learns from all images, and asks for the next label.
 
     python -m monailabel.main start_server --app APP --studies DIR --host 127.0.0.1
 

@@ -14,11 +14,9 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from assemble import assemble
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from demo import make_studies
-from label.conftest import running
+from label_server import assemble, make_studies, running
 from monailabel.client.client import MONAILabelClientException
 
 #: the phantom's classes, in the annotator's own words
@@ -33,7 +31,7 @@ def test_cold_start(tmp_path):
         info = server.client.info()
         assert info["labels"] == ["right", "wall", "left"] and info["datastore"]["completed"] == 0
         assert info["trainers"]["semsim"]["config"]["spatial_size"][0] == 32
-        with pytest.raises(MONAILabelClientException, match="no weights yet.*Annotate a first image"):
+        with pytest.raises(MONAILabelClientException, match=r"no weights yet.*Annotate a first image"):
             server.client.infer("semsim", "patient000", {})
         for strategy in info["strategies"]:
             assert server.client.next_sample(strategy, {})["id"].startswith("patient00"), strategy

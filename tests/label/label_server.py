@@ -1,8 +1,7 @@
-"""Tests against a real MONAI Label server. They need its environment (`make test-label`); elsewhere they do not exist."""
+"""A real MONAI Label server for tests, and its client. Both need MONAI Label's environment: ``make test-label``."""
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import socket
 import sys
@@ -13,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-collect_ignore_glob = [] if importlib.util.find_spec("monailabel") else ["test_*.py"]
 sys.path.insert(0, str(ROOT / "label_app"))
+
+import demo  # noqa: E402
+from assemble import assemble  # noqa: E402, F401
+from demo import make_studies  # noqa: E402, F401
+from monailabel.client import MONAILabelClient  # noqa: E402
 
 
 def free_port() -> int:
@@ -28,9 +31,6 @@ class Server:
     """A running server and a client of it."""
 
     def __init__(self, app: Path, studies: Path, **environment: str) -> None:
-        import demo
-        from monailabel.client import MONAILabelClient
-
         stock = not (app / "lib" / "active.py").exists()
         conf = {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else {}
         self.app, self.studies, self.port = app, studies, free_port()
