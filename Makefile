@@ -11,7 +11,7 @@ CASE := patient022
 LABEL := .venv-label
 LABEL_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: install demo test lint clean label-demo test-label
+.PHONY: install demo test test-long lint clean label-demo test-label
 
 install: $(VENV)/.installed
 
@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
 	$(RUN) training --config_file "['configs/train.yaml','configs/demo.yaml']" --output_dir $(DEMO)
-	$(RUN) --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
+	$(RUN) reporting --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
 	$(RUN) --config_file configs/inference.yaml --dataset_dir data/phantom/images/$(CASE).nii.gz \
 	  --ckpt_path $(DEMO)/model_best.pt --output_dir $(DEMO)
 	cd bundle && $(BIN)/python -m scripts.report overlay --image data/phantom/images/$(CASE).nii.gz \
@@ -33,10 +33,14 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "model:   demo_output/model_best.pt (best on validation)"
 	@echo "scores:  demo_output/scores.csv, demo_output/scores.json (8 test patients)"
+	@echo "report:  demo_output/report/index.html"
 	@echo "picture: demo_output/overlay.png"
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow --timeout 7200
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
     python benchmarks/auto3dseg.py run --data DIR --work WORK --output benchmarks/results/auto3dseg_acdc.json
     python benchmarks/auto3dseg.py table benchmarks/results/auto3dseg_acdc.json
+    python benchmarks/auto3dseg.py report
 
 Two folds of the 7 labelled patients, the other 63 training patients unlabelled; the ensemble of both folds is scored on
 the 10 validation patients, which AutoRunner knows as ``testing`` and never sees the labels of. Without the list the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -127,28 +129,53 @@ def score(data: Path, predictions: Path, testing: list[dict[str, Any]]) -> dict[
     return summarize(frame) | {"per_case": frame.round(5).to_dict("records")}
 
 
-def table(result: str) -> None:
-    """Print a result as a Markdown table, with the paired difference over patients."""
+def table_lines(record: dict[str, Any]) -> list[str]:
+    """A result as a Markdown table, with the paired difference over patients."""
     from scipy.stats import ttest_1samp
 
-    record = json.loads(Path(result).read_text())
-    print("| | unlabelled images | steps of each fold | minutes | " + " | ".join(CLASSES[1:]) + " | mean Dice | 95HD |")
-    print("|---" * (len(CLASSES) + 5) + "|")
+    head = ["", "unlabelled images", "steps of each fold", "minutes", *CLASSES[1:], "mean Dice", "95HD (voxel)"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     patients = {}
     for variant in VARIANTS:
         r = record[variant]
         cells = [variant.replace("_", " "), str(r["unlabeled_images"][0]), ", ".join(map(str, r["steps"]))]
         cells += [f"{r['seconds'] / 60:.0f}", *(f"{r['classes'][c]['dice']:.3f}" for c in CLASSES[1:])]
-        print("| " + " | ".join([*cells, f"{r['mean']['dice']:.3f}", f"{r['mean']['hd95']:.1f}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{r['mean']['dice']:.3f}", f"{r['mean']['hd95']:.1f}"]) + " |")
         frame = pd.DataFrame(r["per_case"])
         patients[variant] = frame.groupby(frame["case"].map(patient_of))["dice"].mean()
     difference = (patients["with_unlabeled"] - patients["without"]).to_numpy()
     interval = ttest_1samp(difference, 0.0).confidence_interval(0.95)
-    print(f"\nDifference in mean Dice {difference.mean():+.3f}, 95 % interval over {len(difference)} patients "
-          f"{interval.low:+.3f} to {interval.high:+.3f}")  # fmt: skip
+    verdict = "a tie" if interval.low <= 0 <= interval.high else "ahead" if interval.low > 0 else "behind"
+    lines += ["", f"Difference in mean Dice {difference.mean():+.3f}, 95 % interval over {len(difference)} patients "
+              f"{interval.low:+.3f} to {interval.high:+.3f}: {verdict}."]  # fmt: skip
+    return lines
+
+
+def table(result: str) -> None:
+    """Print a result as a Markdown table."""
+    print("\n".join(table_lines(json.loads(Path(result).read_text()))))
+
+
+MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def fill(text: str, results: Path = ROOT / "benchmarks" / "results") -> str:
+    """A page with the tables between ``<!-- table NAME -->`` and ``<!-- end -->`` made anew."""
+
+    def part(match: re.Match) -> str:
+        record = json.loads((results / f"{match[2]}.json").read_text())
+        return f"{match[1]}{chr(10).join(table_lines(record))}\n{match[3]}"
+
+    return MARKED.sub(part, text)
+
+
+def report() -> None:
+    """Write the tables of ``benchmarks/AUTO3DSEG.md`` from results."""
+    page = ROOT / "benchmarks" / "AUTO3DSEG.md"
+    page.write_text(fill(page.read_text()))
 
 
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({"run": run, "table": table})
+    fire.Fire({"run": run, "table": table, "report": report})

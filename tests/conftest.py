@@ -47,7 +47,9 @@ def run_bundle():
         *args: str, module: str = "monai.bundle", check: bool = True, cwd: Path = BUNDLE, timeout: int = 240
     ) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", module, *args]
-        result = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+        result = subprocess.run(
+            command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=timeout
+        )
         if check:
             assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         return result

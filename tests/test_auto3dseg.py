@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -24,10 +26,22 @@ from conftest import ROOT
 pytest.importorskip("sklearn")
 from monai.apps.auto3dseg import AutoRunner, BundleGen, import_bundle_algo_history
 from monai.apps.auto3dseg.utils import AlgoKeys
+from monai.bundle import ConfigParser
 
 TEMPLATES = ROOT / "algo_template"
 #: A training of seconds.
 QUICK = {"epochs": 2, "val_interval": 1, "batch_size": 4, "spatial_size": [32, 32]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def import_path():
+    """MONAI leaves the folders of templates on the path; the tests that follow do not want them there."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+    for name in [n for n in sys.modules if n.split(".")[0] in ("semsim", "segresnet2d")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,12 @@ def load(path: Path, name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def algo_class() -> type:
+    """The template's class, imported as MONAI imports it."""
+    sys.path.append(str(TEMPLATES))
+    return importlib.import_module("semsim.scripts.algo").SemsimAlgo
 
 
 def inferer(folder: Path, **override):
@@ -139,7 +159,10 @@ def test_mlflow_has_the_training(work):
 
     client = mlflow.MlflowClient(f"sqlite:///{work.parent}/mlflow.db")
     runs = [r for e in client.search_experiments() for r in client.search_runs([e.experiment_id])]
-    assert len([r for r in runs if "loss_u" in r.data.metrics and "loss" in r.data.metrics]) == 2
+    assert len(runs) == 2 and all({"loss_u", "loss", "val_mean_dice"} <= set(r.data.metrics) for r in runs)
+    assert {Path(r.info.run_name).name for r in runs} == {"model_fold0", "model_fold1"}
+    history = client.get_metric_history(runs[0].info.run_id, "val_mean_dice")
+    assert [m.step for m in history] == [1, 2], "by epoch of the training"
 
 
 def test_hyper_parameters_follow_the_data(work, data):
@@ -179,7 +202,7 @@ def stats(spacing, shape, labels=(0, 1, 2)):
     ],
 )  # fmt: skip
 def test_what_is_skipped_and_why(tmp_path, spacing, shape, given, expected):
-    algo = load(TEMPLATES / "semsim/scripts/algo.py", "algo_alone").SemsimAlgo(str(TEMPLATES))
+    algo = algo_class()(str(TEMPLATES))
     (tmp_path / "input.yaml").write_text(yaml.safe_dump(given))
     (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats(spacing, shape)))
     algo.set_data_source(str(tmp_path / "input.yaml"))
@@ -194,13 +217,14 @@ def test_what_is_skipped_and_why(tmp_path, spacing, shape, given, expected):
 
 def test_ct_names_and_input_keys(tmp_path, caplog):
     """A CT range, named label groups, and keys of the input that override what the data suggest."""
-    algo = load(TEMPLATES / "semsim/scripts/algo.py", "algo_alone").SemsimAlgo(str(TEMPLATES))
+    algo = algo_class()(str(TEMPLATES))
     algo.name = "semsim"
     items = [{"image": f"{k}.nii.gz", "label": f"l{k}.nii.gz"} for k in range(4)]
     (tmp_path / "list.json").write_text(json.dumps({"training": items, "testing": [{"image": "t.nii.gz"}]}))
     given = {"modality": "CT", "datalist": str(tmp_path / "list.json"), "dataroot": str(tmp_path),
              "class_names": [{"name": "liver", "index": [1]}, {"name": "lesion", "index": [2, 3]}],
-             "learning_rate": 0.03, "num_epochs": 12, "auto_scale_allowed": True}  # fmt: skip
+             "learning_rate": 0.03, "num_epochs": 12, "auto_scale_allowed": True, "loss#lambda_u": 0.4,
+             "roi_size": [96, 96, 32], "learnin_rate": 1, "output_dir": "elsewhere"}  # fmt: skip
     (tmp_path / "input.yaml").write_text(yaml.safe_dump(given))
     (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats((0.8, 0.8, 5), (512, 512, 60), (0, 1, 2, 3))))
     algo.set_data_source(str(tmp_path / "input.yaml"))
@@ -210,8 +234,23 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     assert content["class_names"] == ["background", "liver", "lesion 2", "lesion 3"]
     assert (content["intensity"]["a_min"], content["intensity"]["a_max"]) == (-120.0, 240.0)
     assert content["epochs"] == 12 and content["learning_rate"] == 0.03 and content["fold"] == 1
-    assert content["working_resolution"] > 0.8 and "no_such_key" not in content
-    assert "no key no_such_key" in caplog.text
+    assert content["working_resolution"] > 0.8 and not {"no_such_key", "learnin_rate", "auto_scale_allowed"} & set(
+        content
+    )
+    assert "no key no_such_key" in caplog.text and "input.yaml: SemSim has no key auto_scale_allowed" in caplog.text
+    assert "no key learnin_rate (is learning_rate meant?)" in caplog.text
+    # keys within the configuration; a size of three dimensions is for other algorithms; results stay where they belong
+    assert content["loss#lambda_u"] == 0.4
+    assert content["spatial_size"] == [128, 128] and "roi_size [96, 96, 32]" in caplog.text
+    assert content["output_dir"] == "$@bundle_root + '/model_fold' + str(@fold)" and "output_dir stays" in caplog.text
+    parser = ConfigParser()
+    parser.read_config([str(tmp_path / "semsim_0" / "configs" / f"{n}.yaml") for n in ("train", "hyper_parameters")])
+    assert parser["loss"]["lambda_u"] == 0.4
+    assert parser.get_parsed_content("val_interval") == 1
+    parser["epochs"] = 60
+    assert parser.get_parsed_content("val_interval") == 3, "20 validations, whatever epochs is set to"
+    with pytest.raises(ValueError, match=r"spatial_size .* expected the pixels of a slice, one or two numbers"):
+        algo.export_to_disk(str(tmp_path), "semsim_1", fold=1, spatial_size=[96, 96, 32])
     # a search writes the same records elsewhere, with a value changed
     json.dumps(algo.state_dict())
     algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
@@ -261,16 +300,17 @@ def test_the_generated_folder_is_a_bundle(work, tmp_path):
 
 
 def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_path):
-    """Same seed and labelled batches: with and without them the weights differ, not only the running statistics."""
-    states = {}
-    for use in ("true", "false"):
-        folder = generated(work, tmp_path / use, epochs=1)
-        train(folder, f"--use_unlabeled={use.capitalize()}")
-        states[use] = torch.load(folder / "model_fold0" / "model_last.pt", weights_only=True)
+    """Runs that differ in the weight of an unlabelled term alone: same seed, batches and batch-norm statistics."""
+    states = []
+    for number, weight in enumerate((0.5, 0.1, 0.5)):
+        folder = generated(work, tmp_path / str(number), epochs=1, **{"loss#threshold": 0.3})
+        train(folder, f"--loss#lambda_u={weight}", "--loss#lambda_intra=0.0", "--loss#lambda_cross=0.0")
+        states.append(torch.load(folder / "model_fold0" / "model_last.pt", weights_only=True))
         log = next(csv.DictReader((folder / "model_fold0" / "training_log.csv").open()))
-        assert ("loss_u" in log) == (use == "true")
-    names = [n for n in states["true"] if n.startswith("backbone") and n.endswith("weight")]
-    assert all(not torch.equal(states["true"][n], states["false"][n]) for n in names) and len(names) > 20
+        assert float(log["loss_u"]) > 0 and float(log["mask_u"]) > 0
+    names = [n for n in states[0] if n.startswith("backbone") and n.endswith("weight")]
+    assert all(torch.equal(states[0][n], states[2][n]) for n in names), "nothing else makes a difference"
+    assert all(not torch.equal(states[0][n], states[1][n]) for n in names) and len(names) > 20
     # each one is opened: one that is missing is named
     folder = generated(work, tmp_path / "missing")
     listed = json.loads((data / "a3d.json").read_text())
@@ -281,6 +321,68 @@ def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_pa
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--data_list_file_path=/nowhere.json", "/nowhere.json: no such datalist"),
+        ("--use_unlabeled=perhaps", "use_unlabeled: expected true or false, received 'perhaps'"),
+        ("--spatial_size=32,32,8", "spatial_size [32, 32, 8]: expected the pixels of a slice"),
+    ],
+)
+def test_bad_options_get_one_line(work, tmp_path, argument, message):
+    folder = generated(work, tmp_path / "fold")
+    result = train(folder, argument, check=False)
+    assert result.returncode == 1 and f"ERROR: {message}" in result.stderr.replace("command line: ", "")
+    assert "Traceback" not in result.stderr
+    assert message.split(":")[0] in (folder / "model_fold0" / "training.log").read_text()
+
+
+def test_strings_of_a_command_line():
+    sys.path.append(str(TEMPLATES))
+    converted = importlib.import_module("semsim.scripts.options").converted
+    for value, like, expected in [
+        ("16,16", 224, [16, 16]),
+        ((16, 16), None, [16, 16]),
+        ("background,RV", ["background"], ["background", "RV"]),
+        ("[a, b]", ["c"], ["a", "b"]),
+        ("False", True, False),
+        ("true", False, True),
+        ("a,b", "c", "a,b"),
+        ("$max(1, 2)", 1, "$max(1, 2)"),
+        (3, True, 3),
+    ]:
+        assert converted(value, like, "key") == expected, value
+
+
+def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_path):
+    """Killed after its first validation, it has a score and weights; AutoRunner has to train on, not ensemble it."""
+    folder = generated(work, tmp_path / "work" / "semsim_0", epochs=6)
+    meta = json.loads((folder / "algo_object.json").read_text())
+    meta = json.loads(json.dumps(meta).replace(str(work / "semsim_0"), str(folder)))
+    (folder / "algo_object.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "best_metric"}))
+    output = folder / "model_fold0"
+    process = subprocess.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    end = time.monotonic() + 120
+    while not list(output.glob("resume_checkpoint_*.pt")) or not (output / "progress.yaml").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert import_bundle_algo_history(str(tmp_path / "work"), only_trained=True) == []
+    train(folder)
+    assert [r["epoch"] for r in csv.DictReader((output / "training_log.csv").open())] == list("123456")
+    (found,) = import_bundle_algo_history(str(tmp_path / "work"), only_trained=True)
+    assert found[AlgoKeys.SCORE] == yaml.safe_load((output / "progress.yaml").read_text())[-1]["best_avg_dice_score"]
+    # a restart with other settings is refused and leaves everything as it was
+    before = {p.name: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "training.log"}
+    result = train(folder, "--seed=5", check=False)
+    assert result.returncode == 1 and "began with other settings (seed: expected 0, received 5)" in result.stderr
+    assert before == {p.name: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "training.log"}
+    log = (output / "training.log").read_text()
+    assert "epoch 6/6" in log and "validation after epoch 6" in log and "other settings" in log
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_without_an_unlabelled_list(work, data, tmp_path, asked):
     """Test images serve only where that is asked for; a fold that nothing validates scores 0, not NaN."""
@@ -289,14 +391,25 @@ def test_without_an_unlabelled_list(work, data, tmp_path, asked):
     for item in listed["training"]:
         item["fold"] = 1
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    folder = generated(work, tmp_path / "fold", use_testing_as_unlabeled=asked, epochs=1, batch_size=2)
-    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}")
+    folder = generated(work, tmp_path / "fold", use_testing_as_unlabeled=not asked, epochs=1, batch_size=2)
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}",
+                   f"--use_testing_as_unlabeled={str(asked).lower()}")  # fmt: skip
     settings = json.loads((folder / "model_fold0" / "training.json").read_text())
     assert settings["unlabeled_images"] == (2 if asked else 0)
     said = "2 images of `testing` as unlabelled ones" if asked else "Supervised training: the datalist has no images"
     assert said in result.stderr and ("left out unless" in result.stderr) == (not asked)
-    entries = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
-    assert entries[-1]["best_avg_dice_score"] == 0.0
+    (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert entry["best_avg_dice_score"] == 0.0 and entry["finished"]
+
+
+def test_each_process_of_an_ensemble_takes_its_own_gpu(work, monkeypatch):
+    own_device = load(work / "semsim_0" / "scripts" / "infer.py", "Infer").own_device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert own_device() == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device() == "cuda:3"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device() == "cpu"
 
 
 def test_probabilities_on_the_grid_of_the_file(work, data):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import samples
 from scripts.datalist import case_name, create, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
@@ -18,9 +20,11 @@ def folders(tmp_path) -> Path:
     for patient in range(6):
         for frame in (1, 2):
             stem = f"p{patient}_frame{frame:02d}"
-            (tmp_path / "images" / f"{stem}{'.mha' if patient == 1 else '.nii.gz'}").touch()
+            image, label = samples.blob((6, 5, 2), seed=patient)
+            write = samples.write_itk if patient == 1 else samples.write_nifti
+            write(tmp_path / "images" / f"{stem}{'.mha' if patient == 1 else '.nii.gz'}", image)
             if patient < 4:
-                (tmp_path / "labels" / f"{stem}.nii.gz").touch()
+                samples.write_nifti(tmp_path / "labels" / f"{stem}.nii.gz", label)
     return tmp_path
 
 
@@ -95,7 +99,7 @@ def test_refused(folders, options, message):
 
 
 def test_label_without_image_and_existing_file_are_refused(folders):
-    (folders / "labels" / "stray.nii.gz").touch()
+    shutil.copy(folders / "labels" / "p0_frame01.nii.gz", folders / "labels" / "stray.nii.gz")
     with pytest.raises(InputError, match=r"stray\.nii\.gz: a label without an image"):
         make(folders)
     (folders / "labels" / "stray.nii.gz").unlink()

@@ -76,12 +76,19 @@ def test_quality_of_pseudo_labels_by_hand(tmp_path):
 
 
 def test_log_of_other_columns_is_kept(tmp_path):
-    append_row(tmp_path / "log.csv", {"a": 1})
-    append_row(tmp_path / "log.csv", {"a": 2})
-    append_row(tmp_path / "log.csv", {"b": 3})
-    assert (tmp_path / "log.csv").read_text().split() == ["b", "3"]
+    append_row(tmp_path / "log.csv", {"epoch": 1, "a": 1})
+    append_row(tmp_path / "log.csv", {"epoch": 2, "a": 2})
+    append_row(tmp_path / "log.csv", {"epoch": 3, "b": 3})
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,b", "3,3"]
     kept = [p for p in tmp_path.iterdir() if p.name != "log.csv"]
-    assert len(kept) == 1 and kept[0].read_text().split() == ["a", "1", "2"]
+    assert len(kept) == 1 and kept[0].read_text().split() == ["epoch,a", "1,1", "2,2"]
+
+
+def test_an_epoch_done_again_has_one_row(tmp_path):
+    """A process died after writing its row and before its checkpoint; the next one does that epoch again."""
+    for epoch, a in ((1, 10), (2, 20), (3, 30), (2, 21), (3, 31)):
+        append_row(tmp_path / "log.csv", {"epoch": epoch, "a": a})
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,a", "1,10", "2,21", "3,31"]
 
 
 def test_estimate_names_the_demo_when_it_will_be_long(caplog):

@@ -86,11 +86,10 @@ def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
     monkeypatch.setenv(label.STUDIES, str(studies))
     shipped, models = digest(bundle / "models" / "model.pt"), bundle / "models"
     item = {"image": str(studies / "patient000.nii.gz"), "label": str(phantom_dir / "labels" / "patient000.nii.gz")}
-    for validation in ([], [item]):
+    for seed, validation in enumerate(([], [item])):
         before = digest(models / "model.pt")
-        flow = workflow(
-            bundle, **{"train#dataset#data": [item], "validate#dataset#data": validation, "show_progress": False}
-        )
+        data = {"train#dataset#data": [item], "validate#dataset#data": validation}
+        flow = workflow(bundle, **data, seed=seed, show_progress=False)
         flow.initialize()
         flow.run()
         assert digest(models / "model.pt") != before

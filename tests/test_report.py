@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from scripts.report import overlay, score_case, summarize
+from scripts.report import ScoreCases, score_case, summarize
 
 
 def cube(start, stop, size=20):
@@ -67,17 +64,10 @@ def test_summary_counts_what_is_counted():
     assert "voxels for files without" in summarize(pd.DataFrame(rows))["distance_unit"]
 
 
-def test_overlay_shows_prediction_and_truth(tmp_path):
-    affine = np.diag([1.5, 1.5, 8, 1])
-    label = np.zeros((40, 40, 6), np.uint8)
-    label[10:20, 10:25, 1:5] = 1
-    label[22:30, 10:25, 1:5] = 2
-    for name, volume in (("image", np.random.rand(40, 40, 6).astype(np.float32)), ("label", label)):
-        nib.save(nib.Nifti1Image(volume, affine), tmp_path / f"{name}.nii.gz")
-    paths = [str(tmp_path / n) for n in ("image.nii.gz", "label.nii.gz")]
-    plain = overlay(*paths, str(tmp_path / "new" / "a.png"))
-    both = overlay(*paths, str(tmp_path / "b.png"), truth=paths[1], slices=2)
-    colored = [np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (plain, both)]
-    for picture in colored:
-        assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "contours are drawn in colour"
-    assert colored[0].shape[1] > 1.5 * colored[1].shape[1], "four slices against two"
+def test_chosen_metrics_alone():
+    truth = cube(5, 15)
+    assert score_case(truth, truth, num_classes=2, spacing=(1, 1, 1), metrics=("assd",)) == {"assd": [0.0]}
+    rows = [{"case": c, "class": "x", "assd": v, "unit": "mm"} for c, v in (("a", 1.0), ("b", 3.0))]
+    assert summarize(pd.DataFrame(rows))["mean"] == {"assd": 2.0}
+    with pytest.raises(ValueError, match="metrics should be some of"):
+        ScoreCases("out", ["background", "x"], metrics=["dcie"])

@@ -235,9 +235,11 @@ def test_labelled_part_is_what_postprocessing_sees():
     assert len(seen) == 8 and seen[0]["pred"].shape == (4, 32, 32) and seen[0]["label"].shape == (1, 32, 32)
 
 
-def resumable(folder, resume, *, epochs=4, stop=None, **settings):
+def resumable(folder, resume, *, epochs=4, stop=None, scaler=None, **settings):
     """Train with a schedule and checkpoints; returns trainer, learning rates and final state."""
     trainer, network, optimizer = make(epochs=epochs, **settings)
+    if scaler is not None:  # MONAI makes one in `run`
+        trainer.add_event_handler(Events.STARTED, lambda: setattr(trainer, "scaler", scaler))
     schedule = PolynomialLR(optimizer, total_iters=epochs * len(trainer.data_loader), power=0.9)
     rates = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
@@ -311,12 +313,56 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
         run(tmp_path / "parts", "elsewhere.pt")
 
 
+def test_a_truncated_checkpoint_is_passed_over(tmp_path, caplog):
+    """The power fails: the file before the newest one is taken, and said so; with none left nothing is overwritten."""
+    resumable(tmp_path, "", epochs=4, stop=2, **QUICK)
+    newest = tmp_path / "resume_checkpoint_2.pt"
+    newest.write_bytes(newest.read_bytes()[:-500])
+    trainer, rates, _ = resumable(tmp_path, "auto", epochs=4, **QUICK)
+    assert trainer.state.epoch == 4 and len(rates) == 3 * len(trainer.data_loader), "epochs 2, 3 and 4"
+    assert f"{newest}: expected a checkpoint" in caplog.text
+    for path in tmp_path.glob("resume_*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"could not read it .* start afresh in another"):
+        resumable(tmp_path, "auto", epochs=5, **QUICK)
+    with pytest.raises(InputError, match=r"resume_checkpoint_4\.pt: expected a checkpoint"):
+        resumable(tmp_path, str(tmp_path / "resume_checkpoint_4.pt"), epochs=5, **QUICK)
+
+
+@pytest.mark.parametrize("before, expected", [(64.0, 64.0), (None, 2.0)])
+def test_the_scaler_of_mixed_precision_goes_on(tmp_path, before, expected):
+    """Also where the training so far had none."""
+    first = None if before is None else torch.amp.GradScaler("cpu", init_scale=before)
+    resumable(tmp_path, "", epochs=2, stop=1, scaler=first, **QUICK)
+    second = torch.amp.GradScaler("cpu", init_scale=2.0)
+    resumable(tmp_path, "auto", epochs=2, scaler=second, **QUICK)
+    assert second.get_scale() == expected
+
+
 def test_not_a_number_stops_with_terms_and_files():
     trainer, network, _ = make()
     with torch.no_grad():
         network.backbone.final_conv.bias.fill_(float("nan"))
     with pytest.raises(InputError, match=r"iteration 1 \(.*loss_s nan.*slice\d"):
         trainer.run()
+
+
+@pytest.mark.parametrize("images", ["zero", "constant", "as ever"])
+@pytest.mark.parametrize("labels", ["background", "one class", "as ever"])
+def test_poor_batches_train_on(images, labels):
+    """Black or constant images, no foreground, classes absent from every label, nothing confident: finite steps."""
+    for sure in (0.0, 1.1):  # everything passes the threshold, or nothing
+        trainer, network, _ = make(sure=sure, fusion="sfm_light")
+        for loader in (trainer.data_loader.labeled, trainer.data_loader.unlabeled):
+            slices = loader.dataset
+            if images != "as ever":
+                slices.images.fill_(0.0 if images == "zero" else 0.7)
+            if slices.labels is not None and labels != "as ever":
+                slices.labels.fill_(0 if labels == "background" else 2)
+        trainer.run()
+        assert all(math.isfinite(v) for v in trainer.state.scalars.values()), trainer.state.scalars
+        assert all(torch.isfinite(v).all() for v in network.state_dict().values())
+        assert trainer.state.scalars["mask_u"] == (1.0 if sure == 0.0 else 0.0)
 
 
 def test_similarity_terms_need_a_fusion():

@@ -1,5 +1,6 @@
 """SemSim for MONAI. One direction of travel; each module imports only from those to its left:
 
-errors -> resources -> phantom -> datalist -> transforms -> loaders -> network -> similarity -> losses
--> acquisition -> trainer -> checkpoints -> query -> label -> handlers -> report -> plan
+errors -> resources -> phantom -> files -> readers -> survey -> split -> datalist -> releases -> transforms -> drawing
+-> loaders -> network -> similarity -> losses -> acquisition -> trainer -> prediction -> checkpoints -> query -> label
+-> handlers -> views -> report -> figures -> examples -> page -> html_report -> plan
 """

@@ -12,12 +12,12 @@ from typing import Any
 import monai
 import torch
 from ignite.engine import Events
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint
 from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 
 from .datalist import case_name
-from .errors import InputError
+from .errors import InputError, chain
 from .loaders import rank_and_size
 from .trainer import unwrapped
 
@@ -30,8 +30,9 @@ SETTINGS_FILE = "training.json"
 class ResumeCheckpoint:
     """Everything that a training needs to go on, in ``resume_checkpoint_N.pt`` after epoch N; the last two are kept.
 
-    Unlike MONAI's ``CheckpointSaver`` it writes beside the final place and renames, so that a half-written file is
-    never taken for whole.
+    Network, optimizer, schedule, best score and whatever else is handed over, the trainer's epoch and iteration, the
+    scaler of mixed precision. Random numbers need no saving: they follow from (seed, epoch). Unlike MONAI's
+    ``CheckpointSaver`` it writes beside the final place and renames, so that no half-written file is taken for whole.
     """
 
     def __init__(self, save_dir: str, save_dict: Mapping[str, Any], *, interval: int = 1) -> None:
@@ -46,8 +47,8 @@ class ResumeCheckpoint:
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, whose state is saved too."""
         checkpoint = Checkpoint(
-            {**self.save_dict, "trainer": engine},
-            DiskSaver(self.save_dir, create_dir=True, require_empty=False, atomic=True),
+            {**self.save_dict, "scaler": ScalerState(engine), "trainer": engine},
+            self._write,
             filename_prefix=RESUME_PREFIX,
             global_step_transform=lambda *_: engine.state.epoch,
             n_saved=None,
@@ -56,10 +57,66 @@ class ResumeCheckpoint:
         engine.add_event_handler(every, checkpoint)
         engine.add_event_handler(every, self._keep_two)
 
+    def _write(self, content: Mapping[str, Any], filename: str, _: Any = None) -> None:
+        write_whole(content, Path(self.save_dir) / filename)
+
     def _keep_two(self) -> None:
         # ignite forgets the files of an earlier process, so the folder is asked
         for path in resume_checkpoints(self.save_dir)[:-2]:
             path.unlink()
+
+
+class ScalerState:
+    """State of a trainer's scaler of mixed precision, which MONAI makes only when the run begins; empty without one."""
+
+    def __init__(self, engine: Workflow) -> None:
+        """
+        Args:
+            engine: the trainer.
+        """
+        self.engine = engine
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the resume checkpoint."""
+        return {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up that of an earlier process, where both had one."""
+        if state and self.engine.scaler is not None and self.engine.scaler.is_enabled():
+            self.engine.scaler.load_state_dict(dict(state))
+
+
+def read_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        InputError: not a whole file of tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a checkpoint of this program, could not read it ({type(error).__name__}); resume from "
+            "another file, or start afresh in another --output_dir."
+        ) from error
+
+
+def newest_readable(paths: Sequence[Path]) -> Path | None:
+    """The newest of some checkpoints that is whole; ``None`` if there are none.
+
+    Raises:
+        InputError: none of them is.
+    """
+    for path in reversed(paths):
+        try:
+            read_checkpoint(path)
+            return path
+        except InputError as error:
+            logger.warning(error)
+            last = error
+    if paths:
+        raise last
+    return None
 
 
 def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
@@ -74,14 +131,15 @@ class ResumeFrom:
     def __init__(self, resume: str, save_dir: str, load_dict: dict[str, Any], device: str | torch.device) -> None:
         """
         Args:
-            resume: empty for a fresh start, ``auto`` for the newest checkpoint in ``save_dir`` if there is one, or a
-                file.
+            resume: empty for a fresh start, ``auto`` for the newest checkpoint in ``save_dir`` that is whole, if there
+                is one, or a file.
             save_dir: folder of the checkpoints.
             load_dict: what was saved besides the trainer.
             device: where to load it to.
 
         Raises:
-            InputError: no such file, or a fresh start where checkpoints of an earlier training lie.
+            InputError: no such file, one that cannot be read, or a fresh start where checkpoints of an earlier training
+                lie.
         """
         found = resume_checkpoints(save_dir)
         self.path: str | None = None
@@ -92,7 +150,8 @@ class ResumeFrom:
                     "give another --output_dir."
                 )
         elif resume in ("auto", True):
-            self.path = str(found[-1]) if found else None
+            newest = newest_readable(found)
+            self.path = None if newest is None else str(newest)
         elif os.path.isfile(resume):
             self.path = resume
         else:
@@ -110,6 +169,8 @@ class ResumeFrom:
         total = getattr(schedule, "total_iters", None)
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
+        if "scaler" in read_checkpoint(str(self.path)):
+            load_dict["scaler"] = ScalerState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
             raise InputError(
@@ -159,13 +220,53 @@ class SaveBest:
         if not score > self.best:
             return
         self.best, self.epoch = score, engine.state.epoch
-        if rank_and_size()[0] > 0:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        network = unwrapped(self.network)
-        part = self.path.with_suffix(".part")
-        torch.save(network.state_dict(), part)
-        os.replace(part, self.path)
+        if rank_and_size()[0] == 0:
+            save_weights(self.network, self.path)
+
+
+class SaveLast:
+    """Write the weights of a finished training to ``model_last.pt``.
+
+    Unlike MONAI's ``CheckpointSaver`` not when it ends by an error: a restart that is refused leaves the file alone.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_last.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, lambda: save_weights(self.network, self.path))
+
+
+def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Write the state of a network, without the wrapper of distributed training."""
+    write_whole(unwrapped(network).state_dict(), Path(path))
+
+
+def write_whole(content: Mapping[str, Any], path: Path) -> None:
+    """Save beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        for cause in chain(error):  # a full disk is reported without a name
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+        raise
+    os.replace(part, path)
 
 
 class SaveSettings:

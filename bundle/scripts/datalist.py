@@ -20,28 +20,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, raise_all
+from .files import case_name, find_images, ignored_line, pair_files
+from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
+from .survey import describe, print_rows, survey, training_command, write_table
+
+__all__ = ["case_name", "find_images"]  # for those that look for them here
 
 logger = logging.getLogger(__name__)
-
-LISTS = ("training", "unlabeled", "validation", "testing")
-#: Endings of image files, longest first; ``case_name`` strips them.
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-
-def case_name(path: str | os.PathLike) -> str:
-    """File name without folder and image ending: ``images/patient001_frame01.nii.gz`` -> ``patient001_frame01``."""
-    name = os.path.basename(os.fspath(path).rstrip("/"))
-    for suffix in IMAGE_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def _load(datalist: str | os.PathLike) -> dict[str, Any]:
@@ -225,64 +215,6 @@ def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
     return os.path.commonpath(parents) if parents else ""
 
 
-def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[str, Path]:
-    """Image files in ``folder`` by case name, with the folders below ``folder`` if ``recursive``, sorted.
-
-    Raises:
-        InputError: no such folder, no image in it, or two files of one case name.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Expected a folder of images ({', '.join(IMAGE_SUFFIXES)}).")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES):
-            continue
-        name = str(path.parent.relative_to(folder) / case_name(path))
-        if name in found:
-            raise InputError(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
-        found[name] = path
-    if not found:
-        raise InputError(f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}), found none.")
-    return found
-
-
-def _as_names(value: Any) -> list[str] | int:
-    """A number of patients, or a list of names, from a command line: ``7``, ``"038,050"``, ``[038, 050]``, a file."""
-    if value is None:
-        return 0
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, (bool, int, float)):
-        raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
-    if isinstance(value, str):
-        if os.path.isfile(value):
-            return Path(value).read_text().split()
-        return [name for name in re.split(r"[,\s]+", value) if name]
-    return [str(name) for name in value]
-
-
-def _choose(wanted: list[str] | int, groups: Mapping[str, list[str]], taken: dict[str, str], use: str, rng) -> None:
-    """Give ``wanted`` groups (a number to draw, or names of patients or cases) to the list ``use``, in ``taken``."""
-    if isinstance(wanted, int):
-        free = [group for group in groups if group not in taken]
-        if wanted > len(free):
-            raise InputError(
-                f"{wanted} patients wanted for {use}, but only {len(free)} are left all of whose images have labels; "
-                "lower the numbers or label more."
-            )
-        chosen = rng.sample(free, wanted)
-    else:
-        by_case = {case: group for group, cases in groups.items() for case in cases}
-        unknown = [name for name in wanted if name not in groups and name not in by_case]
-        raise_all(f"{name}: named for {use}, but there is no such patient or case." for name in unknown)
-        chosen = list(dict.fromkeys(by_case.get(name, name) for name in wanted))
-    for group in chosen:
-        if group in taken:
-            raise InputError(f"{group}: a patient can stand in one list only, received {taken[group]} and {use}.")
-        taken[group] = use
-
-
 def create(
     images: str,
     labels: str,
@@ -290,91 +222,84 @@ def create(
     labeled: Any = None,
     validation: Any = 0,
     testing: Any = 0,
-    group_by: str = r"^(.+?)(?:_frame\d+)?$",
+    group_by: str | None = None,
     seed: int = 0,
     class_names: Any = None,
+    channels: int | None = None,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    check: bool = True,
+    table: str = "",
+    dry_run: bool = False,
     **unknown: Any,
 ) -> None:
-    r"""Make a datalist from a folder of images and a folder of labels, split by patient.
+    r"""Look at a folder of images and a folder of labels, say what is there, and make a datalist, split by patient.
 
     A patient is used with labels only if every image of that patient has one.
 
     Args:
-        images: Folder of images of any format MONAI reads.
-        labels: Folder of labels, matched by file name without ending; not every image needs one.
+        images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
+        labels: Folder of labels, matched by name without ending; not every image needs one.
         output: JSON file to write, which must not exist yet.
         labeled: Number of patients to train on with labels, drawn by seed, or their names; default all
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
-        group_by: Regular expression whose first group is the patient in a file name
+        group_by: Regular expression whose first group is the patient in a name. Default: the outermost folder, or the
+            name without _frameNN
         seed: Seed of the draw.
-        class_names: Names of the label values 0, 1, 2 and so on, for the record.
+        class_names: Names of the classes in the order of their label values, background first
+        channels: Channels of the images, where 4D files hold them along their last axis
+        image_suffix: What image names end with and label names do not, for instance _0000
+        label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        check: Whether to read every file; false trusts them.
+        table: CSV file to write a row for every image to.
+        dry_run: Say what is there and who would land where, and write no datalist.
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
-    try:
-        re.compile(group_by)
-    except re.error as error:
-        raise InputError(f"group_by {group_by!r} is no regular expression ({error}); try '^(patient\\d+)'.") from None
-    if Path(images).resolve() == Path(labels).resolve():
-        raise InputError(f"{images}: expected images and labels in two folders, received one; separate them.")
-    output_path = Path(output)
-    if output_path.exists():
+    if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
-    image_files, label_files = find_images(images), find_images(labels)
-    raise_all(f"{path}: a label without an image of that name in {images}; rename or remove it."
-              for name, path in label_files.items() if name not in image_files)  # fmt: skip
+    image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
+    cases = group_cases(image_files, label_files, group_by)
+    names = [str(name) for name in _words(class_names)]
+    found = survey(image_files, label_files, channels=channels) if check else None
+    if found is not None:
+        print_rows(describe(found, patients=len(cases.groups), class_names=names))
+        if table:
+            write_table(found, table)
+    if ignored := ignored_line(images):
+        print(ignored)
+    stray = [
+        f"{path}: a label without an image of that name in {images}; rename or remove it, or say what label names end "
+        "with by --label_suffix."
+        for name, path in label_files.items()
+        if name not in image_files
+    ]
+    raise_all(stray + (found.problems if found is not None else []))
 
-    groups: dict[str, list[str]] = {}
-    for name in image_files:
-        match = re.search(group_by, name)
-        if match is None or not match.groups():
-            raise InputError(f"{image_files[name]}: group_by {group_by!r} finds no patient in {name!r}; "
-                             "give an expression with one group, for instance '^(patient\\d+)'.")  # fmt: skip
-        groups.setdefault(match.group(1), []).append(name)
-    with_labels = {g: cases for g, cases in groups.items() if all(case in label_files for case in cases)}
-
-    taken: dict[str, str] = {}
-    wanted = {"testing": _as_names(testing), "validation": _as_names(validation)}
+    wanted = {"testing": as_names(testing), "validation": as_names(validation)}
     if labeled is not None:
-        wanted["training"] = _as_names(labeled)
-    rng = random.Random(seed)
-    # names first, then draws: what is named is never drawn for another list
-    for use, names in sorted(wanted.items(), key=lambda pair: isinstance(pair[1], int)):
-        pool = groups if not isinstance(names, int) else with_labels
-        _choose(names, pool, taken, use, rng)
-    if labeled is None:
-        taken.update({group: "training" for group in with_labels if group not in taken})
+        wanted["training"] = as_names(labeled)
+    taken = distribute(cases, wanted, seed=seed)
+    root = Path(os.path.commonpath([Path(images).absolute(), Path(labels).absolute()]))
+    lists = make_lists(cases, taken, root)
+    for line in list_lines(cases, taken, lists):
+        print(line)
+    command = training_command(root, output, found, names)
+    if dry_run:
+        print("nothing written (--dry_run)")
+        return
+    classes = {"labels": dict(enumerate(names))} if names else {}
+    write_json(output, {**classes, **lists})
+    print(f"wrote {output}; to train on it, in the bundle's folder:")
+    print(command)
 
-    root = Path(os.path.commonpath([Path(images).resolve(), Path(labels).resolve()]))
-    content: dict[str, Any] = {}
-    if class_names is not None:
-        content["labels"] = {str(value): name for value, name in enumerate(_as_names(class_names))}  # type: ignore[arg-type]
-    content.update({name: [] for name in LISTS})
-    problems = []
-    for group, cases in groups.items():
-        use = taken.get(group, "unlabeled")
-        for case in cases:
-            item = {"image": os.path.relpath(image_files[case].resolve(), root)}
-            if use != "unlabeled":
-                if case not in label_files:
-                    problems.append(f"{image_files[case]}: chosen for {use}, but {labels} has no label of that name.")
-                    continue
-                item["label"] = os.path.relpath(label_files[case].resolve(), root)
-            content[use].append(item)
-    raise_all(problems)
-    if not content["training"]:
-        raise InputError(f"{labels}: no case is left to train on with its label; lower validation and testing.")
-    output_path.parent.mkdir(parents=True, exist_ok=True)
-    output_path.write_text(json.dumps(content, indent=2) + "\n")
 
-    partly = sorted(g for g in groups if g not in with_labels and any(c in label_files for c in groups[g]))
-    if partly:
-        print(f"partly labelled, used without their labels: {' '.join(partly)}")
-    for use in LISTS:
-        members = sorted({group for group in groups if taken.get(group, "unlabeled") == use})
-        print(f"{use:<11} {len(members):4d} patients {len(content[use]):5d} images  {' '.join(members)}")
-    print(f"wrote {output}; use it with --dataset_dir {os.path.relpath(root)} --datalist {output}")
+def _words(value: Any) -> list[Any]:
+    """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
+    if value is None:
+        return []
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
 def main() -> None:

@@ -1,10 +1,15 @@
-"""One clear line for bad input instead of a traceback."""
+"""One clear line instead of a traceback, for bad input and for what a machine runs out of."""
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+
+from tqdm import tqdm
+
+GO_ON = "what was written stays usable: go on with --resume auto"
 
 
 class InputError(ValueError):
@@ -24,30 +29,68 @@ def raise_all(problems: Iterable[str]) -> None:
         raise InputError(f"{len(problems)} problems in the data:\n  " + "\n  ".join(problems))
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """The :class:`InputError` in the chain of causes of ``error``, or ``None``."""
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and its causes, the nearest first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        # compared by name: a reloaded module has another class object of the same name
-        if type(error).__name__ == InputError.__name__:
-            return error  # type: ignore[return-value]
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The :class:`InputError` in the chain of causes of ``error``, or ``None``."""
+    for cause in chain(error):
+        # compared by name: a reloaded module has another class object of the same name
+        if type(cause).__name__ == InputError.__name__:
+            text = str(cause)
+            if text.startswith("Caught "):  # in a loading process, whose traceback PyTorch put into the message
+                return InputError(text.rsplit(f"{InputError.__name__}: ", 1)[-1].strip())
+            return cause  # type: ignore[return-value]
+    return None
+
+
+def explain(error: BaseException) -> str | None:
+    """What happened and what to do about it, in one line; ``None`` where only a traceback helps."""
+    found = find_input_error(error)
+    if found is not None:
+        return str(found)
+    for cause in chain(error):
+        text, kind = str(cause), type(cause).__name__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"{cause.filename or 'output'}: no space left to write ({cause.strerror}); free some, {GO_ON}."
+        if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return (
+                f"{cause.filename}: not permitted ({cause.strerror}); give files that may be read and an --output_dir "
+                "that may be written."
+            )
+        if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:
+            return (
+                "Out of memory. Lower --batch_size or --spatial_size, or take --fusion_checkpoint true or "
+                f"configs/semsim_minus.yaml; `run planning` says what fits. Otherwise {GO_ON}."
+            )
+        if text.startswith("DataLoader worker"):
+            return (
+                f"A loading process was ended from outside, often for want of memory ({text.splitlines()[0]}) Take "
+                f"fewer --num_workers or a lower --cache_rate; {GO_ON}."
+            )
+        if isinstance(cause, KeyboardInterrupt):
+            return f"Stopped by hand; {GO_ON}."
     return None
 
 
 def one_line_errors() -> None:
-    """Let the running program end with ``ERROR: <message>`` and exit code 1 when its input is at fault.
+    """Let the running program end with ``ERROR: <message>`` and exit code 1 where :func:`explain` knows what happened.
 
     Other exceptions keep their traceback. Meant for command lines: it replaces ``sys.excepthook`` of the process.
     """
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        found = find_input_error(error)
-        if found is None:
+        message = explain(error)
+        if message is None:
             previous(kind, error, trace)
         else:
-            print(f"ERROR: {found}", file=sys.stderr)
+            tqdm.write(f"ERROR: {message}", file=sys.stderr)  # on a line of its own, whatever progress bar is open
 
     sys.excepthook = hook

@@ -24,19 +24,28 @@ logger = logging.getLogger("semsim")
 
 
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Append a row to a CSV file, writing its header first. A file with other columns is kept under another name."""
+    """Append the row of an epoch to a CSV file, header first.
+
+    Rows of this and later epochs, left by a process that died before its checkpoint, are replaced. A file with other
+    columns is kept under another name.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    earlier: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as file:
-            if next(csv.reader(file), None) != list(row):
-                path.replace(path.with_name(f"{path.stem}_{time.strftime('%Y%m%d_%H%M%S')}{path.suffix}"))
-    new = not path.exists()
-    with path.open("a", newline="") as file:
+            reader = csv.DictReader(file)
+            earlier = list(reader)
+        if list(reader.fieldnames or []) != list(row):
+            path.replace(path.with_name(f"{path.stem}_{time.strftime('%Y%m%d_%H%M%S')}{path.suffix}"))
+            earlier = []
+    kept = [r for r in earlier if None not in r.values() and int(r["epoch"]) < row["epoch"]]
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+        writer.writeheader()
+        writer.writerows([*kept, row])
+    part.replace(path)
 
 
 def scalars_of(output: Sequence[Mapping[str, Any]]) -> dict[str, float]:

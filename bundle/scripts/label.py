@@ -15,15 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 
 from . import phantom
-from .checkpoints import SETTINGS_FILE, SaveBest, trained_setting
-from .datalist import IMAGE_SUFFIXES, read_datalist, read_images
+from .checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_setting
+from .datalist import read_datalist, read_images
 from .errors import InputError
-from .trainer import unwrapped
+from .files import IMAGE_SUFFIXES
 
 logger = logging.getLogger("semsim")
 
@@ -146,12 +145,12 @@ class Publish:
     def _publish(self) -> None:
         models = self.root / "models"
         models.mkdir(parents=True, exist_ok=True)
-        part, settings = models / "model.part", models / f"{SETTINGS_FILE}.part"
+        part, settings = models / "model.new", models / f"{SETTINGS_FILE}.part"
         best = self.best_model.path
         if best.is_file() and self.best_model.epoch:
             shutil.copyfile(best, part)
         else:
-            torch.save(unwrapped(self.best_model.network).state_dict(), part)
+            save_weights(self.best_model.network, part)
         shutil.copyfile(self.output_dir / SETTINGS_FILE, settings)
         if (models / "model.pt").is_file():
             before = self.root / "models_before" / f"{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() % 10**9:09d}"

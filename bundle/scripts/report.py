@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
-from .datalist import case_name
-from .transforms import file_of, find_slice_axis
+from .drawing import overlay
+from .files import case_name
+from .transforms import file_of
 
 logger = logging.getLogger("semsim")
 
@@ -30,8 +30,21 @@ EMPTY_RULE = (
 )
 
 
+#: Each from prediction and truth ``(1, 1, *spatial)`` and the voxel size.
+_COMPUTE: dict[str, Callable[..., Tensor]] = {
+    "dice": lambda p, t, _: compute_dice(p, t),
+    "hd95": lambda p, t, s: compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=s),
+    "assd": lambda p, t, s: compute_average_surface_distance(p, t, include_background=True, symmetric=True, spacing=s),
+}
+
+
 def score_case(
-    prediction: Tensor, truth: Tensor, *, num_classes: int, spacing: Sequence[float]
+    prediction: Tensor,
+    truth: Tensor,
+    *,
+    num_classes: int,
+    spacing: Sequence[float],
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, list[float]]:
     """Dice, 95 % Hausdorff distance and average symmetric surface distance of each foreground class.
 
@@ -40,9 +53,10 @@ def score_case(
         truth: class indices, ``(*spatial)``, on the same grid.
         num_classes: background included.
         spacing: voxel size along each axis; distances come in its unit.
+        metrics: which of ``dice``, ``hd95``, ``assd``.
 
     Returns:
-        ``dice``, ``hd95``, ``assd``: one value a foreground class, by the rule ``EMPTY_RULE``; nan if not counted.
+        for each metric one value a foreground class, by the rule ``EMPTY_RULE``; nan if not counted.
 
     Raises:
         ValueError: shapes that differ.
@@ -50,7 +64,7 @@ def score_case(
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} should agree in shape.")
     diagonal = float(np.linalg.norm(np.array(truth.shape) * np.array(spacing)))
-    scores: dict[str, list[float]] = {name: [] for name in METRICS}
+    scores: dict[str, list[float]] = {name: [] for name in metrics}
     for c in range(1, num_classes):
         p, t = (prediction == c)[None, None], (truth == c)[None, None]
         shown = bool(p.any()), bool(t.any())
@@ -59,15 +73,11 @@ def score_case(
                 p, t, voxel = p[..., 0], t[..., 0], list(spacing[:2])
             else:
                 voxel = list(spacing)
-            values = (
-                compute_dice(p, t),
-                compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=voxel),
-                compute_average_surface_distance(p, t, include_background=True, symmetric=True, spacing=voxel),
-            )
-            row = [float(v) for v in values]
+            row = [float(_COMPUTE[name](p, t, voxel)) for name in metrics]
         else:
-            row = [0.0, diagonal, diagonal] if any(shown) else [float("nan")] * 3
-        for name, value in zip(METRICS, row):
+            one_sided = {"dice": 0.0, "hd95": diagonal, "assd": diagonal}
+            row = [one_sided[name] if any(shown) else float("nan") for name in metrics]
+        for name, value in zip(metrics, row):
             scores[name].append(value)
     return scores
 
@@ -83,6 +93,7 @@ class ScoreCases:
         output_dir: str,
         class_names: Sequence[str],
         *,
+        metrics: Sequence[str] = METRICS,
         facts: Mapping[str, Any] | None = None,
         by_epoch: bool = False,
     ) -> None:
@@ -90,9 +101,17 @@ class ScoreCases:
         Args:
             output_dir: folder of the two files.
             class_names: names of the classes, background first.
+            metrics: which of ``dice``, ``hd95``, ``assd``.
             facts: what else to keep beside the scores: weights, list, seed.
             by_epoch: write to ``output_dir/epoch_N`` instead, for validations of a training.
+
+        Raises:
+            ValueError: unknown metric.
         """
+        unknown = [name for name in metrics if name not in METRICS]
+        if unknown or not metrics:
+            raise ValueError(f"metrics should be some of {', '.join(METRICS)}, received {list(metrics)}.")
+        self.metrics = tuple(metrics)
         self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
         self.by_epoch = by_epoch
         self.rows: list[dict[str, Any]] = []
@@ -110,13 +129,17 @@ class ScoreCases:
             affine = label.affine.cpu().numpy() if isinstance(label, MetaTensor) else np.eye(4)
             spacing = np.linalg.norm(affine[:3, :3], axis=0)[: truth.ndim].tolist()
             scores = score_case(
-                torch.as_tensor(prediction), torch.as_tensor(truth), num_classes=len(self.names), spacing=spacing
+                torch.as_tensor(prediction),
+                torch.as_tensor(truth),
+                num_classes=len(self.names),
+                spacing=spacing,
+                metrics=self.metrics,
             )
             # a file whose voxels all measure exactly one carries no spacing: its distances are voxels
             unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
             for c, name in enumerate(self.names[1:]):
                 row: dict[str, Any] = {"case": case_name(file_of(None, output["image"])), "class": name}
-                row |= {metric: scores[metric][c] for metric in METRICS}
+                row |= {metric: scores[metric][c] for metric in self.metrics}
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
                 self.rows.append(row)
 
@@ -128,96 +151,33 @@ class ScoreCases:
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
         (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
         for name, row in summary["classes"].items():
-            logger.info(f"{name}: Dice {row['dice']:.4f}  HD95 {row['hd95']:.2f}  ASSD {row['assd']:.2f}")
-        mean = summary["mean"]
+            logger.info(f"{name}: {_shown(row)}")
         logger.info(
-            f"mean of classes, {summary['cases']} cases: Dice {mean['dice']:.4f}  HD95 {mean['hd95']:.2f} "
-            f"{summary['distance_unit']}  ASSD {mean['assd']:.2f} {summary['distance_unit']}  "
-            f"-> {folder / 'scores.csv'}, scores.json"
+            f"mean of classes, {summary['cases']} cases: {_shown(summary['mean'], summary['distance_unit'])}  -> "
+            f"{folder / 'scores.csv'}, scores.json"
         )
+
+
+def _shown(values: Mapping[str, Any], unit: str = "") -> str:
+    """``Dice 0.8123  HD95 3.20 mm``."""
+    parts = [f"Dice {values['dice']:.4f}"] if "dice" in values else []
+    return "  ".join(parts + [f"{m.upper()} {values[m]:.2f} {unit}".rstrip() for m in ("hd95", "assd") if m in values])
 
 
 def summarize(table: pd.DataFrame) -> dict[str, Any]:
     """Means of a table of :class:`ScoreCases`: over cases for each class, then over classes."""
+    metrics = [metric for metric in METRICS if metric in table]
     classes = {}
     for name, rows in table.groupby("class", sort=False):
-        classes[name] = {metric: float(rows[metric].mean()) for metric in METRICS}
-        classes[name]["counted"] = int(rows["dice"].notna().sum())
+        classes[name] = {metric: float(rows[metric].mean()) for metric in metrics}
+        classes[name]["counted"] = int(rows[metrics[0]].notna().sum())
     units = sorted(table["unit"].unique())
     return {
         "cases": int(table["case"].nunique()),
         "classes": classes,
-        "mean": {m: float(np.nanmean([row[m] for row in classes.values()])) for m in METRICS},
+        "mean": {m: float(np.nanmean([row[m] for row in classes.values()])) for m in metrics},
         "distance_unit": units[0] if len(units) == 1 else "mm, or voxels for files without a spacing",
     }
-
-
-def overlay(
-    image: str,
-    prediction: str,
-    output: str,
-    truth: str = "",
-    slices: int = 5,
-    class_names: Sequence[str] = (),
-) -> str:
-    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
-
-    Args:
-        image: image file.
-        prediction: label file on the image's grid.
-        output: PNG file to write.
-        truth: label file of the truth, dashed.
-        slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend.
-
-    Returns:
-        ``output``.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from monai.transforms import LoadImage
-
-    load = LoadImage(image_only=True, ensure_channel_first=True)
-    volumes = {"image": load(image), "prediction": load(prediction)}
-    if truth:
-        volumes["truth"] = load(truth)
-    affine = volumes["image"].affine.numpy()
-    arrays = {name: np.asarray(v)[0] for name, v in volumes.items()}
-    arrays = {name: a[..., None] if a.ndim == 2 else a for name, a in arrays.items()}
-    axis = find_slice_axis(np.linalg.norm(affine[:3, :3], axis=0), arrays["image"].shape)
-    arrays = {name: np.moveaxis(a, axis, -1) for name, a in arrays.items()}
-    labels = [arrays[name] for name in ("prediction", "truth") if name in arrays]
-    filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in labels))
-    filled = filled if len(filled) else np.arange(labels[0].shape[-1])
-    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(slices, len(filled))).round().astype(int))]
-
-    colors = plt.get_cmap("tab10")
-    classes = range(1, int(max(a.max() for a in labels)) + 1)
-    names = {c: class_names[c] if c < len(class_names) else f"class {c}" for c in classes}
-    low, high = np.percentile(arrays["image"], [0.5, 99.5])
-    figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
-    for ax, k in zip(axes[0], chosen):
-        ax.imshow(arrays["image"][..., k].T, cmap="gray", vmin=low, vmax=high, origin="lower")
-        for name, style in (("prediction", "solid"), ("truth", "dashed")):
-            if name not in arrays:
-                continue
-            for c in classes:
-                mask = np.equal(arrays[name][..., k].T, c)
-                if mask.any():
-                    ax.contour(mask, levels=[0.5], colors=[colors(c)], linestyles=style, linewidths=1.2)
-        ax.set_title(f"slice {k}", fontsize=10)
-        ax.axis("off")
-    note = "solid: prediction, dashed: truth" if truth else "contours: prediction"
-    figure.suptitle(f"{case_name(image)}   ({note})", fontsize=11)
-    handles = [plt.Line2D([], [], color=colors(c), label=name) for c, name in names.items()]
-    figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
-    figure.tight_layout(rect=(0, 0.05, 1, 0.97))
-    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    figure.savefig(output, dpi=90)
-    plt.close(figure)
-    return output
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -106,6 +107,26 @@ class Teacher:
         """Take up the average of an earlier process."""
         if self.average is not None:
             self.average.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class StepViews:
+    """What a step has computed, for handlers of ``LOSS_COMPLETED`` to look at: ``engine.state.views``, gone afterwards.
+
+    Attributes:
+        image_l, label: labelled images and their class indices, ``(B, C, *spatial)`` and ``(B, 1, *spatial)``.
+        student: logits and features of the student's streams, with their graph.
+        unlabeled: weak and strong views before CutMix; ``None`` in a supervised step.
+        weak: logits and features of the weak view.
+        mixes: boxes of each view that has them.
+    """
+
+    image_l: Tensor
+    label: Tensor
+    student: Output
+    unlabeled: Mapping[str, Tensor] | None
+    weak: Output | None
+    mixes: Mapping[str, CutMix]
 
 
 class SemSimTrainer(SupervisedTrainer):
@@ -226,7 +247,9 @@ class SemSimTrainer(SupervisedTrainer):
         scalars = self.loss_function(student, labeled["label"], weak, mixes, self._unlabeled_weight())  # in float32
         loss = scalars[Keys.LOSS]
         engine.state.output[Keys.LOSS] = loss
+        engine.state.views = StepViews(labeled["image"], labeled["label"], student, unlabeled, weak, mixes)
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        engine.state.views = None
         # one transfer for all scalars
         values = dict(zip(scalars, torch.stack([s.detach() for s in scalars.values()]).tolist()))
         self._check_finite(values, batchdata)

@@ -163,6 +163,20 @@ class AsVolumed(MapTransform, InvertibleTransform):
         return result
 
 
+def class_indices(label_values: Sequence[int] | None, class_names: Sequence[str]) -> list[int]:
+    """What the values in the label files become: 0, 1, 2, ..., in the order of the classes; nothing for no values.
+
+    Raises:
+        InputError: another number of values than of classes.
+    """
+    if label_values and len(label_values) != len(class_names):
+        raise InputError(
+            f"label_values {list(label_values)}: expected one value for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}); change label_values or class_names."
+        )
+    return list(range(len(label_values or [])))
+
+
 class CheckVolumed(Transform):
     """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values."""
 
@@ -184,7 +198,8 @@ class CheckVolumed(Transform):
         name = file_of(data, image)
         if image.shape[0] != self.in_channels:
             raise InputError(
-                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels."
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels, "
+                "or if this is a time series, split it into one file a frame."
             )
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:
@@ -212,7 +227,8 @@ class CheckVolumed(Transform):
         if wrong:
             raise InputError(
                 f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
-                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all classes or remap the values."
+                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all "
+                "classes, or label_values to the values in the files (--label_values '[0,255]')."
             )
 
 

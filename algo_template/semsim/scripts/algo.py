@@ -16,6 +16,8 @@ import torch
 from monai.apps.auto3dseg import BundleAlgo
 from monai.bundle import ConfigParser
 
+from .options import understood
+
 logger = logging.getLogger("semsim")
 
 HYPER_PARAMETERS = "hyper_parameters.yaml"
@@ -25,14 +27,6 @@ RUNNER_KEYS = {
     "ensemble", "hpo", "hpo_backend", "not_use_cache", "allow_skip", "templates_path_or_url", "sigmoid", "class_names",
     "class_index", "extra_modalities", "force_2d",
 }  # fmt: skip
-#: Names of other Auto3DSeg algorithms for our keys.
-ALIASES = {
-    "num_epochs": "epochs",
-    "num_images_per_batch": "batch_size",
-    "num_epochs_per_validation": "val_interval",
-    "roi_size": "spatial_size",
-    "input_channels": "in_channels",
-}
 #: Steps that a training gets by default, with and without a GPU. The paper's recipe takes 45,000.
 STEPS = {True: 30_000, False: 3_000}
 #: Pixels of a slice at most, with and without a GPU.
@@ -97,60 +91,62 @@ class SemsimAlgo(BundleAlgo):
         """
         kwargs.pop("gpu_customization", None)
         kwargs.pop("gpu_customization_specs", None)
-        if kwargs.pop("fill_with_datastats", True):
-            values = self._values(data_stats_filename)
-        else:
-            values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
+        kwargs.pop("bundle_root", None)
+        place: dict[str, Any] = {"bundle_root": str(Path(algo_path).resolve())}
+        if "fold" in kwargs:
+            place["fold"] = kwargs.pop("fold")
         path = Path(algo_path) / "configs" / HYPER_PARAMETERS
         known = ConfigParser()
         known.read_config([str(path.with_name("train.yaml")), str(path)])
-        overrides = {ALIASES.get(k, k): v for k, v in kwargs.items()}
-        for key in [k for k in overrides if k not in known]:
-            logger.warning(f"SemSim has no key {key}; its value {overrides.pop(key)!r} is ignored.")
-        values.update(
-            bundle_root=str(Path(algo_path).resolve()), **{k: v for k, v in overrides.items() if k != "bundle_root"}
-        )
-        parser = ConfigParser(globals=False)
-        parser.read_config(str(path))
-        for key, value in values.items():
-            parser[key] = copy.deepcopy(value)
-        content = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        if kwargs.pop("fill_with_datastats", True):
+            values = self._values(data_stats_filename, place.get("fold"))
+            extra = {k: v for k, v in self._input().items() if k not in RUNNER_KEYS and not k.startswith("mlflow")}
+            values |= understood(extra, known, source=str(self.data_list_file))
+        else:
+            values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
+        values |= understood(kwargs, known, source="parameters") | place
+        content = ConfigParser.load_config_file(str(path)) | copy.deepcopy(values)
         ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
         return {HYPER_PARAMETERS: values}
 
-    def _values(self, data_stats_filename: str) -> dict[str, Any]:
-        """What follows from the data, overridden by what ``input.yaml`` says."""
+    def _values(self, data_stats_filename: str, fold: int | None) -> dict[str, Any]:
+        """What follows from the data."""
         given, stats = self._input(), _read_stats(data_stats_filename)
         datalist = ConfigParser.load_config_file(str(given["datalist"]))
-        gpu = torch.cuda.is_available()
+        gpu, devices = torch.cuda.is_available(), max(1, torch.cuda.device_count())
         shape, spacing = (np.array(stats["image_stats"][k]["median"], float) for k in ("shape", "spacing"))
         axis = _slice_axis(spacing, shape)
+        depth = shape[axis] if len(shape) == 3 else 1
         plane = [a for a in range(len(shape)) if a != axis]
         pixel = float(max(min(spacing[a] for a in plane), max(shape[a] * spacing[a] for a in plane) / LARGEST[gpu]))
-        size = [int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane]
-        fusion = "sfm" if gpu else "sfm_light"
-        memory = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
-        fits = 0.7 * memory / (BYTES[fusion] * max(size) ** 2)
-        batch = int(np.clip(fits, 2, 8))
+        size = max(int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane)
+        channels = int(stats["image_stats"]["channels"]["max"])
 
-        unlabeled = datalist.get(given.get("unlabeled_key", "unlabeled")) or (
-            datalist.get("testing") if given.get("use_testing_as_unlabeled") else []
-        )
-        slices = len(unlabeled or datalist["training"]) * (shape[axis] if len(shape) == 3 else 1)
-        batch = int(np.clip(slices, 1, batch))
-        epochs = int(np.clip(STEPS[gpu] / max(slices // batch, 1), 10, 1000))
+        training = [item for item in datalist["training"] if fold is None or item.get("fold") != fold]
+        unlabeled = datalist.get(given.get("unlabeled_key", "unlabeled")) or []
+        if not unlabeled and given.get("use_testing_as_unlabeled"):
+            unlabeled = datalist.get("testing") or []
+        slices = max(1.0, len(unlabeled or training) * depth)  # of an epoch
+        fusion = "sfm" if gpu else "sfm_light"
+        memory = psutil.virtual_memory().available
+        fits = 0.7 * (torch.cuda.mem_get_info()[0] if gpu else memory) / (BYTES[fusion] * size**2)
+        batch = int(np.clip(np.clip(fits, 2, 8), 1, max(1, slices // devices)))
+        epochs = int(np.clip(STEPS[gpu] / max(slices // (batch * devices), 1), 10, 1000))
+        # float32 slices, and the labels of labelled ones, that each process keeps in memory: half of it at most
+        kept = 4 * size**2 * depth * (channels * (len(datalist["training"]) + len(unlabeled)) + len(training)) * devices
         modality = str(given["modality"]).lower().strip()
         values: dict[str, Any] = {
             "data_file_base_dir": os.path.abspath(str(given["dataroot"])),
             "data_list_file_path": os.path.abspath(str(given["datalist"])),
             "modality": modality,
-            "in_channels": int(stats["image_stats"]["channels"]["max"]),
+            "in_channels": channels,
             "class_names": _class_names(given.get("class_names"), [int(v) for v in stats["label_stats"]["labels"]]),
-            "spatial_size": [max(size)] * 2,
+            "spatial_size": [size] * 2,
             "working_resolution": round(pixel, 4),
             "epochs": epochs,
             "batch_size": batch,
-            "val_interval": max(1, epochs // 20),
+            "val_interval": "$max(1, @epochs // 20)",
+            "cache_rate": min(1.0, int(50 * memory / kept) / 100),
             "fusion": fusion,
             "amp": gpu,
             "intensity": _intensity(modality, stats),
@@ -159,8 +155,7 @@ class SemsimAlgo(BundleAlgo):
             values["mlflow_tracking_uri"] = self.mlflow_tracking_uri
         if self.mlflow_experiment_name is not None:
             values["mlflow_experiment_name"] = self.mlflow_experiment_name
-        extra = {ALIASES.get(k, k): v for k, v in given.items() if k not in RUNNER_KEYS}
-        return values | {k: v for k, v in extra.items() if not k.startswith("mlflow")}
+        return values
 
     def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
         """Write the folder of a fold: the template, the bundle's scripts and YAML, and the filled configuration.
@@ -181,9 +176,16 @@ class SemsimAlgo(BundleAlgo):
             self.fill_records = self.fill_template_config(self.data_stats_files, self.output_path, **kwargs)
 
     def get_score(self, *_: Any, **__: Any) -> float:
-        """Mean Dice of the best validation, also after the folder was moved."""
+        """Mean Dice of the best validation, also after the folder was moved.
+
+        Raises:
+            ValueError: the training has not finished; AutoRunner then takes the fold as untrained and goes on with it.
+        """
         (path,) = Path(self.output_path).glob("model_fold*/progress.yaml")
-        return float(ConfigParser.load_config_file(str(path))[-1]["best_avg_dice_score"])
+        entry = ConfigParser.load_config_file(str(path))[-1]
+        if not entry.get("finished"):
+            raise ValueError(f"{path}: this training has not finished; run it again to go on with it.")
+        return float(entry["best_avg_dice_score"])
 
 
 def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -261,6 +263,7 @@ def _content(source: Path) -> dict[str, bytes]:
         "scripts/algo.py",
         "scripts/train.py",
         "scripts/infer.py",
+        "scripts/options.py",
         f"configs/{HYPER_PARAMETERS}",
         "configs/metadata.json",
     }

@@ -7,6 +7,7 @@ the package of this folder gets a name of its own.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Mapping
@@ -48,6 +49,11 @@ def renamed(config: Any, package: str) -> Any:
     return config
 
 
+def own_device() -> str:
+    """``cpu``, or the GPU of this process: ensembles on several GPUs start one process for each."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
 class InferClass:
     """Predicts one image at a time with the best weights of this fold, or the last where none was validated."""
 
@@ -67,6 +73,7 @@ class InferClass:
         chosen = {key: tuned[key] for key in ("intensity", "slice_batch", "flip_tta") if tuned.get(key) is not None}
         chosen |= given
         content = renamed(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml")), package)
+        content["device"] = own_device()
         content |= {key: chosen[key] for key in KEYS if key in chosen}
         content["bundle_root"] = str(ROOT)
         find = importlib.import_module(f"{package}.checkpoints").find_checkpoint

@@ -1,14 +1,12 @@
 """Training of one fold: ``python scripts/train.py run [--key=value]``, also under torchrun.
 
 ``configs/train.yaml`` of this folder below ``configs/hyper_parameters.yaml``; a key on the command line overrides both.
-Leaves ``model_best.pt``, ``model_last.pt``, ``scores.csv`` (every validation case, best weights) and ``progress.yaml``
-in ``model_fold<fold>``, and goes on from the newest checkpoint there.
+Leaves ``model_best.pt``, ``model_last.pt``, ``scores.csv`` (every validation case, best weights), ``training.log`` and
+``progress.yaml`` in ``model_fold<fold>``, and goes on from the newest checkpoint there.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import logging
 import math
 import os
@@ -20,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 logger = logging.getLogger("semsim")
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 
 class Progress:
@@ -36,7 +35,7 @@ class Progress:
     def note(self, epoch: int, score: float) -> None:
         """Add the mean Dice of a validation. A score that is no number counts as 0."""
         score = score if math.isfinite(score) else 0.0
-        self.entries = [entry for entry in self.entries if entry["epoch"] < epoch]
+        self.entries = [{k: v for k, v in e.items() if k != "finished"} for e in self.entries if e["epoch"] < epoch]
         best = max([*self.entries, {"epoch": epoch, "avg_dice_score": score}], key=lambda e: e["avg_dice_score"])
         self.entries.append(
             {
@@ -46,41 +45,18 @@ class Progress:
                 "best_avg_dice_score_epoch": best["epoch"],
             }
         )
+        self._write()
+
+    def finish(self) -> None:
+        """Mark the training as finished: until then AutoRunner goes on with it."""
+        self.entries[-1]["finished"] = True
+        self._write()
+
+    def _write(self) -> None:
         part = self.path.with_suffix(".part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(yaml.safe_dump(self.entries, sort_keys=False))
         part.replace(self.path)
-
-
-def parse(value: Any) -> Any:
-    """A list that arrives as the string ``"16,16"`` (or as a tuple) becomes one."""
-    if isinstance(value, str) and "," in value:
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-    return list(value) if isinstance(value, tuple) else value
-
-
-def own_algo() -> Any:
-    """``algo.py`` beside this file, under a name that nothing else has."""
-    spec = importlib.util.spec_from_file_location("semsim_own_algo", Path(__file__).with_name("algo.py"))
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
-
-
-def overrides_of(given: dict[str, Any], known: Any) -> dict[str, Any]:
-    """Keys of the configuration that a command line sets; what it does not know is named and left out."""
-    aliases = own_algo().ALIASES
-    overrides = {aliases.get(key, key): parse(value) for key, value in given.items()}
-    unknown = sorted(key for key in overrides if key not in known)
-    if unknown:
-        logger.warning(f"SemSim has no key {', '.join(unknown)}; ignored.")
-    overrides = {key: value for key, value in overrides.items() if key not in unknown}
-    if "ckpt_path" in overrides:
-        overrides["output_dir"] = overrides["ckpt_path"]
-    return overrides
 
 
 def run(config_file: Any = None, **override: Any) -> None:
@@ -91,62 +67,86 @@ def run(config_file: Any = None, **override: Any) -> None:
         override: keys of the configuration.
     """
     sys.path[0] = str(ROOT)  # `scripts` is this folder's package, and its modules are no top-level ones
-    from monai.bundle import ConfigParser, ConfigWorkflow
+    from monai.bundle import ConfigParser
 
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    configs = ROOT / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", "hyper_parameters")]
-    files += [str(configs / "multi_gpu_train.yaml")] if several else []
-    known = ConfigParser()
-    known.read_config(files)
-    overrides = {**overrides_of(override, known), "bundle_root": str(ROOT)}
-    known.update(overrides)
-    overrides |= unlabeled_list(known)
-
-    from scripts.errors import one_line_errors
+    from scripts.errors import InputError, one_line_errors
+    from scripts.options import understood
 
     one_line_errors()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    files = [str(ROOT / "configs" / f"{name}.yaml") for name in ("train", "hyper_parameters")]
+    files += [str(ROOT / "configs" / "multi_gpu_train.yaml")] if several else []
+    known = ConfigParser()
+    known.read_config(files)
+    known["bundle_root"] = str(ROOT)
+    folder = Path(known.get_parsed_content("output_dir"))
+    if int(os.environ.get("RANK", 0)) == 0:
+        keep_log(folder)
+    try:
+        try:
+            overrides = {**understood(override, known, source="command line"), "bundle_root": str(ROOT)}
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        known.update(overrides)
+        overrides |= unlabeled_list(known)
+        train(files, folder, overrides)
+    except BaseException as error:
+        logger.error(f"The training ended early: {error!r}")
+        raise
+
+
+def train(files: list[str], folder: Path, overrides: dict[str, Any]) -> None:
+    """Train with the configuration in ``files``; score the validation cases at the end."""
+    from ignite.engine import Events
+    from monai.bundle import ConfigWorkflow
+
     workflow = ConfigWorkflow(files, workflow_type="train", init_id="initialize", run_id="training",
                               final_id="finalize", **overrides)  # fmt: skip
     workflow.initialize()
     parser = workflow.parser
-    folder = Path(parser.get_parsed_content("output_dir"))
-    main = parser.get_parsed_content("rank") == 0
     progress = Progress(folder / "progress.yaml")
+    main = parser.get_parsed_content("rank") == 0
     if main:
-        from ignite.engine import Events
-
-        evaluator = parser.get_parsed_content("validate#evaluator")
-        evaluator.add_event_handler(
+        parser.get_parsed_content("validate#evaluator").add_event_handler(
             Events.COMPLETED, lambda e: progress.note(e.state.epoch, float(e.state.metrics["val_mean_dice"]))
         )
-        keep_settings(folder, overrides)
+        # after the handlers of the configuration, which refuse a restart with other settings
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.STARTED, lambda: keep_settings(folder, overrides))
     workflow.run()
     if main:
         finish(parser, folder, progress, overrides)
     workflow.finalize()
 
 
+def keep_log(folder: Path) -> None:
+    """Log to ``training.log``, too: AutoRunner keeps to itself what a training prints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(folder / "training.log")
+    file.setFormatter(logging.Formatter(FORMAT))
+    logging.getLogger().addHandler(file)
+
+
 def keep_settings(folder: Path, overrides: dict[str, Any]) -> None:
     """``hyper_parameters.yaml`` as trained, command line included, beside the weights: prediction reads it."""
     tuned = yaml.safe_load((ROOT / "configs" / "hyper_parameters.yaml").read_text())
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "hyper_parameters.yaml").write_text(yaml.safe_dump({**tuned, **overrides}, sort_keys=False))
 
 
 def unlabeled_list(parser: Any) -> dict[str, Any]:
     """Which list the unlabelled images come from, said in the log."""
-    content = parser.load_config_file(str(parser.get_parsed_content("data_list_file_path")))
-    key, asked = parser["unlabeled_key"], bool(parser["use_testing_as_unlabeled"])
-    if content.get(key):
-        logger.info(f"{len(content[key])} unlabelled images from the list `{key}`.")
+    from scripts.datalist import read_datalist
+
+    datalist, folder = (parser.get_parsed_content(k) for k in ("data_list_file_path", "data_file_base_dir"))
+    key = parser["unlabeled_key"]
+    if found := read_datalist(datalist, folder, "unlabeled", unlabeled_key=key):
+        logger.info(f"{len(found)} unlabelled images from the list `{key}`.")
         return {}
-    if content.get("testing") and asked:
-        logger.info(f"{len(content['testing'])} images of `testing` as unlabelled ones (use_testing_as_unlabeled).")
+    testing = read_datalist(datalist, folder, "testing")
+    if testing and parser["use_testing_as_unlabeled"]:
+        logger.info(f"{len(testing)} images of `testing` as unlabelled ones (use_testing_as_unlabeled).")
         return {"unlabeled_key": "testing"}
-    hint = (
-        "; the images of `testing` are left out unless use_testing_as_unlabeled: true" if "testing" in content else ""
-    )
+    hint = "; the images of `testing` are left out unless use_testing_as_unlabeled: true" if testing else ""
     logger.warning(f"Supervised training: the datalist has no images in `{key}`{hint}.")
     return {}
 
@@ -156,22 +156,24 @@ def finish(parser: Any, folder: Path, progress: Progress, overrides: dict[str, A
     if not len(parser.get_parsed_content("validate#dataset#data")):
         logger.warning("No case of this fold validates: its score counts as 0 in an ensemble.")
         progress.note(int(parser.get_parsed_content("epochs")), 0.0)
+        progress.finish()
         return
     from monai.bundle import ConfigWorkflow
 
     configs = ROOT / "configs"
     files = [str(configs / f"{name}.yaml") for name in ("train", "hyper_parameters", "evaluate")]
-    kept = {k: v for k, v in overrides.items() if k not in ("ckpt_path", "resume")}
+    kept = {k: v for k, v in overrides.items() if k != "resume"}
     evaluation = ConfigWorkflow(files, workflow_type="train", init_id="initialize", run_id="evaluating",
                                 final_id="finalize", **kept, evaluate_list="validation")  # fmt: skip
     evaluation.initialize()
     evaluation.run()
     evaluation.finalize()
+    progress.finish()
     logger.info(f"Mean Dice {progress.entries[-1]['best_avg_dice_score']:.4f} (best validation) -> {folder}")
 
 
 if __name__ == "__main__":
     import fire
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
     fire.Fire({"run": run})

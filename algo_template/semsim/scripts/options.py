@@ -1,0 +1,88 @@
+"""What a user may set: names of other algorithms, strings from a command line, keys that stay as generated."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+logger = logging.getLogger("semsim")
+
+#: Names of other Auto3DSeg algorithms for our keys.
+ALIASES = {
+    "num_epochs": "epochs",
+    "num_images_per_batch": "batch_size",
+    "num_epochs_per_validation": "val_interval",
+    "roi_size": "spatial_size",
+    "input_channels": "in_channels",
+}
+#: Where the results of a fold lie and which fold it is: Auto3DSeg looks for them where the folder was generated.
+FIXED = ("bundle_root", "output_dir", "ckpt_path", "fold")
+
+
+def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str, Any]:
+    """Keys of the configuration that a user sets; what SemSim does not know is named in the log and left out.
+
+    Args:
+        given: keys and values as they came, under our names or those of other algorithms; ``loss#lambda_u`` reaches
+            into the configuration.
+        known: the configuration (a ``ConfigParser``).
+        source: where they came from, for messages.
+
+    Returns:
+        values by our names, in the type of the configuration.
+
+    Raises:
+        ValueError: a value that cannot be meant.
+    """
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        name = ALIASES.get(key, key)
+        if name in FIXED:
+            logger.warning(f"{source}: {key} stays as generated; {value!r} is ignored.")
+        elif name not in known:
+            near = difflib.get_close_matches(name, [*known.get(), *ALIASES], n=1)
+            hint = f" (is {near[0]} meant?)" if near else ""
+            logger.warning(f"{source}: SemSim has no key {key}{hint}; {value!r} is ignored.")
+        else:
+            value = converted(value, known[name], key)
+            if name == "spatial_size" and isinstance(value, list) and len(value) == 3:
+                if key == name:
+                    raise ValueError(
+                        f"{source}: spatial_size {value}: expected the pixels of a slice, one or two numbers, received "
+                        "three; leave the number of slices out."
+                    )
+                logger.warning(f"{source}: {key} {value} is of three dimensions and SemSim of two; ignored.")
+                continue
+            values[name] = value
+    return values
+
+
+def converted(value: Any, like: Any, key: str) -> Any:
+    """A value from a command line in the type of what it replaces: ``"16,16"``, ``"a,b"`` and ``"false"``.
+
+    Args:
+        value: as it came.
+        like: the value of the configuration.
+        key: its name, for messages.
+
+    Raises:
+        ValueError: text for a switch that is neither true nor false.
+    """
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, str) or value.startswith(("$", "@", "%")):
+        return value
+    if isinstance(like, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{key}: expected true or false, received {value!r}.")
+        return value.lower() == "true"
+    if isinstance(like, list) or "," in value:
+        try:
+            read = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return [part.strip() for part in value.strip("[]").split(",")] if isinstance(like, list) else value
+        return list(read) if isinstance(read, tuple) else read
+    return value

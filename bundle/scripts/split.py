@@ -1,0 +1,177 @@
+"""Who is labelled, unlabelled, for validation or for testing: patients, named or drawn by seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, raise_all
+
+#: Lists of a datalist.
+LISTS = ("training", "unlabeled", "validation", "testing")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Images and labels by patient.
+
+    Attributes:
+        images: file of every case.
+        labels: label file of some of them.
+        groups: cases of every patient.
+    """
+
+    images: Mapping[str, Path]
+    labels: Mapping[str, Path]
+    groups: Mapping[str, list[str]]
+
+    @property
+    def labeled_groups(self) -> dict[str, list[str]]:
+        """Patients all of whose images have labels."""
+        return {g: cases for g, cases in self.groups.items() if all(case in self.labels for case in cases)}
+
+
+def group_cases(images: Mapping[str, Path], labels: Mapping[str, Path], group_by: str | None = None) -> Cases:
+    """Sort images by patient.
+
+    Args:
+        images: files by case name, which holds the folders below the image folder: ``patient1/mr``.
+        labels: label files by case name.
+        group_by: regular expression whose first group is the patient in a case name. ``None``: the outermost folder, or
+            where there is none the name without ``_frameNN``.
+
+    Raises:
+        InputError: no regular expression, or names in which it finds no patient.
+    """
+    try:
+        pattern = re.compile(group_by or r"^([^/]+?)(?:/.*|_frame\d+)?$")
+    except re.error as error:
+        raise InputError(f"group_by {group_by!r} is no regular expression ({error}); try '^(patient\\d+)'.") from None
+    groups: dict[str, list[str]] = {}
+    problems = []
+    for name, path in images.items():
+        match = pattern.search(name)
+        if match is None or not match.groups() or match.group(1) is None:
+            problems.append(f"{path}: group_by {group_by!r} finds no patient in {name!r}; give an expression with one "
+                            "group, for instance '^(patient\\d+)'.")  # fmt: skip
+        else:
+            groups.setdefault(match.group(1), []).append(name)
+    raise_all(problems)
+    return Cases(images, labels, groups)
+
+
+def as_names(value: Any) -> list[str] | int:
+    """A number of patients, or a list of names, from a command line: ``7``, ``"038,050"``, ``[038, 050]``, a file."""
+    if value is None:
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, (bool, int, float)):
+        raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
+    if isinstance(value, str):
+        if os.path.isfile(value):
+            return Path(value).read_text().split()
+        return [name for name in re.split(r"[,\s]+", value) if name]
+    return [str(name) for name in value]
+
+
+def distribute(cases: Cases, wanted: Mapping[str, list[str] | int], *, seed: int = 0) -> dict[str, str]:
+    """The list of every patient that is not unlabelled.
+
+    Args:
+        cases: all of them.
+        wanted: for ``testing``, ``validation``, ``training``: how many patients to draw, or names of patients or cases.
+            Without ``training`` every patient with labels that is left.
+        seed: of the draw.
+
+    Raises:
+        InputError: too few patients, unknown names, a patient in two lists.
+    """
+    taken: dict[str, str] = {}
+    rng = random.Random(seed)
+    # names first, then draws: what is named is never drawn for another list
+    for use, names in sorted(wanted.items(), key=lambda pair: isinstance(pair[1], int)):
+        _choose(names, cases.groups if not isinstance(names, int) else cases.labeled_groups, taken, use, rng)
+    if "training" not in wanted:
+        taken.update({group: "training" for group in cases.labeled_groups if group not in taken})
+    return taken
+
+
+def _choose(
+    wanted: list[str] | int, groups: Mapping[str, list[str]], taken: dict[str, str], use: str, rng: random.Random
+) -> None:
+    """Give ``wanted`` groups (a number to draw, or names of patients or cases) to the list ``use``, in ``taken``."""
+    if isinstance(wanted, int):
+        free = [group for group in groups if group not in taken]
+        if wanted > len(free):
+            raise InputError(
+                f"{wanted} patients wanted for {use}, but only {len(free)} are left all of whose images have labels; "
+                "lower the numbers or label more."
+            )
+        chosen = rng.sample(free, wanted)
+    else:
+        by_case = {case: group for group, cases in groups.items() for case in cases}
+        unknown = [name for name in wanted if name not in groups and name not in by_case]
+        raise_all(f"{name}: named for {use}, but there is no such patient or case." for name in unknown)
+        chosen = list(dict.fromkeys(by_case.get(name, name) for name in wanted))
+    for group in chosen:
+        if group in taken:
+            raise InputError(f"{group}: a patient can stand in one list only, received {taken[group]} and {use}.")
+        taken[group] = use
+
+
+def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, list[dict[str, str]]]:
+    """The lists of a datalist, paths relative to ``root``; a patient that is in no list is unlabelled.
+
+    Raises:
+        InputError: cases chosen for a list of labelled ones that have no label, or none left to train on.
+    """
+    lists: dict[str, list[dict[str, str]]] = {name: [] for name in LISTS}
+    problems = []
+    for group, members in cases.groups.items():
+        use = taken.get(group, "unlabeled")
+        for case in members:
+            item = {"image": _relative(cases.images[case], root)}
+            if use != "unlabeled":
+                if case not in cases.labels:
+                    problems.append(f"{cases.images[case]}: chosen for {use}, but it has no label of that name.")
+                    continue
+                item["label"] = _relative(cases.labels[case], root)
+            lists[use].append(item)
+    raise_all(problems)
+    if not lists["training"]:
+        raise InputError(f"{root}: no case is left to train on with its label; lower the numbers for validation and "
+                         "testing.")  # fmt: skip
+    return lists
+
+
+def _relative(path: Path, root: Path) -> str:
+    """``path`` below ``root``; links keep their names."""
+    return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(root))).as_posix()
+
+
+def list_lines(
+    cases: Cases, taken: Mapping[str, str], lists: Mapping[str, Sequence], note: str = "patients"
+) -> list[str]:
+    """A line for each list: how many patients and images, and who."""
+    lines = []
+    partly = sorted(g for g in cases.groups if g not in cases.labeled_groups
+                    and any(c in cases.labels for c in cases.groups[g]))  # fmt: skip
+    if partly:
+        lines.append(f"partly labelled, used without their labels: {' '.join(partly)}")
+    for use in LISTS:
+        members = sorted(group for group in cases.groups if taken.get(group, "unlabeled") == use)
+        lines.append(f"{use:<11} {len(members):4d} {note} {len(lists[use]):5d} images  {' '.join(members)}")
+    return lines
+
+
+def write_json(output: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a datalist, making its folder."""
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,93 @@
+"""Small files of every kind that data come in, as other programs write them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+
+def blob(shape, seed: int = 0, classes: int = 2):
+    """An image with one bright disc a class in every slice, and its label; ``(X, Y, slices)`` int16 and uint8."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
+    plane = np.zeros(shape[:2], np.uint8)
+    center = rng.uniform(-0.2, 0.2, 2)
+    for c in range(1, classes):
+        plane[np.hypot(x - center[0], y - center[1]) < 0.7 * (classes - c) / (classes - 1)] = c
+    label = np.repeat(plane[..., None], shape[2], axis=2)
+    image = 100 + 150 * label.astype(np.int16) + rng.integers(0, 60, shape).astype(np.int16)
+    return image, label
+
+
+def write_nifti(path: Path, array: np.ndarray, spacing=(1.5, 1.5, 8.0), *, slope: float | None = None) -> None:
+    """NIfTI; with ``slope`` stored as int16 with scl_slope, so that the numbers on disk are not the intensities."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = array if slope is None else np.round(array / slope).astype(np.int16)
+    image = nib.Nifti1Image(stored, np.diag([*spacing, 1.0]))
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
+    nib.save(image, path)
+
+
+def write_mhd(path: Path, array: np.ndarray, spacing=(0.6, 0.6, 3.6), *, big_endian=False, compressed=False) -> None:
+    """MetaImage header with its voxels beside it: ``.raw`` of either byte order, or ``.zraw``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {"int16": "MET_SHORT", "uint8": "MET_UCHAR", "int8": "MET_CHAR"}[array.dtype.name]
+    voxels = array.T.astype(array.dtype.newbyteorder(">" if big_endian else "<")).tobytes()
+    voxels = zlib.compress(voxels) if compressed else voxels
+    file = path.with_suffix(".zraw" if compressed else ".raw")
+    file.write_bytes(voxels)
+    path.write_text(
+        f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = {big_endian}\n"
+        f"CompressedData = {compressed}\n{f'CompressedDataSize = {len(voxels)}{chr(10)}' if compressed else ''}"
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 10 -20 5\nCenterOfRotation = 0 0 0\n"
+        f"AnatomicalOrientation = RAI\nElementSpacing = {' '.join(map(str, spacing))}\n"
+        f"DimSize = {' '.join(map(str, array.shape))}\nElementType = {kind}\nElementDataFile = {file.name}\n"
+    )
+
+
+def write_itk(path: Path, array: np.ndarray, spacing=(0.8, 0.8, 5.0)) -> None:
+    """Whatever ITK writes by its ending: MHA, NRRD."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    itk.imwrite(_itk(array, spacing), str(path))
+
+
+def _itk(array: np.ndarray, spacing):
+    image = itk.image_from_array(np.ascontiguousarray(array.T))
+    image.SetSpacing([float(s) for s in spacing])
+    return image
+
+
+def write_dicom(folder: Path, array: np.ndarray, spacing=(0.9, 0.9, 6.0), *, series: int = 1, ending=".dcm") -> None:
+    """A series, one file a slice, numbered against the order of the positions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    io = itk.GDCMImageIO.New()
+    io.KeepOriginalUIDOn()
+    for k in range(array.shape[2]):
+        image = itk.image_from_array(np.ascontiguousarray(array[..., k].T)[None].astype(np.int16))
+        image.SetSpacing([float(s) for s in spacing])
+        image.SetOrigin([0.0, 0.0, k * spacing[2]])
+        tags = image.GetMetaDataDictionary()
+        for tag, value in {
+            "0008|0060": "MR", "0020|000d": "1.2.826.1", "0020|000e": f"1.2.826.1.{series}",
+            "0008|0018": f"1.2.826.1.{series}.{k + 1}", "0020|0013": str(k + 1),
+            "0020|0032": f"0\\0\\{k * spacing[2]}", "0020|0037": "1\\0\\0\\0\\1\\0", "0018|0050": str(spacing[2]),
+        }.items():  # fmt: skip
+            tags.SetString(tag, value) if hasattr(tags, "SetString") else tags.__setitem__(tag, value)
+        writer = itk.ImageFileWriter.New(image, FileName=str(folder / f"s{series}_{array.shape[2] - k:03d}.dcm"))
+        writer.SetImageIO(io)
+        writer.Update()
+    if ending != ".dcm":
+        for path in folder.glob(f"s{series}_*.dcm"):
+            path.rename(path.with_suffix(ending))
+
+
+def write_picture(path: Path, array: np.ndarray, **options) -> None:
+    """PNG or JPG of ``(X, Y)`` or ``(X, Y, 3)`` uint8, X to the right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.moveaxis(array, 0, 1)).save(path, **options)

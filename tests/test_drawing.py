@@ -1,0 +1,69 @@
+"""Slices as one looks at them: orientation, contours, colours."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+from scripts.drawing import as_planes, choose_slices, class_color, foreground_window, overlay, paint
+
+
+def test_overlay_shows_prediction_and_truth(tmp_path):
+    affine = np.diag([1.5, 1.5, 8, 1])
+    label = np.zeros((40, 40, 6), np.uint8)
+    label[10:20, 10:25, 1:5] = 1
+    label[22:30, 10:25, 1:5] = 2
+    for name, volume in (("image", np.random.rand(40, 40, 6).astype(np.float32)), ("label", label)):
+        nib.save(nib.Nifti1Image(volume, affine), tmp_path / f"{name}.nii.gz")
+    paths = [str(tmp_path / n) for n in ("image.nii.gz", "label.nii.gz")]
+    plain = overlay(*paths, str(tmp_path / "new" / "a.png"))
+    both = overlay(*paths, str(tmp_path / "b.png"), truth=paths[1], slices=2)
+    colored = [np.asarray(Image.open(p).convert("RGB")).astype(int) for p in (plain, both)]
+    for picture in colored:
+        assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "contours are drawn in colour"
+    assert colored[0].shape[1] > 1.5 * colored[1].shape[1], "four slices against two"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])
+def test_however_stored_the_front_is_on_top_and_the_right_on_the_left(codes):
+    """A mark in the patient's right front lands top left, with the number of its stored slice."""
+    volume = np.zeros((8, 10, 4), np.float32)
+    volume[6, 8, 3] = 1  # right, front, head
+    stored = nib.Nifti1Image(volume, np.diag([1.0, 2.0, 5.0, 1.0]))
+    stored = stored.as_reoriented(nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    ))  # fmt: skip
+    array = np.asarray(stored.dataobj)
+    image = MetaTensor(torch.tensor(array.copy())[None], affine=torch.tensor(stored.affine))
+    planes = as_planes(image, {"truth": (torch.tensor(array.copy()) > 0)[None].long()})
+    assert planes.image.shape == (10, 8, 4) and planes.aspect == pytest.approx(2.0)
+    ((row, column, position),) = np.argwhere(planes.labels["truth"])
+    assert (row, column) == (1, 1)
+    axis = int(nib.io_orientation(stored.affine)[:, 0].tolist().index(2))
+    assert planes.numbers[position] == np.argwhere(array > 0.5)[0][axis]
+
+
+def test_pictures_keep_their_rows_and_colours():
+    image = torch.zeros(3, 20, 12)  # as read: X, Y
+    image[0, 2, 1] = 1
+    planes = as_planes(MetaTensor(image), {"truth": (image[:1] > 0).long()}, picture=True)
+    assert planes.image.shape == (12, 20, 1, 3) and planes.labels["truth"][1, 2, 0] == 1
+
+
+def test_slices_and_window_follow_the_labels():
+    label = np.zeros((30, 40, 9), int)
+    label[10:20, 8:12, 2:7] = 1
+    image = MetaTensor(torch.zeros(1, 40, 30, 9))
+    planes = as_planes(image, {"truth": torch.tensor(label[::-1].copy().swapaxes(0, 1))[None]}, slice_axis=2)
+    assert choose_slices(planes, 3).tolist() == [2, 4, 6] and len(choose_slices(planes, 99)) == 5
+    rows, columns = foreground_window(planes)
+    assert rows == (4.5, 24.5) and columns == (3.5, 15.5)
+
+
+def test_paint_gives_every_class_its_colour():
+    painted = paint(torch.tensor([[0, 1], [2, 2]]), 3)
+    assert painted.shape == (3, 2, 2) and painted[:, 0, 0].sum() == 0
+    torch.testing.assert_close(painted[:, 1, 0], torch.tensor(class_color(2)))

@@ -1,0 +1,153 @@
+"""What a machine runs out of ends a training with one line, an exit code, and files that can be gone on with."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import BUNDLE, ENVIRONMENT
+from scripts.checkpoints import resume_checkpoints
+from scripts.errors import InputError, explain
+
+FILES = "['configs/train.yaml','configs/semsim_minus.yaml']"
+#: before the training: a limit on the process itself
+LIMITED = (
+    "import resource, runpy; resource.setrlimit(resource.{0}, ({1}, {1})); "
+    "runpy.run_module('monai.bundle', run_name='__main__')"
+)
+
+
+def start(phantom, output, *args, limit=None):
+    begin = ["-c", LIMITED.format(*limit)] if limit else ["-m", "monai.bundle"]
+    options = {"dataset_dir": phantom, "datalist": phantom / "datalist.json", "output_dir": output, "spatial_size": 32,
+               "batch_size": 4, "val_interval": 1}  # fmt: skip
+    command = [sys.executable, *begin, "run", "training", "--config_file", FILES]
+    command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    return subprocess.Popen([*command, *args], cwd=BUNDLE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+                            stdout=subprocess.DEVNULL)  # fmt: skip
+
+
+def ended(process, timeout=120):
+    """The error line of a training that ended by itself, and its exit code."""
+    _, err = process.communicate(timeout=timeout)
+    lines = [line for line in err.splitlines() if line.startswith("ERROR: ")]
+    assert len(lines) == 1 and "Traceback" not in err, err[-3000:]
+    assert process.returncode != 0
+    return lines[0]
+
+
+def wait_for(process, condition, timeout=120):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+
+
+def test_ctrl_c_and_going_on(phantom_dir, tmp_path):
+    process = start(phantom_dir, tmp_path, "--epochs", "100")
+    wait_for(process, lambda: resume_checkpoints(tmp_path))
+    process.send_signal(signal.SIGINT)
+    assert "Stopped by hand" in ended(process) and process.returncode in (130, -signal.SIGINT)
+    log = list(csv.DictReader((tmp_path / "training_log.csv").open()))
+    epochs = str(int(log[-1]["epoch"]) + 2)
+    process = start(phantom_dir, tmp_path, "--epochs", epochs, "--resume", "auto")
+    assert process.communicate(timeout=120) and process.returncode == 0
+    rows = [int(r["iteration"]) for r in csv.DictReader((tmp_path / "training_log.csv").open())]
+    assert rows == sorted(set(rows)) and (tmp_path / "model_last.pt").exists()
+
+
+def test_a_full_disk(phantom_dir, tmp_path):
+    """No file may grow beyond what weights take, so the checkpoint does not fit: the weights stay whole."""
+    limit = (BUNDLE / "models" / "model.pt").stat().st_size + 1_000_000
+    process = start(phantom_dir, tmp_path, "--epochs", "3", limit=("RLIMIT_FSIZE", limit))
+    assert f"{tmp_path / 'resume_checkpoint_1.pt'}: no space left to write" in ended(process)
+    assert resume_checkpoints(tmp_path) == [] and not list(tmp_path.glob("*.part"))
+    torch.load(tmp_path / "model_best.pt", weights_only=True)
+
+
+def test_a_batch_too_large(phantom_dir, tmp_path):
+    limit = 4 * 2**30
+    process = start(phantom_dir, tmp_path, "--epochs", "1", "--spatial_size", "1024", limit=("RLIMIT_AS", limit))
+    assert "Out of memory. Lower --batch_size" in ended(process)
+
+
+@pytest.mark.slow
+def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
+    """Each time it goes on from a whole checkpoint, loses an epoch at most, and ends with the very same weights."""
+    args = ("--epochs", "150", "--val_interval", "5", "--resume", "auto")
+    rng, output, reached = random.Random(0), tmp_path / "parts", [0]
+    for _ in range(20):
+        process = start(phantom_dir, output, *args)
+        time.sleep(rng.uniform(4.0, 12.0))
+        assert process.poll() is None, "the training should be longer"
+        process.kill()
+        err = process.communicate()[1]
+        assert "Traceback" not in err and "could not read" not in err, err[-2000:]
+        found = resume_checkpoints(output)
+        reached.append(int(found[-1].stem.rsplit("_", 1)[-1]) if found else 0)
+        rows = list(csv.DictReader((output / "training_log.csv").open())) if found else []
+        assert not rows or int(rows[-1]["epoch"]) - reached[-1] <= 1, "an epoch is lost at most"
+    assert reached == sorted(reached) and len(set(reached)) > 10, reached
+    process = start(phantom_dir, output, *args)
+    assert process.communicate(timeout=600) and process.returncode == 0
+    whole = start(phantom_dir, tmp_path / "whole", *args)
+    assert whole.communicate(timeout=600) and whole.returncode == 0
+    states = [torch.load(folder / "model_last.pt", weights_only=True) for folder in (tmp_path / "whole", output)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    epochs = [int(r["epoch"]) for r in csv.DictReader((output / "training_log.csv").open())]
+    assert epochs == list(range(1, 151))
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/x.pt"), "run/x.pt: no space left"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "run"), "run: not permitted (Read-only file system); give"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory. Lower"),
+        (InputError("a.nii.gz: broken; replace it."), "a.nii.gz: broken; replace it."),
+        (RuntimeError("something else"), None),
+    ],
+)
+def test_one_line_says_what_and_what_to_do(error, expected):
+    outer = RuntimeError("engine")
+    outer.__cause__ = error
+    for raised in (error, outer):
+        said = explain(raised)
+        assert (said is None) if expected is None else said.startswith(expected)
+
+
+class Killed(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_loading_process():
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(torch.utils.data.DataLoader(Killed(), num_workers=1)))
+    assert explain(caught.value).startswith("A loading process was ended from outside")
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        raise InputError("images/a.nii.gz: could not be read; replace it.")
+
+
+def test_an_error_in_a_loading_process_is_one_line():
+    with pytest.raises(InputError) as caught:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert explain(caught.value) == "images/a.nii.gz: could not be read; replace it."

@@ -1,0 +1,156 @@
+"""The report: from files alone, with the data, of volumes and of pictures; self-contained."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import samples
+import torch
+from scripts.datalist import create
+from scripts.errors import InputError
+from scripts.examples import FeatureLook, Slice
+from scripts.html_report import Report, write
+from scripts.network import SemSimNet
+from test_configs import workflow
+
+EVERY = {
+    "scores", "case_best", "case_median", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
+    "features",
+}  # fmt: skip
+
+
+def train(output: Path, *names: str, **options) -> Path:
+    flow = workflow("train", "train", *names, output_dir=str(output), show_progress=False, **options)
+    flow.initialize()
+    flow.run()
+    return output
+
+
+def report(output: Path, **options) -> str:
+    flow = workflow("train", "train", "evaluate", output_dir=str(output), show_progress=False, run_id="reporting",
+                    **options)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    return (output / "report" / "index.html").read_text()
+
+
+def embedded(page: str) -> list[bytes]:
+    """Pictures of a page; fails where it needs anything from elsewhere."""
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources), "it needs no network and no other file"
+    assert "<script" not in page and "url(" not in page and "@import" not in page
+    return [base64.b64decode(s.split(",", 1)[1]) for s in sources if s.startswith("data:")]
+
+
+@pytest.fixture(scope="module")
+def trained(phantom_dir, tmp_path_factory) -> Path:
+    """A short training on volumes, with a record of how right its pseudo-labels are."""
+    data = {"dataset_dir": str(phantom_dir), "datalist": str(phantom_dir / "datalist.json")}
+    output = train(tmp_path_factory.mktemp("report") / "run", "semsim_minus", epochs=2, spatial_size=32, val_interval=1,
+                   **data)  # fmt: skip
+    names = ("right ventricle", "myocardium", "left ventricle")
+    keys = ("confident", "precision", "recall")
+    rows = [{"epoch": e, **{f"{n} {k}": 0.3 * e for n in names for k in keys}} for e in (1, 2)]
+    pd.DataFrame(rows).to_csv(output / "pseudo_labels.csv", index=False)
+    return output
+
+
+def test_with_the_data_everything_is_shown(trained, phantom_dir):
+    page = report(trained, dataset_dir=str(phantom_dir), datalist=str(phantom_dir / "datalist.json"))
+    files = {p.stem: p.read_bytes() for p in (trained / "report").glob("*.png")}
+    assert set(files) == EVERY | {"pseudo_label_quality"}
+    pictures = embedded(page)
+    assert set(pictures) == set(files.values()) and all(p.startswith(b"\x89PNG") for p in pictures)
+    scores = json.loads((trained / "scores.json").read_text())
+    for part in ("SemSim-", "patient000", "right ventricle", "2 cases of the list &#39;testing&#39;", "Worst: pat",
+                 f"{scores['mean']['dice']:.3f}", "2 epochs", "model_best.pt", "95 % Hausdorff distance (mm)",
+                 ):  # fmt: skip
+        assert part in page, part
+    assert "Not part of this report" not in page
+
+
+def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
+    run = tmp_path / "run <1>"
+    run.mkdir()
+    for name in ("training_log.csv", "validation_log.csv", "training.json"):
+        shutil.copy(trained / name, run)
+    result = run_bundle(str(run), module="scripts.html_report")
+    assert result.stdout.strip().endswith("report/index.html")
+    page = (run / "report" / "index.html").read_text()
+    assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}
+    assert len(embedded(page)) == 4 and "Not evaluated yet" in page and "run reporting" in page
+    assert "run &lt;1&gt;" in page and "run <1>" not in page
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a training or an evaluation"):
+        write(str(tmp_path))
+
+
+def test_scores_of_another_list_are_refused(trained, tmp_path):
+    pd.DataFrame([{"case": "a", "class": "x", "dice": 0.5, "unit": "mm"}]).to_csv(tmp_path / "scores.csv", index=False)
+
+    class Cases:
+        data = [{}, {}]
+
+    with pytest.raises(InputError, match="evaluate again"):
+        Report(tmp_path, class_names=["background", "x"], cases=Cases()).run()
+
+
+def test_a_network_without_fusion_has_no_features(trained):
+    look = FeatureLook(SemSimNet(fusion="none"), [{}], [{}], lambda x: x, "cpu")
+    page = Report(trained, features=look).run().read_text()
+    assert page.count("This network has no fused features") == 2
+
+
+def test_affinity_of_a_pixel_by_hand():
+    """Two structures of opposite features: the map of a pixel lights up its own."""
+    features = torch.zeros(2, 4, 4)
+    features[0], features[1, :, 2:] = 1, 0
+    features[:, :, 2:] = torch.tensor([0.0, 1.0])[:, None, None]
+    classes = torch.zeros(4, 4, dtype=torch.long)
+    classes[:, 2:] = 1
+    look = FeatureLook(SemSimNet(fusion="none"), [], [], lambda x: x, "cpu", temperature=0.1)
+    one = Slice("a", torch.rand(1, 16, 16), features, classes, picture=True)
+    assert one.upright(np.arange(4).reshape(2, 2)).tolist() == [[0, 2], [1, 3]]
+    front_on_top = Slice("a", one.image, features, classes).upright(np.arange(4).reshape(2, 2))
+    assert front_on_top.tolist() == [[1, 3], [0, 2]]
+    image, maps = look.affinities(one, ["background", "organ"])
+    pixel, weights = maps["organ"]
+    assert image.shape == (16, 16) and weights.shape == (4, 4) and weights.sum() == pytest.approx(1, abs=1e-5)
+    assert weights[2:].sum() > 0.99, "rows run along the second axis"
+    assert pixel[0] > 7.5
+
+
+def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
+    """2D RGB of uneven sizes with masks of 0 and 255: the printed command trains, and the report shows them."""
+    for number in range(9):
+        shape = (30 + 4 * number, 50 - 2 * number, 1)
+        image, label = samples.blob(shape, seed=number)
+        colour = image.clip(0, 255).astype(np.uint8) // np.array([1, 2, 4], np.uint8)
+        samples.write_picture(tmp_path / "images" / f"skin{number}.{'png' if number % 2 else 'jpg'}", colour)
+        if number < 6:
+            samples.write_picture(tmp_path / "labels" / f"skin{number}.png", label[..., 0] * 255)
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), labeled=2, validation=2,
+           testing=2, class_names="background,lesion")  # fmt: skip
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    given = dict(zip(command[5::2], command[6::2]))
+    assert given["--in_channels"] == "3" and given["--label_values"] == "[0,255]"
+    options = {name[2:]: value for name, value in given.items() if name not in ("--config_file", "--output_dir")}
+    options |= {name: json.loads(options[name].replace("'", '"')) for name in ("label_values", "class_names")}
+    options["in_channels"] = int(options["in_channels"])
+    small = {"epochs": 15, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8}
+    output = train(tmp_path / "run", "semsim_minus", **options, **small)
+    page = report(output, dataset_dir=options["dataset_dir"], datalist=options["datalist"])
+    assert {p.stem for p in (output / "report").glob("*.png")} >= EVERY - {"affinity"}
+    assert "lesion" in page and "distances are in voxels" in page
+    scores = pd.read_csv(output / "scores.csv")
+    assert len(scores) == 2 and scores["dice"].mean() > 0.4, scores

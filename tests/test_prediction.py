@@ -1,0 +1,132 @@
+"""Prediction of a folder as it comes from a hospital: mixed grids, broken files, earlier predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from conftest import BUNDLE, config_args
+from monai.bundle import ConfigWorkflow
+from scripts import phantom
+from scripts.errors import InputError
+from scripts.prediction import prepared_output
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean([2 * ((a == c) & (b == c)).sum() / ((a == c).sum() + (b == c).sum()) for c in (1, 2, 3)]))
+
+
+def scans(folder: Path, count: int) -> dict[str, Path]:
+    """Phantom patients in mixed orientations, spacings and types; returns the truth on the grid of each."""
+    source = phantom.generate(folder / "source", seed=11, split={"testing": count})
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
+    (folder / "scans").mkdir()
+    (folder / "truth").mkdir()
+    truth = {}
+    for number, path in enumerate(sorted((source / "images").iterdir())):
+        image, label = nib.load(path), nib.load(source / "labels" / path.name)
+        if number % 4 == 1:
+            image, label = (v.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])) for v in (image, label))
+        if number % 4 == 2:
+            image, label = (v.as_reoriented(np.array([[2, 1], [1, -1], [0, 1]])) for v in (image, label))
+        array = np.asarray(image.dataobj, dtype=np.float64)
+        kind = [np.int16, np.uint16, np.float32][number % 3]
+        affine = turn @ image.affine if number % 4 == 3 else image.affine
+        name = f"case{number:03d}"
+        ending = [".nii.gz", ".nii"][number % 2]
+        scaled = array if kind is np.float32 else (array - array.min()) / np.ptp(array) * 3000
+        nib.save(nib.Nifti1Image(scaled.astype(kind), affine), folder / "scans" / f"{name}{ending}")
+        nib.save(
+            nib.Nifti1Image(np.asarray(label.dataobj).astype(np.uint8), affine), folder / "truth" / f"{name}.nii.gz"
+        )
+        truth[name] = folder / "truth" / f"{name}.nii.gz"
+    return truth
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Broken files among the scans, with what is to be said of each."""
+    good = next(p for p in sorted(folder.iterdir()) if p.name.endswith(".nii.gz"))
+    (folder / "cut.nii.gz").write_bytes(good.read_bytes()[:2000])
+    (folder / "text.nii.gz").write_text("no image")
+    affine = nib.load(good).affine
+    nib.save(nib.Nifti1Image(np.full((20, 20, 4), np.nan, np.float32), affine), folder / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 4, 3), np.float32), affine), folder / "time.nii.gz")
+    return {"cut.nii.gz": "could not be read", "text.nii.gz": "could not be read", "nan.nii.gz": "finite intensities",
+            "time.nii.gz": "time.nii.gz"}  # fmt: skip
+
+
+def test_broken_files_are_named_and_the_others_predicted(run_bundle, tmp_path):
+    truth = scans(tmp_path, 4)
+    problems = spoil(tmp_path / "scans")
+    out = tmp_path / "out"
+    args = ("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(out))
+    result = run_bundle(*args, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    said = result.stderr[result.stderr.rindex("ERROR: ") :]
+    assert "4 problems in the data" in said and "4 of 8 images predicted" in result.stdout
+    for name, reason in problems.items():
+        (line,) = [line for line in said.splitlines() if f"{name}:" in line]
+        assert reason in line
+    assert sorted(p.name for p in out.rglob("*.*")) == [f"{name}_seg.nii.gz" for name in sorted(truth)]
+    for name, path in truth.items():
+        predicted, expected = nib.load(out / f"{name}_seg.nii.gz"), nib.load(path)
+        np.testing.assert_allclose(predicted.affine, expected.affine, atol=1e-4)
+        assert predicted.shape == expected.shape
+        assert dice(np.asarray(predicted.dataobj), np.asarray(expected.dataobj)) > 0.4, name
+    # a second run replaces nothing, or goes on with what is missing
+    for name in problems:
+        (tmp_path / "scans" / name).unlink()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
+    refused = run_bundle(*args, check=False)
+    assert refused.returncode == 1 and "a prediction is there already; give --existing skip" in refused.stderr
+    (out / "case001_seg.nii.gz").unlink()
+    run_bundle(*args, "--existing", "skip")
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
+    assert after.keys() == before.keys() and sum(after[p] != before[p] for p in before) == 1
+
+
+@pytest.mark.parametrize(
+    "files, options, expected",
+    [
+        (["a.nii.gz"], {"output_postfix": ""}, "would replace this image"),
+        (["a.nii.gz", "a.mha"], {}, "is also that of"),
+        (["a.nii.gz"], {"existing": "perhaps"}, "expected refuse, skip or overwrite"),
+    ],
+)
+def test_no_file_is_lost_to_another(tmp_path, files, options, expected):
+    for name in files:
+        (tmp_path / name).touch()
+    items = [{"image": str(tmp_path / name)} for name in files]
+    with pytest.raises(InputError, match=expected):
+        prepared_output(items, tmp_path, **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.slow
+def test_two_hundred_volumes_with_flat_memory(tmp_path):
+    """Every good one on its own grid where the organs are, every broken one named, memory flat."""
+    truth = scans(tmp_path, 200)
+    problems = spoil(tmp_path / "scans")
+    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
+                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
+                          output_dir=str(tmp_path / "out"))  # fmt: skip
+    flow.initialize()
+    evaluator, resident = flow.parser.get_parsed_content("evaluator"), []
+    from ignite.engine import Events
+
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED,
+                                lambda: resident.append(psutil.Process().memory_info().rss))  # fmt: skip
+    with pytest.raises(RuntimeError) as caught:
+        flow.run()
+    assert all(name in str(caught.value) for name in problems)
+    scores = []
+    for name, path in truth.items():
+        predicted, expected = nib.load(tmp_path / "out" / f"{name}_seg.nii.gz"), nib.load(path)
+        np.testing.assert_allclose(predicted.affine, expected.affine, atol=1e-4)
+        scores.append(dice(np.asarray(predicted.dataobj), np.asarray(expected.dataobj)))
+    assert np.mean(scores) > 0.5 and np.min(scores) > 0.2
+    assert max(resident[100:]) < 1.1 * max(resident[20:100])

@@ -1,0 +1,172 @@
+"""Any folder: formats, what is reported of it, and bad input named file by file, all at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import samples
+from scripts.datalist import create, read_datalist
+from scripts.errors import InputError, find_input_error
+from scripts.loaders import read_item
+from scripts.survey import look
+from test_configs import workflow
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """One volume in every format, each of another size and spacing; labels for two of them."""
+    for number, (name, write) in enumerate({
+        "a.nii.gz": samples.write_nifti, "b.mha": samples.write_itk, "c.nrrd": samples.write_itk,
+        "d.mhd": samples.write_mhd, "e": samples.write_dicom, "f": samples.write_dicom,
+    }.items()):  # fmt: skip
+        image, label = samples.blob((12 + number, 10, 3), seed=number)
+        write(tmp_path / "images" / name, image, **({"ending": ""} if name == "f" else {}))
+        if number in (0, 4):
+            samples.write_nifti(tmp_path / "labels" / f"{name.split('.')[0]}.nii.gz", label)
+    (tmp_path / "images" / "notes.txt").write_text("scanned on a Monday")
+    return tmp_path
+
+
+def make(folder: Path, **options) -> dict:
+    output = folder / "datalist.json"
+    create(str(folder / "images"), str(folder / "labels"), str(output), **options)
+    return json.loads(output.read_text()) if output.exists() else {}
+
+
+def test_every_format_is_found_and_reported(mixed, capsys):
+    content = make(mixed, table=str(mixed / "table.csv"), class_names="background,heart", validation=1)
+    shown = capsys.readouterr().out
+    for part in (
+        "6 of 6 patients, 2 with a label", "DICOM series 2", ".mhd 1", "12x10x3 to 17x10x3 voxels", "0.6x0.6x3.6 to",
+        "label 1 heart", "ignored", ".txt 1", "0.5 and 99.5 percentile", "monai.bundle run training", "heart']",
+    ):  # fmt: skip
+        assert part in shown, shown
+    assert {item["image"] for name in ("unlabeled", "training", "validation") for item in content[name]} == {
+        "images/a.nii.gz", "images/b.mha", "images/c.nrrd", "images/d.mhd", "images/e", "images/f"
+    }  # fmt: skip
+    rows = {row["case"]: row for row in csv.DictReader((mixed / "table.csv").open())}
+    assert rows["d"]["spacing"] == "0.6x0.6x3.6" and rows["a"]["label_values"] == "0 1" and rows["b"]["label"] == ""
+    items = read_datalist(mixed / "datalist.json", mixed, "unlabeled")
+    assert all(read_item(lambda item: look(Path(item["image"])), item).shape[1:] == (10, 3) for item in items)
+
+
+def test_mixed_formats_train_and_a_dicom_series_is_predicted(mixed):
+    samples.write_nifti(mixed / "labels" / "c.nii.gz", samples.blob((14, 10, 3), seed=2)[1])
+    make(mixed, labeled="a,e", validation="c")
+    options = {"show_progress": False, "spatial_size": 32, "class_names": ["background", "heart"]}
+    flow = workflow("train", "train", "semsim_minus", dataset_dir=str(mixed), datalist=str(mixed / "datalist.json"),
+                    output_dir=str(mixed / "run"), epochs=1, batch_size=2, **options)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert (mixed / "run" / "model_best.pt").exists()
+    flow = workflow("infer", "inference", dataset_dir=str(mixed / "images" / "f"), output_dir=str(mixed / "p"),
+                    ckpt_path=str(mixed / "run" / "model_last.pt"), show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    predicted = nib.load(mixed / "p" / "f_seg.nii.gz")
+    assert predicted.shape == (17, 10, 3)
+    np.testing.assert_allclose(predicted.header.get_zooms(), (0.9, 0.9, 6.0), atol=1e-4)
+
+
+def test_dry_run_writes_nothing(mixed, capsys):
+    assert make(mixed, dry_run=True) == {} and "nothing written" in capsys.readouterr().out
+
+
+def test_patients_are_the_outermost_folders(tmp_path):
+    for name in ("p1/a", "p1/b", "p2/x/a", "p3_frame01", "p3_frame02"):
+        image, label = samples.blob((6, 6, 2))
+        samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", image)
+        samples.write_nifti(tmp_path / "labels" / f"{name}.nii.gz", label)
+    content = make(tmp_path, labeled="p1", validation="p2,p3")
+    assert {item["image"] for item in content["training"]} == {"images/p1/a.nii.gz", "images/p1/b.nii.gz"}
+    assert len(content["validation"]) == 3
+
+
+def test_labels_named_otherwise_or_in_the_same_folder(tmp_path, capsys):
+    image, label = samples.blob((6, 6, 2))
+    for case in ("a", "b"):
+        samples.write_nifti(tmp_path / "data" / f"{case}_0000.nii.gz", image)
+    samples.write_nifti(tmp_path / "data" / "a_seg.nii.gz", label * 255)
+    options = {"output": str(tmp_path / "d.json"), "label_suffix": "_seg", "image_suffix": "_0000"}
+    create(str(tmp_path / "data"), str(tmp_path / "data"), **options, class_names=["background", "organ"])
+    content = json.loads((tmp_path / "d.json").read_text())
+    assert content["training"] == [{"image": "a_0000.nii.gz", "label": "a_seg.nii.gz"}]
+    assert content["unlabeled"] == [{"image": "b_0000.nii.gz"}]
+    assert '--label_values "[0,255]"' in capsys.readouterr().out
+
+
+def test_every_bad_file_is_named_at_once_with_its_remedy(mixed):
+    images, labels = mixed / "images", mixed / "labels"
+    image, label = samples.blob((12, 10, 3))
+    (images / "broken.nii.gz").write_bytes(b"not an image")
+    (images / "cut.mha").write_bytes((images / "b.mha").read_bytes()[:300])
+    samples.write_nifti(labels / "stray.nii.gz", label)
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 3, 20), np.int16), np.eye(4)), images / "cine.nii.gz")
+    samples.write_picture(images / "colour.png", np.zeros((9, 9, 3), np.uint8))
+    samples.write_nifti(images / "nan.nii.gz", np.full((8, 8, 3), np.nan, np.float32))
+    samples.write_nifti(labels / "b.nii.gz", label[:-1])
+    samples.write_nifti(labels / "c.nii.gz", image.astype(np.float32) / 7)
+    samples.write_dicom(images / "e", image, series=2)
+    with pytest.raises(InputError) as error:
+        make(mixed)
+    lines = str(error.value).splitlines()
+    for name, remedy in {
+        "broken.nii.gz": "replace the file", "cut.mha": "replace the file", "stray.nii.gz": "rename or remove",
+        "cine.nii.gz": "4D image of 20 volumes; split", "colour.png": "convert", "nan.nii.gz": "nan_to_num",
+        "labels/b.nii.gz": "resample the label", "labels/c.nii.gz": "whole numbers", "images/e": "folder of its own",
+    }.items():  # fmt: skip
+        (line,) = [text for text in lines if f"{name}:" in text]
+        assert remedy in line and len(line) < 400, line
+    assert len(lines) == 10 and lines[0].startswith("9 problems") and not (mixed / "datalist.json").exists()
+
+
+def test_channels_along_the_last_axis_on_request(tmp_path, capsys):
+    _, label = samples.blob((8, 8, 3))
+    for case in "ab":
+        four = np.random.default_rng(0).normal(size=(8, 8, 3, 4)).astype(np.float32)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(four, np.eye(4)), tmp_path / "images" / f"{case}.nii.gz")
+        samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label)
+    with pytest.raises(InputError, match="--channels 4"):
+        make(tmp_path)
+    make(tmp_path, channels=4)
+    assert "--in_channels 4" in capsys.readouterr().out
+
+
+def test_class_names_have_to_fit_the_values(tmp_path):
+    image, label = samples.blob((8, 8, 3), classes=3)
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", image)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", label * 100)
+    with pytest.raises(InputError, match="one name for each value"):
+        make(tmp_path, class_names="background,organ")
+    assert not (tmp_path / "datalist.json").exists()
+    assert make(tmp_path, class_names="background,organ,lesion")["labels"]["2"] == "lesion"
+
+
+def test_values_and_classes_of_a_training_have_to_fit(tmp_path):
+    flow = workflow("train", "train", label_values=[0, 255], dataset_dir=str(tmp_path), output_dir=str(tmp_path))
+    flow.initialize()
+    with pytest.raises(RuntimeError) as error:
+        flow.parser.get_parsed_content("train#preprocessing")
+    assert "one value for each of the 4 classes" in str(find_input_error(error.value))
+
+
+def test_names_alone_without_a_check(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").touch()
+    assert make(tmp_path, check=False)["training"]
+
+
+def test_command_line_ends_in_one_line_and_an_exit_code(run_bundle, mixed):
+    (mixed / "images" / "broken.nii.gz").write_bytes(b"")
+    options = ["--images", str(mixed / "images"), "--labels", str(mixed / "labels"), "--output", str(mixed / "d.json")]
+    result = run_bundle("create", *options, module="scripts.datalist", check=False)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert result.returncode == 1 and len(errors) == 1 and "broken.nii.gz" in errors[0]
+    assert "Reading files" in result.stderr and "Traceback" not in result.stderr
