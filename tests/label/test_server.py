@@ -10,7 +10,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
+import requests
 import torch
 from conftest import ROOT
 from label_server import assemble, make_studies, running
@@ -80,11 +82,17 @@ def server(request, tmp_path_factory):
     with running(app, studies) as server:
         server.stock = request.param == "stock"
         yield server
-        assert server.stop() in (0, -2, 130) and server.process.poll() is not None
+        assert server.stop() in (0, -2, 130) and server.process.poll() is not None, "Ctrl-C to its process ends it"
+        with pytest.raises(requests.ConnectionError):
+            requests.get(server.url, timeout=5)
     assert digest(ROOT / "bundle" / "models" / "model.pt") == digest(server.original), "the repository's own is not"
 
 
 class TestAfternoon:
+    def test_it_listens_at_the_loopback_address_alone(self, server):
+        listening = [c for c in psutil.Process(server.process.pid).net_connections("tcp") if c.status == "LISTEN"]
+        assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", server.port)]
+
     def test_info(self, server):
         server.original = server.bundle.parents[2] / "original.pt"
         server.original.write_bytes((server.bundle / "models" / "model.pt").read_bytes())
