@@ -222,7 +222,7 @@ def collect(folder: Path) -> dict[str, Any]:
 def load(folder: Path = RESULTS) -> dict[tuple[str, int], dict[int, dict[str, Any]]]:
     """Results by strategy and number of annotated patients, then by seed; the first round stands with every strategy.
 
-    Only seeds that every strategy has at that number, so that all are compared on the same.
+    Only seeds that every strategy has finished, so that all are compared on the same.
     """
     found: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for path in sorted(folder.glob("seed*.json")):
@@ -230,12 +230,10 @@ def load(folder: Path = RESULTS) -> dict[tuple[str, int], dict[int, dict[str, An
         names = STRATEGIES if record["strategy"] == "all" else (record["strategy"],)
         for name in names:
             found.setdefault((name, record["patients"]), {})[record["seed"]] = record
-    for number in {n for _, n in found}:
-        common = set.intersection(*(set(found.get((name, number), {})) for name in STRATEGIES))
-        for name in STRATEGIES:
-            kept = {seed: r for seed, r in found.pop((name, number), {}).items() if seed in common}
-            found |= {(name, number): kept} if kept else {}
-    return found
+    complete = set.intersection(*(set(seeds) for seeds in found.values())) if found else set()
+    if not complete or len({name for name, _ in found}) < len(STRATEGIES):
+        raise SystemExit(f"{folder}: no seed has every round of every strategy yet; go on with `run`.")
+    return {key: {seed: seeds[seed] for seed in sorted(complete)} for key, seeds in found.items()}
 
 
 def dice(record: Mapping[str, Any]) -> float:
@@ -275,10 +273,10 @@ def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], pat
         (line,) = ax.plot(numbers, means, marker=marker, label=name)
         for n, group in zip(numbers, seeds):
             ax.plot([n] * len(group), [dice(r) for _, r in group], marker, ms=4, alpha=0.4, color=line.get_color())
-    count = [len(results["random", n]) for n in sorted(n for name, n in results if name == "random")]
-    seeds_text = f"{count[-1]} to {count[0]}" if count[0] != count[-1] else f"{count[0]}"
+    count = len(results["random", numbers[0]])
     ax.set(xlabel="annotated patients", ylabel="mean Dice, validation", xticks=numbers, ylim=(0, 1))
-    ax.set_title(f"line: mean of {seeds_text} seed(s); dot: a seed", fontsize=10)
+    if count > 1:
+        ax.set_title(f"line: mean of {count} seeds; dot: a seed", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
     accuracy._save(figure, path)

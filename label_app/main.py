@@ -27,7 +27,7 @@ from monailabel.utils.others.generic import strtobool
 logger = logging.getLogger(__name__)
 
 #: benchmarks/ANNOTATION.md compares them.
-DEFAULT_STRATEGY = "entropy"
+DEFAULT_STRATEGY = "disagreement"
 
 
 class SemSimApp(MONAILabelApp):
