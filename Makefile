@@ -7,8 +7,11 @@ export OMP_WAIT_POLICY := PASSIVE
 RUN := cd bundle && $(BIN)/python -m monai.bundle run
 DEMO := $(abspath demo_output)
 CASE := patient022
+# MONAI Label has an environment of its own; Python 3.11 (it needs parts of the library that 3.12 and 3.13 dropped)
+LABEL := .venv-label
+LABEL_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: install demo test test-long lint clean
+.PHONY: install demo test test-long lint clean label-demo test-label
 
 install: $(VENV)/.installed
 
@@ -43,7 +46,20 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m compileall -q bundle/scripts tests benchmarks
+	$(BIN)/python -m compileall -q bundle/scripts label_app tests benchmarks
+
+$(LABEL)/.installed: label_app/requirements.txt label_app/requirements-nodeps.txt
+	$(LABEL_PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --requirement label_app/requirements.txt
+	$(LABEL)/bin/python -m pip install --quiet --no-deps --requirement label_app/requirements-nodeps.txt
+	touch $@
+
+label-demo: $(LABEL)/.installed
+	$(LABEL)/bin/python label_app/demo.py
+
+test-label: $(LABEL)/.installed
+	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt pytest pytest-timeout
+	$(LABEL)/bin/python -m pytest tests/label
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(LABEL) label_demo

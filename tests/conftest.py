@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "tests")]
 torch.set_num_threads(2)
+#: `make test-label` runs these in an environment of their own
+collect_ignore = [] if importlib.util.find_spec("monailabel") else ["label"]
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_ligh
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
 ACCURACY = {"accuracy.yaml", "ablation.yaml", "changes.yaml", "cpu_protocol.yaml", "full_protocol.yaml"}
+#: of benchmarks: run by test_annotation.py
+ANNOTATION = {"annotation.yaml"}
 #: run by test_docs.py, as the README writes it
 DOCS_TEST = {"multi_gpu_train"}
 #: run by test_releases.py, from the files of each benchmark
@@ -65,13 +67,13 @@ def trained(phantom_dir, tmp_path_factory) -> Path:
 
 def test_every_yaml_is_run_by_a_test():
     assert {p.stem for p in CONFIGS.glob("*.yaml")} == {*TRAINING_OVERLAYS, *OWN_TEST, *DOCS_TEST, *RELEASES_TEST}
-    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {"acdc96.yaml", *ACCURACY}
+    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {"acdc96.yaml", *ACCURACY, *ANNOTATION}
 
 
 def test_every_yaml_opens_with_its_purpose_and_its_command():
     for path in (*CONFIGS.glob("*.yaml"), *(ROOT / "benchmarks" / "configs").glob("*.yaml")):
         head = path.read_text().split("\n\n")[0]
-        known = path.name in ("acdc96.yaml", *ACCURACY) or "python -m " in path.read_text()
+        known = path.name in ("acdc96.yaml", *ACCURACY, *ANNOTATION) or "python -m " in path.read_text()
         assert head.startswith("# ") and known, path.name
 
 
@@ -342,5 +344,5 @@ def test_versions_agree():
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     assert metadata["version"] == version and version in metadata["changelog"]
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
-    names = yaml.safe_load((CONFIGS / "train.yaml").read_text())["class_names"]
+    names = yaml.safe_load((CONFIGS / "train.yaml").read_text())["class_names"]["default"]
     assert list(metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()) == names

@@ -21,7 +21,7 @@ from test_releases import make_acdc
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
 #: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
-SHELL = ("make demo", "make test", "make install", ". .venv/bin/activate", "cd bundle")
+SHELL = ("make demo", "make test", "make install", "make label-demo", ". .venv/bin/activate", "cd bundle")
 
 
 def commands(path: Path) -> list[str]:

@@ -224,6 +224,8 @@ class TwoStreamLoader:
         num_workers: int = 0,
         use_unlabeled: bool = True,
         pin_memory: bool = False,
+        steps: int | None = None,
+        fill: bool = False,
     ) -> None:
         """
         Args:
@@ -236,9 +238,11 @@ class TwoStreamLoader:
             use_unlabeled: whether unlabelled slices are given out. Without them the number of steps and the order of
                 the labelled slices stay the same, so that a supervised baseline sees the same labelled batches.
             pin_memory: whether batches are put into page-locked memory, for training on a GPU.
+            steps: steps of an epoch, where it is not to be one pass; slices repeat as often as that takes.
+            fill: whether slices repeat within a batch where there are fewer.
 
         Raises:
-            InputError: no labelled slice, or fewer slices than a batch.
+            InputError: no labelled slice, or without ``steps`` and ``fill`` fewer slices than a batch.
         """
         if not len(labeled):
             raise InputError(
@@ -250,7 +254,7 @@ class TwoStreamLoader:
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         rank, size = rank_and_size()
         longest = labeled if self.supervised else unlabeled
-        self.steps = len(longest) // (batch_size * size)
+        self.steps = steps or max(len(longest) // (batch_size * size), int(fill))
         if not self.steps:
             raise InputError(
                 f"Fewer slices than a batch: {len(longest)} {'labelled' if self.supervised else 'unlabelled'} slices "

@@ -1,0 +1,85 @@
+"""Make the folder that a MONAI Label server runs: this app with a copy of the bundle.
+
+    python label_app/assemble.py --output DIR
+    python label_app/assemble.py --output DIR --class_names background,liver,tumour --spatial_size 160
+
+With classes of your own the copy starts without weights: the first labels train them. The repository's bundle stays as
+it is; a server trains and publishes in its copy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+IGNORE = shutil.ignore_patterns("__pycache__", "data", "output", "models_before", "mlruns")
+
+
+def assemble(
+    output: Path,
+    *,
+    name: str = "semsim",
+    class_names: list[str] | None = None,
+    spatial_size: int | None = None,
+    fusion: str | None = None,
+    app: Path | None = None,
+) -> Path:
+    """Copy app and bundle together.
+
+    Args:
+        output: folder to make.
+        name: of the bundle, as clients show it.
+        class_names: of the label values 0, 1, 2, ...; default: those of the shipped weights.
+        spatial_size: pixels a side; default: that of the shipped weights.
+        fusion: ``conv``, ``sfm_light``, ``sfm`` or ``none``; default: that of the shipped weights.
+        app: another app than this one, for instance MONAI Label's ``monaibundle``.
+
+    Returns:
+        ``output``.
+    """
+    if output.exists():
+        raise SystemExit(f"{output}: exists already; give another folder, or remove it with all it has learnt.")
+    if app is None:
+        output.mkdir(parents=True)
+        shutil.copy(ROOT / "label_app" / "main.py", output)
+        shutil.copytree(ROOT / "label_app" / "lib", output / "lib", ignore=IGNORE)
+    else:
+        shutil.copytree(app, output, ignore=IGNORE)
+    bundle = output / "model" / name
+    shutil.copytree(ROOT / "bundle", bundle, ignore=IGNORE)
+    path = bundle / "models" / "training.json"
+    shipped = json.loads(path.read_text())
+    wanted = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
+    settings = {**shipped, **{k: v for k, v in wanted.items() if v is not None}}
+    if any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
+        (bundle / "models" / "model.pt").unlink()
+    if settings != shipped:
+        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis")
+        path.write_text(json.dumps({k: settings[k] for k in known}, indent=2) + "\n")
+    if class_names is not None:
+        path = bundle / "configs" / "metadata.json"
+        metadata = json.loads(path.read_text())
+        prediction = metadata["network_data_format"]["outputs"]["pred"]
+        prediction["channel_def"] = {str(value): label for value, label in enumerate(class_names)}
+        prediction["num_channels"] = len(class_names)
+        path.write_text(json.dumps(metadata, indent=4) + "\n")
+    return output
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--name", default="semsim", help="of the model in the clients")
+    parser.add_argument("--class_names", type=lambda text: text.split(","), help="background,first,second,...")
+    parser.add_argument("--spatial_size", type=int, help="pixels a side")
+    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm", "none"])
+    options = vars(parser.parse_args())
+    print(f"app: {assemble(options.pop('output'), **options)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Which image to annotate next: scores of the images without a label, and the strategies that read them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.activelearning.epistemic import Epistemic
+from monailabel.tasks.activelearning.random import Random
+from monailabel.utils.others.class_utils import unload_module
+
+logger = logging.getLogger(__name__)
+
+#: Keys of an image's info in the datastore.
+KEYS = {"entropy": "semsim_entropy", "disagreement": "semsim_disagreement"}
+STAMP = "semsim_model"
+DESCRIPTIONS = {
+    "entropy": "The image that the network is least sure of",
+    "disagreement": "The image on which decoder and similarities disagree most",
+}
+
+
+class AnyRandom(Random):
+    """MONAI Label's random strategy, which fails where every image was offered within the last second."""
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        try:
+            return super().__call__(request, datastore)
+        except ValueError:
+            return {"id": random.choice(datastore.get_unlabeled_images()), "weight": 0}
+
+
+def strategies(default: str) -> dict[str, Strategy]:
+    """Every strategy by its name in the client's list, ``default`` first."""
+    known: dict[str, Strategy] = {"random": AnyRandom()}
+    known |= {name: Epistemic(key=key, desc=DESCRIPTIONS[name]) for name, key in KEYS.items()}
+    return {default: known[default], **known}
+
+
+class Scores(ScoringMethod):
+    """Scores the images without a label by the bundle's ``scripts/acquisition.py``."""
+
+    def __init__(self, bundle: str | Path) -> None:
+        """
+        Args:
+            bundle: folder of the bundle.
+        """
+        super().__init__("Entropy of the prediction, and disagreement of decoder and similarities")
+        self.bundle = Path(bundle)
+
+    @property
+    def weights(self) -> Path:
+        """The published weights."""
+        return self.bundle / "models" / "model.pt"
+
+    def due(self, datastore: Datastore) -> list[str]:
+        """Images without a label and without a score of the present weights."""
+        if not self.weights.is_file():
+            return []
+        stamp = self._stamp(datastore)
+        return [i for i in datastore.get_unlabeled_images() if datastore.get_image_info(i).get(STAMP) != stamp]
+
+    def _stamp(self, datastore: Datastore) -> str:
+        """What scores are of: the weights, and whether there are labels to compare with."""
+        return f"{self.weights.stat().st_mtime_ns} {'labels' if datastore.get_labeled_images() else 'none'}"
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Score what is due; ``max_samples`` in the request limits how many."""
+        images = self.due(datastore)
+        images = images[: request.get("max_samples") or len(images)]
+        if not images:
+            return {"executed": 0, "failed": 0}
+        start, failed, stamp = time.time(), 0, self._stamp(datastore)
+        sys.path.insert(0, str(self.bundle))
+        unload_module("scripts")
+        try:
+            from scripts.errors import find_input_error
+            from scripts.query import BundleScorer
+
+            scorer = BundleScorer(self.bundle, device=request.get("device"))
+            scorer.learn(datastore.datalist())
+            for image in images:
+                try:
+                    found = scorer.score(datastore.get_image_uri(image))
+                except Exception as error:
+                    if (reason := find_input_error(error)) is None:
+                        raise
+                    logger.warning(f"{image}: not scored. {reason}")
+                    failed, found = failed + 1, {}
+                info = {KEYS[name]: value for name, value in found.items()}
+                datastore.update_image_info(image, {**info, STAMP: stamp})
+                logger.info(f"{image}: {info}")
+        finally:
+            sys.path.remove(str(self.bundle))
+        return {"executed": len(images), "failed": failed, "seconds": round(time.time() - start, 3)}

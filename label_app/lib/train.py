@@ -1,0 +1,76 @@
+"""Semi-supervised training with the images of any datastore."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.tasks.train.bundle import BundleTrainTask
+
+#: Pixels a side that the panel offers, beside that of the weights.
+SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
+
+
+class SemiSupervised(BundleTrainTask):
+    """MONAI Label's own task for bundles, which also hands over the images without a label."""
+
+    def config(self) -> dict[str, Any]:
+        """What the client's panel shows. Lists are choices, the first one is preselected."""
+        size = self._settings().get("spatial_size", 224)
+        sizes = [size, *(s for s in SIZES if s != size)]
+        return {
+            **super().config(),
+            "max_epochs": 20,
+            "steps_per_epoch": 100,  # 0: one pass over the unlabelled slices
+            "use_unlabeled": True,
+            "spatial_size": sizes,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        path = Path(self.bundle_path) / "models" / "training.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
+        labelled = super()._fetch_datalist(request, datastore)
+        if not labelled:
+            raise ValueError("No image has a label yet: annotate one, submit its label and train again.")
+        unlabelled = datastore.get_unlabeled_images() if request.get("use_unlabeled", True) else []
+        files = sorted(datastore.get_image_uri(image) for image in unlabelled)
+        self.request = request
+        self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
+        return labelled
+
+    def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict]) -> None:
+        train_handlers[:] = [h for h in train_handlers if h.get("_target_") != "CheckpointLoader"]
+        if pretrained and Path(model_pytorch).is_file():
+            super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
+
+    def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        options = {**self.config(), **self.request}
+        size = options["spatial_size"]
+        if isinstance(size, list) and len(size) != 2:
+            size = size[0]  # the whole list of choices: the first
+        overrides["spatial_size"] = [int(n) for n in size] if isinstance(size, list) else int(size)
+        overrides["steps_per_epoch"] = int(options["steps_per_epoch"]) or None
+        overrides["val_interval"] = max(1, int(options["max_epochs"]) // 5)
+        overrides["train#unlabeled_dataset#data"] = self.unlabelled
+        return overrides
+
+    def stats(self) -> dict[str, Any]:
+        """The newest training, for the client's progress bars."""
+        logs = sorted(Path(self.bundle_path).glob("output/label_*/training_log.csv"), key=lambda p: p.stat().st_mtime)
+        if not logs:
+            return {}
+        rows = list(csv.DictReader(logs[-1].open(newline="")))
+        settings = json.loads((logs[-1].parent / "training.json").read_text())
+        validations = logs[-1].parent / "validation_log.csv"
+        scores = [float(r["mean_dice"]) for r in csv.DictReader(validations.open())] if validations.exists() else []
+        return {
+            "epoch": int(rows[-1]["epoch"]) if rows else 0,
+            "total_epochs": settings["epochs"],
+            "best_metric": max(scores, default=0.0),
+            "unlabeled_images": settings["unlabeled_images"],
+        }

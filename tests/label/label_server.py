@@ -1,0 +1,86 @@
+"""A real MONAI Label server for tests, and its client. Both need MONAI Label's environment: ``make test-label``."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "label_app"))
+
+import demo  # noqa: E402
+from assemble import assemble  # noqa: E402, F401
+from demo import make_studies  # noqa: E402, F401
+from monailabel.client import MONAILabelClient  # noqa: E402
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """A running server and a client of it."""
+
+    def __init__(self, app: Path, studies: Path, **environment: str) -> None:
+        stock = not (app / "lib" / "active.py").exists()
+        conf = {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else {}
+        self.app, self.studies, self.port = app, studies, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        environment = {"OMP_NUM_THREADS": "1", **environment}
+        self.process = demo.server(app, studies, self.port, conf, **environment)
+        demo.wait_until_up(self.process, self.url)
+        # a folder of its own: the client saves results under the names of the server's temporary files
+        self.client = MONAILabelClient(self.url, tmpdir=tempfile.mkdtemp(dir=studies.parent))
+        self.bundle = app / "model" / "semsim"
+
+    def post(self, path: str, **params):
+        """POST to an endpoint that the client has no method for."""
+        import requests
+
+        response = requests.post(f"{self.url}{path}", json=params, timeout=120)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def trained(self, **params) -> dict:
+        """Train, wait and return the task."""
+        self.client.train_start("semsim", params)
+        return self.wait()
+
+    def wait(self, kind: str = "train", seconds: float = 240) -> dict:
+        """Wait for a task of the server, ``train`` or ``scoring``, to end."""
+        import requests
+
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            task = requests.get(f"{self.url}/{kind}/", timeout=120).json()
+            if task["status"] not in ("SUBMITTED", "RUNNING"):
+                return task
+            time.sleep(0.5)
+        raise AssertionError(f"{kind} still runs after {seconds} s: {task}")
+
+    def stop(self) -> int:
+        """Ctrl-C for this very process; returns its exit code."""
+        if self.process.poll() is None and self.client.train_status(check_if_running=True):
+            self.client.train_stop()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def running(app: Path, studies: Path, **environment: str) -> Iterator[Server]:
+    """A server for a ``with`` block."""
+    server = Server(app, studies, **environment)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()

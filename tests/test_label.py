@@ -1,0 +1,191 @@
+"""The bundle inside MONAI Label, without MONAI Label: what its environment changes, and that nothing else does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import BUNDLE, ROOT
+from monai.bundle import ConfigWorkflow
+from scripts import label
+from scripts.errors import InputError
+
+sys.path.insert(0, str(ROOT / "label_app"))
+import assemble
+
+
+def digest(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@pytest.fixture
+def studies(phantom_dir, tmp_path) -> Path:
+    """A datastore as MONAI Label keeps it: five images, one with a final label, one with a draft."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    objects = {}
+    for number, source in enumerate(sorted((phantom_dir / "images").iterdir())[:5]):
+        shutil.copy(source, folder)
+        labels = {0: {"final": {"ext": ".nii.gz"}}, 1: {"original": {"ext": ".nii.gz"}}}.get(number, {})
+        objects[source.name.removesuffix(".nii.gz")] = {"image": {"ext": ".nii.gz", "info": {}}, "labels": labels}
+    objects["gone"] = {"image": {"ext": ".nii.gz"}, "labels": {}}
+    objects["notes"] = {"image": {"ext": ".xml"}, "labels": {}}
+    (folder / "notes.xml").write_text("<a/>")
+    (folder / label.BOOKS).write_text(json.dumps({"images_dir": ".", "objects": objects}))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle copied as the app copies it."""
+    return assemble.assemble(tmp_path / "app") / "model" / "semsim"
+
+
+def workflow(bundle: Path, **override) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "train.yaml"), meta_file=None, logging_file=False, workflow_type="train",
+        bundle_root=str(bundle), **{"train#trainer#max_epochs": 1, "steps_per_epoch": 2, **override},
+    )  # fmt: skip
+
+
+def test_unlabelled_images_of_a_datastore(studies, caplog):
+    found = label.unlabeled_of(studies)
+    assert [Path(item["image"]).name for item in found] == [f"patient{n:03d}.nii.gz" for n in range(1, 5)]
+    assert {item["stream"] for item in found} == {"unlabeled"} and Path(found[0]["image"]).is_absolute()
+    assert label.unlabeled_of("https://archive.example.org/dicom-web") == []
+    assert "without unlabelled images" in caplog.text
+    (studies / label.BOOKS).write_text("{")
+    with pytest.raises(InputError, match=r"datastore_v2\.json.*removing the file"):
+        label.unlabeled_of(studies)
+
+
+def test_the_environment_decides(monkeypatch, studies, bundle, phantom_dir):
+    given = {"datalist": phantom_dir / "datalist.json", "dataset_dir": phantom_dir}
+    assert not label.inside() and label.setting(bundle, "spatial_size", 224) == 224
+    assert label.output_dir(bundle) == str(bundle / "output")
+    assert len(label.datalist(key="validation", **given)) == 1
+    monkeypatch.setenv(label.STUDIES, str(studies))
+    assert label.inside() and label.setting(bundle, "spatial_size", 224) == 64
+    assert label.setting(bundle, "unheard_of", 5) == label.setting(bundle.parent, "spatial_size", 5) == 5
+    assert Path(label.output_dir(bundle)).name.startswith("label_")
+    assert label.datalist(key="validation", **given) == label.images(bundle) == []
+    assert len(label.datalist(key="unlabeled", **given)) == 4
+    assert label.dataset_dir(bundle) == str(bundle) and not (bundle / "data").exists()
+
+
+def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
+    """As MONAI Label starts it: its lists and epochs, everything else the bundle's. An empty validation list, too."""
+    monkeypatch.setenv(label.STUDIES, str(studies))
+    shipped, models = digest(bundle / "models" / "model.pt"), bundle / "models"
+    item = {"image": str(studies / "patient000.nii.gz"), "label": str(phantom_dir / "labels" / "patient000.nii.gz")}
+    for seed, validation in enumerate(([], [item])):
+        before = digest(models / "model.pt")
+        data = {"train#dataset#data": [item], "validate#dataset#data": validation}
+        flow = workflow(bundle, **data, seed=seed, show_progress=False)
+        flow.initialize()
+        flow.run()
+        assert digest(models / "model.pt") != before
+        settings = json.loads((models / "training.json").read_text())
+        assert settings["unlabeled_images"] == 4 and settings["labeled_cases"] == ["patient000"]
+        assert settings["spatial_size"] == 64 and settings["fusion"] == "conv", "as the weights before"
+        assert {p.name for p in models.iterdir()} == {"model.pt", "training.json"}
+    kept = sorted((bundle / "models_before").iterdir())
+    assert len(kept) == 2 and digest(kept[0] / "model.pt") == shipped
+    assert json.loads((kept[0] / "training.json").read_text())["epochs"] == 30
+    best = next(iter(max((bundle / "output").iterdir(), key=lambda p: p.stat().st_mtime_ns).glob("model_best.pt")))
+    assert digest(best) == digest(models / "model.pt"), "the best on validation, where there is one"
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_a_training_elsewhere_publishes_when_asked(bundle, phantom_dir, tmp_path, publish):
+    before = digest(bundle / "models" / "model.pt")
+    flow = workflow(
+        bundle, dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "out"), spatial_size=32, fusion="conv",
+        show_progress=False, **({"publish": True} if publish else {}),
+    )  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert (digest(bundle / "models" / "model.pt") != before) == publish == (bundle / "models_before").exists()
+    if publish:
+        trained = torch.load(tmp_path / "out" / "model_best.pt", weights_only=True)
+        published = torch.load(bundle / "models" / "model.pt", weights_only=True)
+        assert all(torch.equal(trained[k], published[k]) for k in trained)
+        assert json.loads((bundle / "models" / "training.json").read_text())["spatial_size"] == 32
+
+
+def test_few_slices_fill_a_batch(phantom_dir):
+    from scripts.errors import InputError
+    from scripts.loaders import SliceDataset, TwoStreamLoader
+
+    def dataset(*names):
+        items = [{"image": str(phantom_dir / "images" / f"{n}.nii.gz")} for n in names]
+        transform = workflow(BUNDLE, spatial_size=32).parser.get_parsed_content("train#preprocessing")
+        return SliceDataset(items, transform, progress=False)
+
+    few = dataset("patient000")
+    with pytest.raises(InputError, match="Fewer slices"):
+        TwoStreamLoader(few, few, batch_size=32)
+    batches = list(TwoStreamLoader(few, few, batch_size=32, fill=True))
+    assert len(batches) == 1 and len(batches[0]["unlabeled"]["case"]) == 32
+    assert set(batches[0]["unlabeled"]["case"]) == {f"patient000/{k}" for k in range(len(few))}
+    assert len(TwoStreamLoader(few, few, batch_size=4, steps=7)) == len(list(TwoStreamLoader(few, few, steps=7))) == 7
+
+
+def test_scores_of_files(bundle, phantom_dir):
+    """Of the published weights; an image looks alike however it is stored, and an unreadable one is named."""
+    from scripts.query import BundleScorer
+
+    scorer = BundleScorer(bundle, device="cpu")
+    image = phantom_dir / "images" / "patient001.nii.gz"
+    assert set(scorer.score(image)) == {"entropy"} and not scorer.learn([])
+    items = [{k: str(phantom_dir / f"{k}s" / "patient000.nii.gz") for k in ("image", "label")}]
+    assert scorer.learn([*items, {"image": str(image), "label": str(phantom_dir / "none.nii.gz")}])
+    assert set(scorer.score(image)) == {"entropy", "disagreement"}
+    with pytest.raises(InputError, match="datalist"):
+        scorer.score(phantom_dir / "datalist.json")
+
+
+def page_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "label_app" / "README.md").read_text(), flags=re.S)
+    lines = "\n".join(blocks).splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def test_commands_and_links_of_the_page(tmp_path):
+    text = (ROOT / "label_app" / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target.startswith("http") or (ROOT / "label_app" / target).exists(), target
+    for line in page_commands():
+        if line == "make label-demo":  # tests/label
+            assert "label-demo:" in (ROOT / "Makefile").read_text()
+            continue
+        _, *args = shlex.split(line.replace("/data", str(tmp_path)))
+        subprocess.run([sys.executable, *args], cwd=ROOT, check=True, timeout=60)
+    assert (tmp_path / "app" / "model" / "semsim" / "models" / "model.pt").is_file()
+    own = tmp_path / "liver" / "model" / "semsim"
+    assert not (own / "models" / "model.pt").exists(), "weights of other classes are of no use"
+    assert json.loads((own / "models" / "training.json").read_text())["spatial_size"] == 160
+    metadata = json.loads((own / "configs" / "metadata.json").read_text())
+    prediction = metadata["network_data_format"]["outputs"]["pred"]
+    assert prediction["channel_def"] == {"0": "background", "1": "liver", "2": "tumour"}
+    with pytest.raises(SystemExit, match="exists already"):
+        assemble.assemble(tmp_path / "app")
+
+
+def test_what_monai_label_looks_for():
+    """Ids and literal dictionaries that its tasks fill in (they make no parents)."""
+    train = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())
+    for section, name in (("train", "dataset"), ("train", "unlabeled_dataset"), ("validate", "dataset")):
+        assert isinstance(train[section][name], dict), name
+    assert isinstance(train["train"]["trainer"], dict) and "run" in train
+    assert all(isinstance(handler, dict) for handler in train["train"]["handlers"])
+    inference = yaml.safe_load((BUNDLE / "configs" / "inference.yaml").read_text())
+    assert {"network_def", "preprocessing", "inferer", "postprocessing", "device", "bundle_root"} <= set(inference)
