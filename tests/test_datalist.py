@@ -24,7 +24,8 @@ def folders(tmp_path) -> Path:
             write = samples.write_itk if patient == 1 else samples.write_nifti
             write(tmp_path / "images" / f"{stem}{'.mha' if patient == 1 else '.nii.gz'}", image)
             if patient < 4:
-                samples.write_nifti(tmp_path / "labels" / f"{stem}.nii.gz", label)
+                spacing = (-0.8, -0.8, 5.0) if patient == 1 else (1.5, 1.5, 8.0)  # that of its image
+                samples.write_nifti(tmp_path / "labels" / f"{stem}.nii.gz", label, spacing)
     return tmp_path
 
 

@@ -27,7 +27,8 @@ from typing import Any
 from .errors import InputError, raise_all
 from .files import case_name, find_images, ignored_line, pair_files
 from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
-from .survey import describe, print_rows, survey, training_command, write_table
+from .survey import survey
+from .tables import describe, print_rows, training_command, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
 

@@ -17,7 +17,8 @@ from typing import Any
 from .errors import InputError, one_line_errors, raise_all
 from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
-from .survey import describe, print_rows, survey
+from .survey import survey
+from .tables import describe, print_rows
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with the code of this line of work. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)
