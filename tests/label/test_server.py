@@ -182,7 +182,7 @@ class TestAfternoon:
 
     def test_infer_while_training(self, server):
         """20 requests at once during a training: all answered, and alike; the training ends well."""
-        server.client.train_start("semsim", {**QUICK, "max_epochs": 12})
+        server.client.train_start("semsim", {**QUICK, "max_epochs": 8})
         names = [f"patient{n:03d}" for n in range(4, 8)] * 5
         with ThreadPoolExecutor(20) as pool:
             results = list(pool.map(lambda name: (name, self.predict(server, name)), names))
@@ -196,22 +196,20 @@ class TestAfternoon:
         """With MONAI Label's app by naming a file that is not there: its `pretrained` cannot be false."""
         scratch = {"model_filename": "none"} if server.stock else {"pretrained": False}
         states = []
-        for extra in ({}, {} if server.stock else {"use_unlabeled": False}):
-            task = server.trained(**QUICK, **scratch, **extra)
+        for extra in ({},) if server.stock else ({}, {"use_unlabeled": False}):
+            task = server.trained(**{**QUICK, "max_epochs": 1}, **scratch, **extra)
             assert task["status"] == "DONE", task["details"]
             states.append(weights(server.bundle))
         log = newest_log(server.bundle)
         assert float(log[0]["loss_s"]) > 0.7, "nothing was known at the start"
-        if server.stock:
-            assert same(*states), "the same seed from scratch"
-        else:
+        if not server.stock:
             assert "loss_u" not in log[0] and not same(*states), "unlabelled images moved the weights"
             assert json.loads((server.bundle / "models" / "training.json").read_text())["unlabeled_images"] == 0
 
     def test_another_resolution(self, server):
         if server.stock:
             pytest.skip("its panel has no resolution: that of the weights is kept")
-        task = server.trained(**QUICK, pretrained=False, spatial_size=96)
+        task = server.trained(**{**QUICK, "max_epochs": 1}, pretrained=False, spatial_size=96)
         assert task["status"] == "DONE", task["details"]
         assert json.loads((server.bundle / "models" / "training.json").read_text())["spatial_size"] == 96
         file, _ = server.client.infer("semsim", "patient006", {})
