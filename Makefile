@@ -9,6 +9,7 @@ DEMO := $(abspath demo_output)
 CASE := patient022
 # MONAI Label has an environment of its own; Python 3.11 (it needs parts of the library that 3.12 and 3.13 dropped)
 LABEL := .venv-label
+LABEL_PORT ?= 8000
 LABEL_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
 .PHONY: install demo test test-long lint clean label-demo test-label
@@ -55,7 +56,7 @@ $(LABEL)/.installed: label_app/requirements.txt label_app/requirements-nodeps.tx
 	touch $@
 
 label-demo: $(LABEL)/.installed
-	$(LABEL)/bin/python label_app/demo.py
+	$(LABEL)/bin/python label_app/demo.py --port $(LABEL_PORT)
 
 test-label: $(LABEL)/.installed
 	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt pytest pytest-timeout

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,7 +63,25 @@ def server(
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += [part for key, value in (conf or {}).items() for part in ("--conf", key, value)]
     settings = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ""}
-    return subprocess.Popen(command, env={**os.environ, **settings, **environment})
+    # a session of its own: Ctrl-C reaches this program, which ends the server in order
+    return subprocess.Popen(command, env={**os.environ, **settings, **environment}, start_new_session=True)
+
+
+def stop(process: subprocess.Popen, seconds: float = 30) -> int:
+    """End a server of :func:`server` and what it has running, by their process ids; returns its exit code."""
+    import psutil
+
+    if process.poll() is not None:
+        return process.returncode
+    for child in psutil.Process(process.pid).children(recursive=True):  # it would wait for a training to end
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def wait_until_up(process: subprocess.Popen, url: str, seconds: float = 120) -> None:
@@ -73,7 +93,7 @@ def wait_until_up(process: subprocess.Popen, url: str, seconds: float = 120) -> 
             return
         except OSError:
             time.sleep(0.5)
-    process.terminate()
+    stop(process)
     raise SystemExit(f"{url}: the server did not start; see the messages above.")
 
 
@@ -83,6 +103,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "label_demo", help="folder for app and images")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", options.port)) == 0:
+            raise SystemExit(f"port {options.port}: somebody listens there already; give another --port.")
     folder = options.output.resolve()
     if not (folder / "app").exists():
         assemble(folder / "app")
@@ -90,14 +113,14 @@ def main() -> None:
         make_studies(folder / "studies")
     url = f"http://127.0.0.1:{options.port}"
     process = server(folder / "app", folder / "studies", options.port)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         wait_until_up(process, url)
         print(TELL.format(url=url, studies=folder / "studies"), flush=True)
         process.wait()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        stop(process)
+        print("The server has ended.")
 
 
 if __name__ == "__main__":

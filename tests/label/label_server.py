@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import tempfile
@@ -68,11 +67,8 @@ class Server:
         raise AssertionError(f"{kind} still runs after {seconds} s: {task}")
 
     def stop(self) -> int:
-        """Ctrl-C for this very process; returns its exit code."""
-        if self.process.poll() is None and self.client.train_status(check_if_running=True):
-            self.client.train_stop()
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
+        """End this very process, and what it has running; returns its exit code."""
+        return demo.stop(self.process)
 
 
 @contextmanager
@@ -82,5 +78,4 @@ def running(app: Path, studies: Path, **environment: str) -> Iterator[Server]:
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop()
+        server.stop()
