@@ -234,3 +234,19 @@ def test_a_datalist_stays_in_its_folder_unless_told_so(tmp_path, path):
     (tmp_path / "data" / "linked.nii.gz").symlink_to(outside)
     listed.write_text(json.dumps({"unlabeled": ["linked.nii.gz"]}))
     assert len(read_datalist(listed, tmp_path / "data", "unlabeled")) == 1
+
+
+def test_a_partly_labelled_case_is_never_scored(tmp_path):
+    """In a fold it is trained on, whatever its number; in a list that is scored it is refused."""
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").touch()
+    item = {"image": "a.nii.gz", "label": "b.nii.gz", "fold": 0, "labeled_slices": [1]}
+    other = {"image": "c.nii.gz", "label": "b.nii.gz", "fold": 0}
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"training": [item, other]}))
+    names = {key: [case_name(i["image"]) for i in read_datalist(listed, tmp_path, key, fold=0)]
+             for key in ("training", "unlabeled", "validation")}  # fmt: skip
+    assert names == {"training": ["a"], "unlabeled": ["a"], "validation": ["c"]}
+    listed.write_text(json.dumps({"validation": [item]}))
+    with pytest.raises(InputError, match="needs the label of every slice"):
+        read_datalist(listed, tmp_path, "validation")

@@ -8,11 +8,14 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
+import torch
 from conftest import BUNDLE, config_args
 from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
+from monai.transforms import SaveImage
 from scripts import phantom
 from scripts.errors import InputError, explain
-from scripts.prediction import prepared_output
+from scripts.prediction import output_name, prepared_output
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -104,6 +107,19 @@ def test_no_file_is_lost_to_another(tmp_path, files, options, expected):
     with pytest.raises(InputError, match=expected):
         prepared_output(items, tmp_path, **options)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files)
+
+
+def test_dicom_folders_named_by_uid_keep_their_names(tmp_path):
+    for uid in ("1.2.840.7", "1.2.840.8"):
+        (tmp_path / "in" / uid).mkdir(parents=True)
+    items = [{"image": str(tmp_path / "in" / uid)} for uid in ("1.2.840.7", "1.2.840.8")]
+    assert prepared_output(items, tmp_path / "out") == items
+    (tmp_path / "out").mkdir()
+    saver = SaveImage(tmp_path / "out", output_postfix="seg", output_ext=".nii.gz", separate_folder=False,
+                      output_name_formatter=output_name, print_log=False)  # fmt: skip
+    saver(MetaTensor(torch.zeros(1, 4, 4, 2), meta={"filename_or_obj": items[0]["image"]}))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["1.2.840.7_seg.nii.gz"]
+    assert prepared_output(items, tmp_path / "out", existing="skip") == items[1:]
 
 
 def test_two_hundred_volumes_with_flat_memory(tmp_path):

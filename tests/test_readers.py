@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import samples
 from PIL import Image
+from scripts.files import find_images
 from scripts.readers import LoadFilesd, SignedByteReader, image_loader
 from scripts.survey import look
 
@@ -85,3 +86,10 @@ def test_jpg_of_uneven_sizes_in_colour(tmp_path, size):
     assert Image.open(tmp_path / "a.jpg").size == size
     facts = look(tmp_path / "a.jpg")
     assert facts.channels == 3 and facts.shape == size and facts.intensity[3] <= 255
+
+
+def test_the_directory_of_a_dicom_medium_is_no_series(tmp_path):
+    (tmp_path / "cd" / "s1").mkdir(parents=True)
+    for name in ("cd/DICOMDIR", "cd/s1/IM0001"):
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM")
+    assert find_images(tmp_path / "cd", recursive=True) == {"s1": tmp_path / "cd" / "s1"}

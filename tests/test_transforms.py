@@ -9,7 +9,16 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
 from scripts.errors import InputError, find_input_error
-from scripts.transforms import AsVolumed, CheckVolumed, CutMix, RandCutMix, SliceGridd, StrongViewsd, find_slice_axis
+from scripts.transforms import (
+    AsVolumed,
+    CheckVolumed,
+    CutMix,
+    LabelValuesd,
+    RandCutMix,
+    SliceGridd,
+    StrongViewsd,
+    find_slice_axis,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -222,3 +231,49 @@ def test_a_label_of_another_place_is_refused(tmp_path):
     with pytest.raises(RuntimeError) as error:
         steps({key: str(tmp_path / f"{key}.nii.gz") for key in keys})
     assert "lies elsewhere in space" in str(error.value.__cause__)
+
+
+def label_on_image(tmp_path, image_affine, label_affine, label_array=None):
+    """Where a label of one voxel lies, read as in training; ``None``: the file states no affine."""
+    array = np.zeros((8, 10, 4), np.float32)
+    array[1, 2, 3] = 1
+    for name, affine, values in (("image", image_affine, array), ("label", label_affine, label_array)):
+        volume = nib.Nifti1Image(array if values is None else values, affine)
+        if affine is None:
+            volume.header.set_zooms((1.5, 1.5, 8.0))
+        nib.save(volume, tmp_path / f"{name}.nii.gz")
+    read = LoadImaged(["image", "label"], ensure_channel_first=True)(
+        {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
+    )
+    checked = CheckVolumed(in_channels=1, num_classes=2)(read)
+    np.testing.assert_allclose(checked["label"].affine, checked["image"].affine, atol=1e-4)
+    return np.argwhere(np.asarray(checked["label"][0]) == 1).tolist()
+
+
+def test_a_label_that_states_no_grid_lies_on_its_image(tmp_path):
+    """NIfTI says so by two codes of zero; nibabel then makes up an affine that would mirror the label."""
+    affine = np.diag([1.5, 1.5, 8, 1.0])
+    affine[:3, 3] = (-47, -59, -36)
+    assert label_on_image(tmp_path, affine, None) == [[1, 2, 3]]
+    assert label_on_image(tmp_path, None, affine) == [[1, 2, 3]]
+    assert label_on_image(tmp_path, affine, np.eye(4)) == [[1, 2, 3]]
+
+
+def test_an_image_of_one_millimetre_states_its_grid(tmp_path):
+    """The same anatomy, the label stored from left to right, is turned to an image whose axes are those of space."""
+    affine = np.eye(4)
+    affine[:3, 3] = (-4, -5, -2)
+    turned = np.zeros((8, 10, 4), np.float32)
+    turned[8 - 1 - 1, 10 - 1 - 2, 3] = 1
+    other = np.diag([-1.0, -1.0, 1.0, 1.0])
+    other[:3, 3] = (-4 + 7, -5 + 9, -2)
+    assert label_on_image(tmp_path, affine, other, turned) == [[1, 2, 3]]
+
+
+def test_a_value_that_is_no_class_is_refused():
+    label = MetaTensor(torch.tensor([[[0.0, 1.0, 2.0]]]), meta={"filename_or_obj": "a.nii.gz"})
+    to_classes = LabelValuesd("label", [0, 2], ["background", "tumour"])
+    with pytest.raises(InputError, match=r"a\.nii\.gz: expected label values \[0, 2\], received 1, too"):
+        to_classes({"label": label})
+    label[label == 1] = 0
+    assert to_classes({"label": label})["label"].flatten().tolist() == [0, 0, 1]

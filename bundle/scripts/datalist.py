@@ -106,7 +106,7 @@ def read_datalist(
             ``training`` that have ``labeled_slices``, for their other slices.
         require_label: whether an item without label is an error. Default: in ``training`` and ``validation`` it is.
         fold: for cross-validation as in Auto3DSeg: items of ``training`` with this ``fold`` make ``validation``, the
-            others ``training``. ``None``: the lists as they stand.
+            others and those with ``labeled_slices`` ``training``. ``None``: the lists as they stand.
         unlabeled_key: list to take the unlabelled images from; of ``testing`` only the images are used.
         allow_outside: whether paths may lead out of ``dataset_dir``.
 
@@ -131,8 +131,10 @@ def read_datalist(
     lists = {name: _items(datalist, content, name, problems) for name in LISTS}
     if fold is not None:
         labeled = lists["training"]
-        lists["training"] = [item for item in labeled if item.get("fold") != fold]
-        lists["validation"] = [item for item in labeled if item.get("fold") == fold]
+        # a case of which some slices have no label cannot be scored: it is trained on in every fold
+        whole = [item for item in labeled if item.get("fold") == fold and item.get("labeled_slices") is None]
+        lists["training"] = [item for item in labeled if item not in whole]
+        lists["validation"] = whole
     if key == "unlabeled" and unlabeled_key != key:
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
@@ -144,6 +146,11 @@ def read_datalist(
     for item in chosen:
         if key == "unlabeled":
             item.pop("label", None)
+        elif key != "training" and item.get("label") and item.get("labeled_slices") is not None:
+            problems.append(
+                f"{datalist}: {_image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
+                "needs the label of every slice: move it to `training`, or label the others, too."
+            )
         elif require_label and not item.get("label"):
             problems.append(
                 f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "

@@ -30,6 +30,8 @@ def is_dicom(path: str | os.PathLike) -> bool:
     """Whether a file is a slice of a DICOM series, by its ending and its first bytes."""
     if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
         return False
+    if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
+        return False
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from ignite.engine import Events
 from monai.data import FolderLayout, list_data_collate
+from monai.data.folder_layout import default_name_formatter
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Transform
 from torch.utils.data import Dataset
 
 from .datalist import common_folder
@@ -112,7 +114,7 @@ def prepared_output(
     kept, problems = [], []
     for item in data:
         image = _files(item)[0]
-        target = Path(layout.filename(image)).resolve()
+        target = Path(layout.filename(_subject(image))).resolve()
         if target in images:
             problems.append(f"{target}: a prediction would replace this image; give another --output_dir or postfix.")
         elif target in owners:
@@ -131,6 +133,16 @@ def prepared_output(
     if len(kept) < len(data):
         logger.info(f"{len(data) - len(kept)} of {len(data)} images have a prediction already and are skipped.")
     return kept
+
+
+def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
+    """What ``SaveImage`` names a prediction by: the image's name, of a DICOM folder with all its dots."""
+    given = default_name_formatter(dict(meta), saver)
+    return {**given, "subject": _subject(given["subject"])}
+
+
+def _subject(image: str) -> str:
+    return f"{image}.dcm" if os.path.isdir(image) else image  # MONAI cuts off what follows the last dot
 
 
 def _files(item: Mapping[str, Any]) -> list[str]:

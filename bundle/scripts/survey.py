@@ -32,7 +32,7 @@ class Facts:
         channels: how many.
         shape: voxels along each axis, as stored.
         spacing: voxel size along each axis, mm; ones where the file states none.
-        affine: from voxels to mm in space, ``(4, 4)``.
+        affine: from voxels to mm in space, ``(4, 4)``; the identity where the file does not say.
         intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image.
         values: how many voxels have which value; of a label.
     """
@@ -84,6 +84,8 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     array = tensor.numpy()
     affine = to_affine_nd(3, tensor.affine.numpy())
     spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    if not states_grid(affine, tensor.meta):  # type: ignore[attr-defined]
+        affine = np.eye(4)
     facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())

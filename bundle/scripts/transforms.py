@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import (
     InvertibleTransform,
+    MapLabelValued,
     MapTransform,
     Randomizable,
     SpatialResample,
@@ -163,23 +164,61 @@ class AsVolumed(MapTransform, InvertibleTransform):
         return result
 
 
-def class_indices(label_values: Sequence[int] | None, class_names: Sequence[str]) -> list[int]:
-    """What the values in the label files become: 0, 1, 2, ..., in the order of the classes; nothing for no values.
+class LabelValuesd(MapLabelValued):
+    """Values in label files to class indices 0, 1, 2, ...; a value that is no class is refused, naming the file."""
 
-    Raises:
-        InputError: another number of values than of classes.
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_values: Sequence[int],
+        class_names: Sequence[str],
+        *,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """
+        Args:
+            keys: keys of labels.
+            label_values: a value for every class, in their order.
+            class_names: names of the classes, background first.
+            allow_missing_keys: whether items without label pass.
+
+        Raises:
+            InputError: another number of values than of classes.
+        """
+        self.label_values = list(label_values)
+        if len(self.label_values) != len(class_names):
+            raise InputError(
+                f"label_values {self.label_values}: expected one value for each of the {len(class_names)} classes "
+                f"({', '.join(class_names)}); change label_values or class_names."
+            )
+        indices = list(range(len(self.label_values)))
+        super().__init__(keys, self.label_values, indices, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            wrong = sorted({*torch.unique(torch.as_tensor(data[key])).tolist()} - {*self.label_values})
+            if wrong:
+                raise InputError(
+                    f"{file_of(None, data[key])}: expected label values {self.label_values}, received "
+                    f"{', '.join(f'{v:g}' for v in wrong[:5])}, too; give every value in label_values and its class in "
+                    "class_names."
+                )
+        return super().__call__(data)  # type: ignore[arg-type]
+
+
+def states_grid(affine: Any, meta: Mapping[str, Any] | None = None) -> bool:
+    """Whether a file says how its voxels lie in space.
+
+    Args:
+        affine: as the reader gives it; the identity is what most make up where a file says nothing.
+        meta: what the reader tells besides. A NIfTI file says by two codes of zero that its affine means nothing, and
+            nibabel then makes one up from the voxel size.
     """
-    if label_values and len(label_values) != len(class_names):
-        raise InputError(
-            f"label_values {list(label_values)}: expected one value for each of the {len(class_names)} classes "
-            f"({', '.join(class_names)}); change label_values or class_names."
-        )
-    return list(range(len(label_values or [])))
-
-
-def states_grid(affine: Any) -> bool:
-    """Whether a file says how its voxels lie in space: an identity matrix is what readers make up where it does not."""
-    return not np.allclose(np.asarray(affine)[:3, :3], np.eye(len(affine))[:3, :3], atol=1e-6)
+    codes = [meta[name] for name in ("qform_code", "sform_code") if meta is not None and name in meta]
+    if codes and not any(int(code) for code in codes):
+        return False
+    matrix = to_affine_nd(3, np.asarray(affine, dtype=float))
+    return not np.allclose(matrix, np.eye(4), atol=1e-6)
 
 
 def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
@@ -204,7 +243,7 @@ def on_image_grid(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     Raises:
         InputError: by their headers the two do not overlap.
     """
-    if not (states_grid(label.affine) and states_grid(image.affine)):
+    if not (states_grid(label.affine, label.meta) and states_grid(image.affine, image.meta)):
         label = label.clone()
         label.affine = image.affine
     elif label.ndim == 4 and voxels_apart(image.affine, label.affine, image.shape[1:]) > 0.5:
