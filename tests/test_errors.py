@@ -24,6 +24,16 @@ LIMITED = (
     "runpy.run_module('monai.bundle', run_name='__main__')"
 )
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays():
+    """Whatever a test says, nothing that it started goes on."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
 
 def start(phantom, output, *args, limit=None):
     begin = ["-c", LIMITED.format(*limit)] if limit else ["-m", "monai.bundle"]
@@ -31,8 +41,13 @@ def start(phantom, output, *args, limit=None):
                "batch_size": 4, "val_interval": 1}  # fmt: skip
     command = [sys.executable, *begin, "run", "training", "--config_file", FILES]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    return subprocess.Popen([*command, *args], cwd=BUNDLE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-                            stdout=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [*command, *args], cwd=BUNDLE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL,
+        # a shell lets what it starts in the background ignore Ctrl-C, and processes inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def ended(process, timeout=120):
