@@ -18,7 +18,6 @@ Command line: ``python -m scripts.datalist create --help``.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,6 @@ from .survey import survey
 from .tables import describe, print_rows, training_command, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
-
-logger = logging.getLogger(__name__)
 
 
 def _load(datalist: str | os.PathLike) -> dict[str, Any]:

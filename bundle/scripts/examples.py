@@ -162,8 +162,8 @@ class FeatureLook:
         else:
             shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
         path = first_file(item)
-        affine = np.asarray(getattr(volume["image"], "meta", {}).get("original_affine", np.eye(4)))
-        oriented = states_grid(affine)
+        meta = getattr(volume["image"], "meta", {})
+        oriented = states_grid(meta.get("original_affine", np.eye(4)), meta)
         return [
             Slice(f"{case_name(path)}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
             for i, k in enumerate(numbers)

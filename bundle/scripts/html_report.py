@@ -23,6 +23,7 @@ from . import figures
 from .checkpoints import SETTINGS_FILE
 from .errors import InputError, one_line_errors
 from .examples import CasePictures, FeatureLook
+from .handlers import duration
 from .page import TEXTS, Figure, Section, Table, render
 from .report import METRICS
 
@@ -117,7 +118,7 @@ class Report:
                 ["training", f"{s.get('epochs')} epochs of {s.get('steps_per_epoch')} steps, seed {s.get('seed')}"],
             ]
         if self.log is not None:
-            rows.append(["trained so far", f"{len(self.log)} epochs, {_duration(float(self.log['seconds'].sum()))}"])
+            rows.append(["trained so far", f"{len(self.log)} epochs, {duration(float(self.log['seconds'].sum()))}"])
         if self.summary:
             rows.append(["evaluated", f"{self.summary['cases']} cases of the list {self.summary.get('list', '?')!r}"])
             rows.append(["weights", Path(str(self.summary.get("weights", "?"))).name])
@@ -275,11 +276,6 @@ def _number(value: float, metric: str) -> str:
 
 def _spread(values: pd.Series, metric: str) -> str:
     return f"{_number(values.mean(), metric)} \u00b1 {_number(values.std(ddof=0), metric)}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def write(output_dir: str) -> None:
