@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def output_dir(bundle_root: str | os.PathLike) -> str:
     """Folder of a training where none is given: ``output``; in MONAI Label a new one below it for every training."""
     folder = Path(bundle_root) / "output"
     if inside():
-        folder = folder / f"label_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}"
+        folder = folder / f"label_{datetime.now():%Y%m%d_%H%M%S_%f}_{os.getpid()}"
     return str(folder)
 
 
@@ -153,7 +153,7 @@ class Publish:
             save_weights(self.best_model.network, part)
         shutil.copyfile(self.output_dir / SETTINGS_FILE, settings)
         if (models / "model.pt").is_file():
-            before = self.root / "models_before" / f"{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() % 10**9:09d}"
+            before = self.root / "models_before" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
             before.mkdir(parents=True)
             for name in ("model.pt", SETTINGS_FILE):
                 if (models / name).is_file():
