@@ -25,8 +25,8 @@ from .similarity import (
 from .transforms import CutMix
 
 
-def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Soft Dice loss over the positions in ``mask`` (eq. 1 and 6), sums taken over the whole batch.
+def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor, *, batch: bool = True) -> Tensor:
+    """Soft Dice loss over the positions in ``mask`` (eq. 1 and 6).
 
     Dice_c = 2 sum p_c y_c / (sum p_c^2 + sum y_c^2), mean over all classes, background included.
 
@@ -34,6 +34,7 @@ def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         probabilities: ``(B, K, *spatial)``.
         target: class indices ``(B, *spatial)``.
         mask: ``(B, *spatial)`` bool.
+        batch: sums over the whole batch; false: Dice of every image, then their mean.
 
     Returns:
         scalar in [0, 1]; 0, without gradient, where nothing is in the mask.
@@ -48,7 +49,7 @@ def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         )
     inside = mask.unsqueeze(1).to(probabilities.dtype)
     one_hot = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
-    return DiceLoss(batch=True, squared_pred=True)(probabilities * inside, one_hot * inside)
+    return DiceLoss(batch=batch, squared_pred=True)(probabilities * inside, one_hot * inside)
 
 
 def full(x: Tensor) -> Tensor:
@@ -88,6 +89,8 @@ class SemSimLoss(nn.Module):
         uncertainty_scale: float = 10.0,
         uncertainty_divergence: str = "softmax",
         target: str = "own",
+        dice: str = "batch",
+        gather_prototypes: bool = False,
     ) -> None:
         """
         Args:
@@ -110,14 +113,20 @@ class SemSimLoss(nn.Module):
             uncertainty_divergence: ``softmax``, or ``cosine`` (literal).
             target: pseudo-labels of the similarity terms: each its ``own`` refined prediction of the weak view (paper),
                 the ``decoder``'s, or the ``mean`` of all that the step computes.
+            dice: Dice of the whole ``batch``, or of each ``image``.
+            gather_prototypes: in distributed training, whether L_cross describes a process's unlabelled images by the
+                labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
+                mean of the losses over processes, and the gradient, are those of one process with the whole batch.
 
         Raises:
-            ValueError: unknown ``mask_source``, ``target``, view or perturbed view.
+            ValueError: unknown ``mask_source``, ``target``, ``dice``, view or perturbed view.
         """
         super().__init__()
         if target not in ("own", "decoder", "mean"):
             raise ValueError(f"target should be own, decoder or mean, received {target!r}.")
-        self.target = target
+        if dice not in ("batch", "image"):
+            raise ValueError(f"dice should be batch or image, received {dice!r}.")
+        self.target, self.batch_dice, self.gather_prototypes = target, dice == "batch", gather_prototypes
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
         if unknown:
@@ -139,7 +148,12 @@ class SemSimLoss(nn.Module):
         self.weighting: dict[str, Any] = {"scale": uncertainty_scale, "divergence": uncertainty_divergence}
         self.regions, self.prototype_gradient = regions, prototype_gradient
         self.supervised = DiceCELoss(
-            softmax=True, to_onehot_y=True, batch=True, squared_pred=True, lambda_dice=0.5, lambda_ce=0.5
+            softmax=True,
+            to_onehot_y=True,
+            batch=self.batch_dice,
+            squared_pred=True,
+            lambda_dice=0.5,
+            lambda_ce=0.5,
         )
 
     def student_streams(self, unlabeled: bool = True) -> Streams:
@@ -209,7 +223,8 @@ class SemSimLoss(nn.Module):
     def _prototypes(self, student: Output, label: Tensor) -> Prototypes:
         """G of the labelled images, eq. 7 and 8."""
         features = full(student.features["labeled"])
-        return class_prototypes(features, label[:, 0], num_classes=self.num_classes, regions=self.regions)
+        own = class_prototypes(features, label[:, 0], num_classes=self.num_classes, regions=self.regions)
+        return own.gathered() if self.gather_prototypes else own
 
     @torch.no_grad()
     def _targets(self, weak: Output, prototypes: Prototypes | None) -> dict[str, Target]:
@@ -247,7 +262,7 @@ class SemSimLoss(nn.Module):
         for view, weight in self.views.items():
             pasted = target.paste(mixes.get(view), label)
             p_s = full(student.logits[view]).softmax(dim=1)
-            losses.append(weight * masked_dice(p_s, pasted.pseudo, pasted.sure))
+            losses.append(weight * masked_dice(p_s, pasted.pseudo, pasted.sure, batch=self.batch_dice))
         return {"loss_u": torch.stack(losses).sum(), "mask_u": target.sure.float().mean()}
 
     def _intra(self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]) -> dict[str, Tensor]:
@@ -257,7 +272,7 @@ class SemSimLoss(nn.Module):
         p_s = resize(full(student.logits["strong_1"]).softmax(dim=1), features.shape[2:])
         p_in = refine(features, p_s, **self.affinity)
         return {
-            "loss_intra": masked_dice(p_in, target.pseudo, target.sure),
+            "loss_intra": masked_dice(p_in, target.pseudo, target.sure, batch=self.batch_dice),
             "mask_intra": target.sure.float().mean(),
         }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import Workflow
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from .drawing import overlay
 from .files import case_name
+from .loaders import rank_and_size
 from .transforms import file_of
 
 logger = logging.getLogger("semsim")
@@ -85,6 +88,8 @@ def score_case(
 class ScoreCases:
     """Score every case of an evaluation on its own grid and write ``scores.csv`` and ``scores.json``.
 
+    Several processes score their shares of the cases, and the first of them writes those of all, each once.
+
     Expects decollated ``pred`` and ``label`` as class indices ``(1, *spatial)`` on the grid of the image file.
     """
 
@@ -114,11 +119,12 @@ class ScoreCases:
         self.metrics = tuple(metrics)
         self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
         self.by_epoch = by_epoch
-        self.rows: list[dict[str, Any]] = []
+        #: rows of each image file
+        self.rows: dict[str, list[dict[str, Any]]] = {}
 
     def attach(self, engine: Workflow) -> None:
         """Register with an evaluator."""
-        engine.add_event_handler(Events.STARTED, self.rows.clear)
+        engine.add_event_handler(Events.STARTED, lambda: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
@@ -137,16 +143,29 @@ class ScoreCases:
             )
             # a file whose voxels all measure exactly one carries no spacing: its distances are voxels
             unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
+            file = file_of(None, output["image"])
             for c, name in enumerate(self.names[1:]):
-                row: dict[str, Any] = {"case": case_name(file_of(None, output["image"])), "class": name}
+                row: dict[str, Any] = {"case": case_name(file), "class": name}
                 row |= {metric: scores[metric][c] for metric in self.metrics}
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
-                self.rows.append(row)
+                self.rows.setdefault(file, []).append(row)
+
+    def _of_all_processes(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of every image, in the order of the list, whose items the processes have taken in turns."""
+        _, size = rank_and_size()
+        if size == 1:
+            return self.rows
+        shares: list[Any] = [None] * size
+        dist.all_gather_object(shares, list(self.rows.items()))
+        return dict(entry for turn in zip_longest(*shares) for entry in turn if entry is not None)
 
     def _write(self, engine: Workflow) -> None:
+        rows = self._of_all_processes()
+        if rank_and_size()[0] > 0:
+            return
         folder = self.output_dir / f"epoch_{engine.state.epoch}" if self.by_epoch else self.output_dir
         folder.mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame(self.rows)
+        table = pd.DataFrame([row for case in rows.values() for row in case])
         table.round(5).to_csv(folder / "scores.csv", index=False)
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
         (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")

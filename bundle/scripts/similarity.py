@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -185,6 +186,27 @@ def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(labels.float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
 
 
+class _Gather(torch.autograd.Function):
+    """Tensors of one shape of all processes, one after the other along the first axis.
+
+    A process's part enters the losses of all: its gradient is the sum of theirs, which DistributedDataParallel then
+    divides by their number, as it does with what enters the own loss alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 @dataclass(frozen=True)
 class Prototypes:
     """Class prototypes of a labelled batch (eq. 7, 8).
@@ -200,6 +222,12 @@ class Prototypes:
     def detach(self) -> Prototypes:
         """The same without gradient."""
         return Prototypes(self.vectors.detach(), self.present)
+
+    def gathered(self) -> Prototypes:
+        """Those of all processes of a distributed training, J from each, with their gradient; itself where it is one."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self
+        return Prototypes(_Gather.apply(self.vectors), _Gather.apply(self.present.byte()).bool())
 
 
 def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regions: int = 4) -> Prototypes:

@@ -1,0 +1,72 @@
+"""Run by torch.distributed.run in several processes: steps at one global batch, losses as the mean over processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bundle")]
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from scripts.loaders import TwoStreamLoader
+from scripts.losses import SemSimLoss
+from scripts.network import SemSimNet
+from scripts.trainer import SemSimTrainer, Teacher
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from test_trainer import Slices
+
+GLOBAL_BATCH = 8
+
+
+def steps(**loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]:
+    """Two epochs of one step each, batch norm frozen, no CutMix, no dropout, in double precision."""
+    torch.manual_seed(0)
+    base = SemSimNet(fusion="sfm_light").double()
+    with torch.no_grad():
+        base.backbone.final_conv.weight *= 30  # so that some predictions are sure
+    for layer in base.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+            layer.train = lambda mode=True, layer=layer: layer
+    network = DistributedDataParallel(base)
+    slices = [Slices(12, labeled) for labeled in (True, False)]
+    for dataset in slices:
+        dataset.images = dataset.images.double()
+        dataset.images[1::2, :, :, ::2] *= 3  # images that differ, as do the shares of what is sure in them
+        if dataset.labels is not None:
+            dataset.labels[2] = dataset.labels[5] = 1  # classes that few images show
+    loader = TwoStreamLoader(*slices, batch_size=GLOBAL_BATCH // dist.get_world_size())
+    trainer = SemSimTrainer(
+        device="cpu",
+        max_epochs=2,
+        train_data_loader=loader,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+        loss_function=SemSimLoss(num_classes=4, threshold=0.375, perturb=(), **loss),
+        teacher=Teacher(network, batch_norm="evaluation"),
+    )
+    rows = []
+
+    def note():
+        scalars = trainer.state.scalars
+        mean = torch.tensor(list(scalars.values()), dtype=torch.float64)
+        dist.all_reduce(mean)
+        rows.append(dict(zip(scalars, (mean / dist.get_world_size()).tolist())))
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+    trainer.run()
+    return {"losses": rows, "weights": base.state_dict()}
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    result = {"gathered": steps(dice="image", gather_prototypes=True), "own": steps()}
+    if dist.get_rank() == 0:
+        torch.save(result, sys.argv[1])
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,212 @@
+"""Several processes: the losses of one, shared evaluation, several machines, and an end when one of them dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
+
+ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+STANDALONE = ("--standalone",)
+
+
+def torchrun(processes, *args, where=STANDALONE, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc_per_node={processes}", *args]
+    return subprocess.Popen(
+        command, cwd=BUNDLE, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def succeeded(process, timeout=240) -> str:
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        end(process)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def end(process) -> None:
+    """The process and what it started, whatever a test says."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(phantom_dir, tmp_path_factory):
+    """The phantom with three validation patients, one more than there are processes."""
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    shutil.copytree(phantom_dir, folder)
+    lists = json.loads((folder / "datalist.json").read_text())
+    lists["validation"] = [*lists["validation"], *lists.pop("testing")]
+    assert len(lists["validation"]) == 3
+    (folder / "datalist.json").write_text(json.dumps(lists))
+    return folder
+
+
+def train_args(data, output, *args, epochs=2) -> list[str]:
+    given = {"dataset_dir": data, "datalist": data / "datalist.json", "output_dir": output, "epochs": epochs,
+             "spatial_size": 32, "batch_size": 4, "val_interval": 1}  # fmt: skip
+    options = [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    files = config_args("train", "semsim_minus", "multi_gpu_train")
+    return ["-m", "monai.bundle", "run", "training", *files, *options, *args]
+
+
+@pytest.fixture(scope="module")
+def trained(shared, tmp_path_factory):
+    """Output folder of a training in two processes."""
+    output = tmp_path_factory.mktemp("trained")
+    succeeded(torchrun(2, *train_args(shared, output)))
+    return output
+
+
+def rows(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Losses and weights of the same global batches in 1, 2 and 4 processes."""
+    folder = tmp_path_factory.mktemp("steps")
+    script = str(ROOT / "tests" / "distributed_steps.py")
+    for processes in (1, 2, 4):
+        succeeded(torchrun(processes, script, str(folder / f"{processes}.pt")))
+    return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_losses_and_steps_of_one_process(steps, processes):
+    """Dice by image, prototypes of all: every term and every weight is that of one process with the whole batch."""
+    one, many = steps[1]["gathered"], steps[processes]["gathered"]
+    assert len(one["losses"]) == 2 and 0.05 < one["losses"][0]["mask_u"] < 0.95
+    for expected, found in zip(one["losses"], many["losses"]):
+        assert found == pytest.approx(expected, rel=1e-9)
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(many["weights"][name], weight, rtol=1e-8, atol=1e-10)
+    by_default = [steps[n]["own"]["losses"][0] for n in (1, processes)]
+    for term in ("loss_s", "loss_u", "loss_cross"):
+        assert by_default[1][term] != pytest.approx(by_default[0][term], rel=1e-6), "each process its own batch"
+
+
+def test_validation_is_shared_and_counts_every_case_once(run_bundle, shared, trained, tmp_path):
+    logged = rows(trained / "validation_log.csv")
+    assert [row["epoch"] for row in logged] == ["1", "2"]
+    data = ("--dataset_dir", str(shared), "--datalist", str(shared / "datalist.json"), "--output_dir", str(tmp_path))
+    weights = ("--ckpt_path", str(trained / "model_last.pt"))
+    run_bundle("run", *config_args("train", "evaluate"), *data, *weights)
+    alone = (tmp_path / "scores.csv").read_text()
+    summary = json.loads((tmp_path / "scores.json").read_text())
+    assert summary["cases"] == 3
+    for name, scores in summary["classes"].items():
+        assert float(logged[-1][name]) == pytest.approx(scores["dice"], abs=2e-4), name
+    (tmp_path / "scores.csv").unlink()
+    evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
+    succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    assert (tmp_path / "scores.csv").read_text() == alone, "the same table, in the same order"
+
+
+def test_fewer_cases_than_processes(shared, trained, tmp_path):
+    lists = json.loads((shared / "datalist.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps({**lists, "validation": lists["validation"][:1]}))
+    evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
+    data = ("--dataset_dir", str(shared), "--datalist", str(tmp_path / "one.json"), "--output_dir", str(tmp_path))
+    weights = ("--ckpt_path", str(trained / "model_last.pt"))
+    succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    assert len(rows(tmp_path / "scores.csv")) == 3, "one row a class"
+
+
+def test_two_machines(shared, trained, tmp_path):
+    """The same line on two nodes gives the weights of two processes of one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    try:
+        for rank in range(2):
+            where = ("--nnodes=2", f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}")
+            nodes.append(torchrun(1, *train_args(shared, tmp_path), where=where))
+        for node in nodes:
+            succeeded(node)
+    finally:
+        for node in nodes:
+            end(node)
+    states = [torch.load(folder / "model_last.pt", weights_only=True) for folder in (trained, tmp_path)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert rows(tmp_path / "validation_log.csv") == rows(trained / "validation_log.csv")
+
+
+def wait_for(process, condition, timeout=180):
+    limit = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None and time.monotonic() < limit, process.communicate()[0][-4000:]
+        time.sleep(0.1)
+
+
+def ended(process, timeout=60) -> str:
+    """What a run printed that ended by itself, with an exit code, within a minute, and left no process."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode not in (0, None)
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive
+    return output
+
+
+def test_a_process_that_dies_ends_all(shared, tmp_path):
+    process = torchrun(2, *train_args(shared, tmp_path, epochs=1000))
+    try:
+        wait_for(process, lambda: list(tmp_path.glob("resume_checkpoint_*.pt")))
+        [victim] = [c for c in psutil.Process(process.pid).children() if c.environ().get("RANK") == "1"]
+        victim.send_signal(signal.SIGKILL)
+        output = ended(process)
+    finally:
+        end(process)
+    assert "SIGKILL" in output and f"pid: {victim.pid}" in output, output[-4000:]
+    done = int(rows(tmp_path / "training_log.csv")[-1]["epoch"])
+    succeeded(torchrun(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2)))
+    assert [int(r["epoch"]) for r in rows(tmp_path / "training_log.csv")] == list(range(1, done + 3))
+
+
+def test_an_error_of_a_process_is_shown_and_ends_all(shared, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(shared, data)
+    process = torchrun(2, *train_args(data, tmp_path / "run", "--cache_rate", "0", epochs=1000))
+    try:
+        wait_for(process, lambda: list((tmp_path / "run").glob("resume_checkpoint_*.pt")))
+        for image in (data / "images").glob("*.nii.gz"):
+            image.write_bytes(image.read_bytes()[:2000])
+        output = ended(process)
+    finally:
+        end(process)
+    said = [line for line in output.splitlines() if "ERROR: " in line]
+    assert any(f"{data / 'images'}" in line and "could not be read" in line for line in said), output[-4000:]
+    before, _, _ = output.partition("torch/distributed/elastic")  # whose own report is a traceback
+    assert "Traceback" not in before, before[-6000:]
+
+
+@pytest.mark.slow
+def test_dice_within_noise(run_bundle, tmp_path):
+    """The demo's training in two processes of half the batch ends where one process ends, as near as two seeds do."""
+    files = ("train", "demo")
+    run_bundle("run", "training", *config_args(*files), "--output_dir", str(tmp_path / "one"), timeout=3600)
+    many = ["--output_dir", str(tmp_path / "two"), "--batch_size", "4"]
+    distributed = config_args(*files, "multi_gpu_train")
+    succeeded(torchrun(2, "-m", "monai.bundle", "run", "training", *distributed, *many), timeout=3600)
+    last = [rows(tmp_path / name / "validation_log.csv")[-1] for name in ("one", "two")]
+    assert last[0]["epoch"] == last[1]["epoch"]
+    dice = [float(row["mean_dice"]) for row in last]
+    print(f"mean validation Dice of one process {dice[0]:.3f}, of two {dice[1]:.3f}")
+    assert min(dice) > 0.4 and abs(dice[0] - dice[1]) < 0.1
