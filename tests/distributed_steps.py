@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bundle")]
 
 import torch
 import torch.distributed as dist
@@ -14,10 +11,9 @@ from scripts.loaders import TwoStreamLoader
 from scripts.losses import SemSimLoss
 from scripts.network import SemSimNet
 from scripts.trainer import SemSimTrainer, Teacher
+from test_trainer import Slices
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-
-from test_trainer import Slices
 
 GLOBAL_BATCH = 8
 

@@ -22,11 +22,11 @@ CONFIGS = BUNDLE / "configs"
 TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_light", "semsim_minus", "unimatch"]
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
-ACCURACY = {"accuracy.yaml", "ablation.yaml", "changes.yaml", "cpu_protocol.yaml", "full_protocol.yaml"}
+ACCURACY = {"accuracy.yaml", "ablation.yaml", "changes.yaml", "cpu_protocol.yaml", "full_protocol.yaml", "weights.yaml"}
 #: of benchmarks: run by test_annotation.py
 ANNOTATION = {"annotation.yaml"}
 #: run by test_docs.py, as the README writes it
-DOCS_TEST = {"multi_gpu_train"}
+DOCS_TEST = {"multi_gpu_evaluate", "multi_gpu_train"}
 #: run by test_releases.py, from the files of each benchmark
 RELEASES_TEST = {"acdc", "isic", "promise12"}
 SMALL = ("--epochs", "1", "--spatial_size", "32")

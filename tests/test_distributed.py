@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
 
-ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
 STANDALONE = ("--standalone",)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from conftest import BUNDLE, ENVIRONMENT
@@ -24,6 +27,22 @@ LIMITED = (
     "runpy.run_module('monai.bundle', run_name='__main__')"
 )
 
+#: a training that is killed while it writes the checkpoint of its third epoch
+DYING = """
+import os, runpy, signal, torch
+save = torch.save
+def half(content, file, *args, **kwargs):
+    save(content, file, *args, **kwargs)
+    name = getattr(file, "name", file)
+    if "resume_checkpoint_3" in str(name):
+        os.truncate(name, os.path.getsize(name) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+runpy.run_module("monai.bundle", run_name="__main__")
+"""
+#: without root's licence to write anywhere
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
 STARTED: list[subprocess.Popen] = []
 
 
@@ -35,11 +54,11 @@ def no_process_stays():
         STARTED.pop().kill()
 
 
-def start(phantom, output, *args, limit=None):
-    begin = ["-c", LIMITED.format(*limit)] if limit else ["-m", "monai.bundle"]
+def start(phantom, output, *args, code="", before=()):
+    begin = ["-c", code] if code else ["-m", "monai.bundle"]
     options = {"dataset_dir": phantom, "datalist": phantom / "datalist.json", "output_dir": output, "spatial_size": 32,
                "batch_size": 4, "val_interval": 1}  # fmt: skip
-    command = [sys.executable, *begin, "run", "training", "--config_file", FILES]
+    command = [*before, sys.executable, *begin, "run", "training", "--config_file", FILES]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
     process = subprocess.Popen(
         [*command, *args], cwd=BUNDLE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL,
@@ -82,7 +101,7 @@ def test_ctrl_c_and_going_on(phantom_dir, tmp_path):
 def test_a_full_disk(phantom_dir, tmp_path):
     """No file may grow beyond what weights take, so the checkpoint does not fit: the weights stay whole."""
     limit = (BUNDLE / "models" / "model.pt").stat().st_size + 1_000_000
-    process = start(phantom_dir, tmp_path, "--epochs", "3", limit=("RLIMIT_FSIZE", limit))
+    process = start(phantom_dir, tmp_path, "--epochs", "3", code=LIMITED.format("RLIMIT_FSIZE", limit))
     assert f"{tmp_path / 'resume_checkpoint_1.pt'}: no space left to write" in ended(process)
     assert resume_checkpoints(tmp_path) == [] and not list(tmp_path.glob("*.part"))
     torch.load(tmp_path / "model_best.pt", weights_only=True)
@@ -90,8 +109,64 @@ def test_a_full_disk(phantom_dir, tmp_path):
 
 def test_a_batch_too_large(phantom_dir, tmp_path):
     limit = 4 * 2**30
-    process = start(phantom_dir, tmp_path, "--epochs", "1", "--spatial_size", "1024", limit=("RLIMIT_AS", limit))
+    process = start(
+        phantom_dir, tmp_path, "--epochs", "1", "--spatial_size", "1024", code=LIMITED.format("RLIMIT_AS", limit)
+    )
     assert "Out of memory. Lower --batch_size" in ended(process)
+
+
+def test_killed_while_a_checkpoint_is_written(phantom_dir, tmp_path):
+    """The half file is never taken for a checkpoint: it goes on from the one before and ends as if nothing was."""
+    process = start(phantom_dir, tmp_path / "parts", "--epochs", "4", code=DYING)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    half = [p.name for p in (tmp_path / "parts").iterdir() if "resume_checkpoint_3" in p.name]
+    assert len(half) == 1 and half[0] != "resume_checkpoint_3.pt", "cut off beside its final place"
+    for folder in ("parts", "whole"):
+        process = start(phantom_dir, tmp_path / folder, "--epochs", "4", "--resume", "auto")
+        err = process.communicate(timeout=120)[1]
+        assert process.returncode == 0 and "could not read" not in err
+    states = [torch.load(tmp_path / folder / "model_last.pt", weights_only=True) for folder in ("parts", "whole")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    names = [sorted(p.name for p in (tmp_path / folder).glob("*.pt*")) for folder in ("parts", "whole")]
+    assert names[0] == names[1], "no half file stays"
+
+
+@pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root may write anywhere")
+def test_a_read_only_output_folder(phantom_dir, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o555)
+    process = start(phantom_dir, tmp_path / "out", "--epochs", "1", before=UNPRIVILEGED)
+    line = ended(process)
+    assert str(tmp_path / "out") in line and "not permitted" in line and "--output_dir that may be written" in line
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_loading_process_killed_in_a_training(phantom_dir, tmp_path):
+    process = start(phantom_dir, tmp_path, "--epochs", "1000", "--num_workers", "1")
+    wait_for(process, lambda: resume_checkpoints(tmp_path))
+    limit = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < limit:  # one that has just done its work is not missed
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for loader in psutil.Process(process.pid).children():
+                loader.kill()
+        time.sleep(0.2)
+    err = process.communicate(timeout=60)[1]  # PyTorch may add what it ignored
+    said = [line for line in err.splitlines() if line.startswith("ERROR: ")]
+    assert process.returncode == 1 and said, err[-3000:]
+    assert all("A loading process was ended from outside" in line for line in said)
+    assert resume_checkpoints(tmp_path)
+
+
+def test_an_image_that_becomes_unreadable(phantom_dir, tmp_path):
+    shutil.copytree(phantom_dir, tmp_path / "data")
+    process = start(tmp_path / "data", tmp_path / "out", "--epochs", "1000", "--cache_rate", "0")
+    wait_for(process, lambda: resume_checkpoints(tmp_path / "out"))
+    for image in (tmp_path / "data" / "images").glob("*.nii.gz"):
+        image.write_bytes(image.read_bytes()[:2000])
+    line = ended(process)
+    assert str(tmp_path / "data" / "images") in line and "could not be read" in line
+    assert resume_checkpoints(tmp_path / "out")
 
 
 @pytest.mark.slow

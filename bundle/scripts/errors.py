@@ -75,7 +75,8 @@ def explain(error: BaseException) -> str | None:
                 f"fewer --num_workers or a lower --cache_rate; {GO_ON}."
             )
         if "closed by peer" in text or "Connection reset" in text or kind == "DistBackendError":
-            return f"Another process of this run has ended ({text.splitlines()[0]}); what it says counts. {GO_ON.capitalize()}."
+            reason = text.splitlines()[0]
+            return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON}."
         if isinstance(cause, KeyboardInterrupt):
             return f"Stopped by hand; {GO_ON}."
     return None

@@ -224,7 +224,7 @@ class Prototypes:
         return Prototypes(self.vectors.detach(), self.present)
 
     def gathered(self) -> Prototypes:
-        """Those of all processes of a distributed training, J from each, with their gradient; itself where it is one."""
+        """Those of all processes of a distributed training, J from each, with their gradient; itself without one."""
         if not (dist.is_available() and dist.is_initialized()):
             return self
         return Prototypes(_Gather.apply(self.vectors), _Gather.apply(self.present.byte()).bool())
