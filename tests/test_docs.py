@@ -94,7 +94,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
         ("evaluate.yaml", "scores.csv"),
         ("--output_dir /data/predictions", "predictions/scan_seg.nii.gz"),
-        ("multi_gpu", "run2/model_last.pt"),
+        ("multi_gpu_train", "run2/model_last.pt"),
         ("model.ts", "model.ts"),
         ("model.onnx", "model.onnx"),
         ("AutoRunner", "auto3dseg/ensemble_output/images/patient005_ensemble.nii.gz"),
