@@ -25,7 +25,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -225,21 +225,21 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
     for number, row in enumerate(tables[0]):
         for metric in METRICS:
             values = [v for table in tables if (v := _number(table[number][metric])) is not None]
-            mean = round(float(np.mean(values)), 5) if values else None
+            mean = round(float(np.mean_known(values)), 5) if values else None
             cases.setdefault(row["case"], {}).setdefault(metric, []).append(mean)
     per_class = {
-        name: {m: _mean(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)
+        name: {m: mean_known(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)
     }
     return {
         "epochs": [int(folder.name.split("_")[1]) for folder in folders],
-        "mean": {m: _mean(row[m] for row in per_class.values()) for m in METRICS},
+        "mean": {m: mean_known(row[m] for row in per_class.values()) for m in METRICS},
         "classes": per_class,
         "per_case": cases,
         "distance_unit": tables[0][0]["unit"],
     }
 
 
-def _mean(values: Iterable[float | None]) -> float:
+def mean_known(values: Iterable[float | None]) -> float:
     known = [v for v in values if v is not None]
     return round(float(np.mean(known)), 5) if known else float("nan")
 
@@ -348,224 +348,9 @@ def expand(plan: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return runs
 
 
-def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
-    """Results, in the order of METHODS, changes and seeds."""
-    records = [json.loads(Path(path).read_text()) for path in paths]
-    order = list(METHODS)
-    return sorted(records, key=lambda r: (r["cases"], order.index(r["method"]), r["change"], r["seed"]))
-
-
-def per_patient(record: Mapping[str, Any], which: str = "last", metric: str = "dice") -> dict[str, float]:
-    """Mean of a patient's frames and classes."""
-    patients: dict[str, list[float | None]] = {}
-    for case, scores in record[which]["per_case"].items():
-        patients.setdefault(patient_of(case), []).extend(scores[metric])
-    return {patient: _mean(values) for patient, values in patients.items()}
-
-
-def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], which: str) -> dict[str, Any]:
-    """Difference in Dice, second less first, over the seeds that both have: patient by patient, mean over seeds.
-
-    Returns:
-        ``mean``, the 95 % interval ``low`` to ``high`` of Student's t over patients, ``seeds``, the difference of each
-        seed, and ``verdict``: ahead, behind, or tie where the interval holds zero.
-    """
-    from scipy.stats import ttest_1samp
-
-    by_seed = [{r["seed"]: per_patient(r, which) for r in group} for group in (first, second)]
-    seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
-    patients = sorted(by_seed[0][seeds[0]])
-    table = np.array([[by_seed[1][s][p] - by_seed[0][s][p] for p in patients] for s in seeds])
-    interval = ttest_1samp(table.mean(axis=0), 0.0).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    verdict = "tie" if low <= 0 <= high else "ahead" if low > 0 else "behind"
-    return {
-        "mean": float(table.mean()),
-        "low": low,
-        "high": high,
-        "seeds": table.mean(axis=1).tolist(),
-        "patients": len(patients),
-        "verdict": verdict,
-    }
-
-
-def label(record: Mapping[str, Any]) -> str:
-    """How tables call a method and its changes."""
-    return " + ".join([record["method"], *record["change"]])
-
-
-def groups_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Results of one label, over seeds."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        groups.setdefault(label(record), []).append(record)
-    return groups
-
-
-def _over_seeds(group: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], digits: int) -> str:
-    values = [value(r) for r in group]
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def table(*results: str, against: str = "") -> None:
-    """Print Markdown tables of results of one protocol: scores over seeds, and paired differences.
-
-    Args:
-        results: files of ``train``.
-        against: label that every other one is compared with; default: the one before it.
-    """
-    print("\n".join(table_lines(load(results), against)))
-
-
-def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list[str]:
-    """The lines of ``table``."""
-    names = records[0]["class_names"][1:]
-    unit = records[0]["last"]["distance_unit"]
-    groups = groups_of(records)
-    head = ["method", "seeds", *names, "mean Dice, last iteration", "mean of last five", "best on validation"]
-    lines = ["| " + " | ".join([*head, f"95HD ({unit}), last"]) + " |", "|---" * (len(head) + 1) + "|"]
-    for name, group in groups.items():
-        cells = [name, str(len(group))]
-        cells += [f"{np.mean([r['last']['classes'][c]['dice'] for r in group]):.3f}" for c in names]
-        cells += [_over_seeds(group, lambda r, w=which: r[w]["mean"]["dice"], 3) for which in EVALUATIONS]  # type: ignore[misc]
-        cells.append(_over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1))
-        lines.append("| " + " | ".join(cells) + " |")
-    pairs = list(zip(groups, list(groups)[1:]))
-    if against:
-        pairs = [(against, name) for name in groups if name != against]
-    rows = []
-    for first, second in pairs:
-        if not {r["seed"] for r in groups[first]} & {r["seed"] for r in groups[second]}:
-            continue
-        cells = []
-        for which in EVALUATIONS[:2]:
-            d = paired(groups[first], groups[second], which)
-            cells.append(f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}")
-        seeds = ", ".join(f"{s:+.3f}" for s in paired(groups[first], groups[second], "last")["seeds"])
-        rows.append(f"| {second} | {first} | {' | '.join(cells)} | {seeds} |")
-    if rows:
-        lines += ["", "| method | against | Dice, last iteration | Dice, mean of last five | each seed, last |"]
-        lines += ["|---|---|---|---|---|", *rows]
-    return lines
-
-
-MARKED = re.compile(r"(<!-- (table|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S)
-
-
-def report(page: str = "", results: str = "") -> None:
-    """Write the tables and pictures of a page from results, between its marks.
-
-    Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, each closed by ``<!-- end -->``; PATTERN chooses result files by name.
-
-    Args:
-        page: Markdown file; default ``benchmarks/ACCURACY.md``.
-        results: folder of the results; default ``benchmarks/results/accuracy``.
-    """
-    path = Path(page) if page else ROOT / "benchmarks" / "ACCURACY.md"
-    path.write_text(fill(path.read_text(), Path(results) if results else RESULTS, path.parent / "figures"))
-
-
-def fill(text: str, results: Path, figures: Path | None = None) -> str:
-    """A page with its marked parts made anew; without ``figures`` no picture is drawn."""
-
-    def part(match: re.Match) -> str:
-        kind, pattern, against = match[2], match[3], match[4] or ""
-        records = load(results.glob(f"{pattern}.json"))
-        if not records:
-            raise SystemExit(f"{results}: no result matches {pattern}.")
-        if kind == "table":
-            body = "\n".join(table_lines(records, against))
-        else:
-            name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
-            if figures is not None:
-                figures.mkdir(parents=True, exist_ok=True)
-                DRAW[kind](records, figures / name, against)
-            body = f"![{CAPTIONS[kind]}](figures/{name})"
-        return f"{match[1]}{body}\n{match[5]}"
-
-    return MARKED.sub(part, text)
-
-
-CAPTIONS = {
-    "curves": "Dice on validation during training",
-    "patients": "Dice of every validation patient",
-    "differences": "Difference in Dice with its 95 % interval",
-}
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(width, height), constrained_layout=True)
-
-
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
-
-
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
-    """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
-    figure, ax = _figure(11, 4.5)
-    for name, group in groups_of(records).items():
-        steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
-        values = np.array([r["validation_curve"]["mean_dice"] for r in group])
-        (line,) = ax.plot(steps, values.mean(axis=0), label=f"{name} ({len(group)} seed{'s' * (len(group) > 1)})")
-        if len(group) > 1:
-            ax.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.15, color=line.get_color(), lw=0)
-    ax.set(xlabel="iterations", ylabel="mean Dice, validation", ylim=(0, 1))
-    ax.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    _save(figure, path)
-
-
-def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
-    """Dice of every patient at the last iteration, mean over seeds, frames and classes, as box plots."""
-    groups = groups_of(records)
-    columns = []
-    for group in groups.values():
-        patients = [per_patient(r) for r in group]
-        columns.append([np.mean([p[name] for p in patients]) for name in sorted(patients[0])])
-    figure, ax = _figure(1.5 + 1.1 * len(groups), 4.5)
-    ax.boxplot(columns, tick_labels=list(groups), showfliers=False, medianprops={"color": "black"})
-    for position, column in enumerate(columns, start=1):
-        ax.plot(np.full(len(column), position), column, "o", alpha=0.6, markersize=4)
-    ax.set(ylabel="mean Dice of a validation patient, last iteration", ylim=(0, 1))
-    ax.tick_params(axis="x", rotation=20)
-    ax.grid(axis="y", alpha=0.3)
-    _save(figure, path)
-
-
-def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: str) -> None:
-    """Paired differences from ``against`` with their intervals, best first."""
-    groups = groups_of(records)
-    rows = [(n, paired(groups[against], g, "last")) for n, g in groups.items() if n != against]
-    rows.sort(key=lambda row: row[1]["mean"])
-    figure, ax = _figure(8, 1 + 0.28 * len(rows))
-    for y, (_, d) in enumerate(rows):
-        color = {"ahead": "tab:green", "behind": "tab:red", "tie": "tab:gray"}[d["verdict"]]
-        ax.errorbar(
-            d["mean"], y, xerr=[[d["mean"] - d["low"]], [d["high"] - d["mean"]]], fmt="o", color=color, capsize=3
-        )
-    ax.set_yticks(range(len(rows)), [name.removeprefix(f"{against} + ") for name, _ in rows])
-    ax.axvline(0, color="black", lw=0.8)
-    ax.set(xlabel=f"difference in mean Dice from {against}, last iteration")
-    ax.grid(axis="x", alpha=0.3)
-    _save(figure, path)
-
-
-DRAW = {"curves": draw_curves, "patients": draw_patients, "differences": draw_differences}
-
-
 if __name__ == "__main__":
     import fire
+    from comparison import report, table
 
     try:
         fire.Fire({"train": train, "queue": queue, "table": table, "report": report, "pack": pack})

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import comparison
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -256,7 +257,7 @@ def table_lines(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]
     lines += ["|---|---|---|---|---|---|"]
     for name in STRATEGIES[1:]:
         for n in numbers[1:]:
-            d = accuracy.paired(list(results["random", n].values()), list(results[name, n].values()), "last")
+            d = comparison.paired(list(results["random", n].values()), list(results[name, n].values()), "last")
             each = ", ".join(f"{v:+.3f}" for v in d["seeds"])
             interval = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}"
             lines.append(f"| {name} | random | {n} | {len(d['seeds'])} | {interval} | {each} |")
@@ -265,7 +266,7 @@ def table_lines(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]
 
 def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], path: Path) -> None:
     """Mean validation Dice against annotated patients, a line a strategy, a dot a seed."""
-    figure, ax = accuracy._figure(7.5, 4.5)
+    figure, ax = comparison._figure(7.5, 4.5)
     for name, marker in zip(STRATEGIES, "os^"):
         numbers = sorted(n for strategy, n in results if strategy == name)
         seeds = [sorted(results[name, n].items()) for n in numbers]
@@ -279,7 +280,7 @@ def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], pat
         ax.set_title(f"line: mean of {count} seeds; dot: a seed", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
-    accuracy._save(figure, path)
+    comparison._save(figure, path)
 
 
 MARKED = re.compile(r"(<!-- (table|curve) -->\n).*?(<!-- end -->)", re.S)

@@ -14,6 +14,7 @@ from conftest import BUNDLE, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
+import comparison
 
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 
@@ -199,16 +200,16 @@ def test_a_tie_is_called_a_tie(capsys):
     base = [made_up("fixmatch", s, lambda p: 0.5 + 0.01 * p) for s in (0, 1)]
     same = [made_up("unimatch", s, lambda p: 0.501 + 0.01 * p + noise[p]) for s in (0, 1)]
     better = [made_up("semsim_minus", 0, lambda p: 0.6 + 0.01 * p + 0.2 * noise[p])]
-    assert accuracy.paired(base, same, "last")["verdict"] == "tie"
-    found = accuracy.paired(base, better, "last")
+    assert comparison.paired(base, same, "last")["verdict"] == "tie"
+    found = comparison.paired(base, better, "last")
     assert found["verdict"] == "ahead" and found["low"] < found["mean"] < found["high"] and len(found["seeds"]) == 1
     assert found["mean"] == pytest.approx(0.1 + 0.2 * noise.mean(), abs=1e-5)
-    assert accuracy.paired(better, base, "last")["verdict"] == "behind"
+    assert comparison.paired(better, base, "last")["verdict"] == "behind"
     # the interval is Student's t over patients: by hand
     d = 0.1 + 0.2 * noise
     half = 2.262157 * d.std(ddof=1) / np.sqrt(10)
     assert (found["low"], found["high"]) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-5)
-    lines = accuracy.table_lines([*base, *same, *better])
+    lines = comparison.table_lines([*base, *same, *better])
     assert [line.split(" | ")[:2] for line in lines[2:5]] == [
         ["| fixmatch", "2"],
         ["| unimatch", "2"],
@@ -223,18 +224,18 @@ def test_pages_are_filled_from_results(tmp_path):
             record = made_up(method, seed, lambda p, d=dice, s=seed: d + 0.01 * p * (d + 0.1 * s))
             (tmp_path / f"acdc3_{method}_seed{seed}.json").write_text(json.dumps(record))
     page = "Words.\n<!-- table acdc3_* against fixmatch -->\nold\n<!-- end -->\nMore.\n" + "".join(
-        f"<!-- {kind} acdc3_* against fixmatch -->\n<!-- end -->\n" for kind in accuracy.DRAW
+        f"<!-- {kind} acdc3_* against fixmatch -->\n<!-- end -->\n" for kind in comparison.DRAW
     )
-    filled = accuracy.fill(page, tmp_path, tmp_path / "figures")
+    filled = comparison.fill(page, tmp_path, tmp_path / "figures")
     assert (
         "old" not in filled
         and filled.startswith("Words.")
         and "\nMore.\n" in filled
         and "| semsim_minus | 2 |" in filled
     )
-    assert accuracy.fill(filled, tmp_path) == filled
+    assert comparison.fill(filled, tmp_path) == filled
     pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
-    assert pictures == sorted(f"{kind}_acdc3.png" for kind in accuracy.DRAW)
+    assert pictures == sorted(f"{kind}_acdc3.png" for kind in comparison.DRAW)
     assert all(f"figures/{name}" in filled for name in pictures)
 
 
@@ -243,7 +244,7 @@ RESULTS = sorted(accuracy.RESULTS.glob("*.json"))
 
 def test_the_published_page_is_that_of_the_results():
     text = (ROOT / "benchmarks" / "ACCURACY.md").read_text()
-    assert accuracy.fill(text, accuracy.RESULTS) == text
+    assert comparison.fill(text, accuracy.RESULTS) == text
     for name in re.findall(r"\]\((figures/\S+)\)", text):
         assert (ROOT / "benchmarks" / name).stat().st_size > 5000, name
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import BUNDLE, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare
 import infer
 import plan_check
 import step
+import weights
 
 FOLDER = ROOT / "benchmarks" / "results"
-#: what running costs; every other result is of accuracy
+#: what running costs
 COSTS = {"step": step, "infer": infer, "plan": plan_check}
-RESULTS = sorted(path for path in FOLDER.glob("*.json") if path.name.split("_")[0] not in (*COSTS, "auto3dseg"))
+RESULTS = sorted(path for kind in ("phantom", "acdc7") for path in FOLDER.glob(f"{kind}_*.json"))
 
 
 @pytest.mark.parametrize("prefix", ["phantom", "acdc7"])
@@ -77,3 +80,44 @@ def test_train_records_a_method(phantom_dir, tmp_path):
     assert record["settings"]["spatial_size"] == 32
     assert len(record["validation_curve"]) == 1 and len(record["last"]["per_case"]) == 2 * 3
     assert record["last"]["list"] == "testing" and record["best_on_validation"]["cases"] == 2
+
+
+def test_publishing_weights(tmp_path):
+    shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
+    shutil.copytree(BUNDLE / "models", tmp_path / "bundle" / "models")
+    [path, *_] = sorted((ROOT / "benchmarks" / "results" / "accuracy").glob("*.json"))
+    record = json.loads(path.read_text())
+    run = tmp_path / record["name"]
+    run.mkdir()
+    (run / "model_last.pt").write_bytes(b"weights")
+    (run / "training.json").write_text('{"spatial_size": 96}')
+    publish = weights.publish
+    publish(str(path), str(run), str(tmp_path / "bundle"), str(tmp_path / "weights.json"))
+    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"]["validation_mean_dice"] == round(record["last"]["mean"]["dice"], 4)
+    before = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert {k: v for k, v in metadata.items() if k != "eval_metrics"} == {
+        k: v for k, v in before.items() if k != "eval_metrics"
+    }
+    assert (tmp_path / "bundle" / "models" / "model.pt").read_bytes() == b"weights"
+    facts = json.loads((tmp_path / "weights.json").read_text())
+    assert facts["sha256"] == hashlib.sha256(b"weights").hexdigest() and facts["command"] == record["command"]
+    with pytest.raises(SystemExit, match="expected the training of"):
+        publish(str(path), str(tmp_path), str(tmp_path / "bundle"), str(tmp_path / "weights.json"))
+
+
+def test_the_shipped_weights_are_those_of_their_result():
+    """The file, its settings and its scores in the metadata and on the model card, held to the committed result."""
+    facts = json.loads((ROOT / "benchmarks" / "results" / "weights.json").read_text())
+    record = json.loads((ROOT / "benchmarks" / "results" / "accuracy" / facts["result"]).read_text())
+    model = (BUNDLE / "models" / "model.pt").read_bytes()
+    assert hashlib.sha256(model).hexdigest() == facts["sha256"] and len(model) < 12e6
+    settings = json.loads((BUNDLE / "models" / "training.json").read_text())
+    assert settings["labeled_cases"] == record["labelled_cases"] and settings["spatial_size"] == record["spatial_size"]
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == weights.metrics(record)
+    card = (BUNDLE / "docs" / "README.md").read_text()
+    scores = {"mean": record["last"]["mean"], **record["last"]["classes"]}
+    for name, values in scores.items():
+        assert f"| {name} | {values['dice']:.3f} | {values['hd95']:.1f} |" in card
+    assert record["command"] in " ".join(card.replace("\\\n", " ").split())
