@@ -225,7 +225,7 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
     for number, row in enumerate(tables[0]):
         for metric in METRICS:
             values = [v for table in tables if (v := _number(table[number][metric])) is not None]
-            mean = round(float(np.mean_known(values)), 5) if values else None
+            mean = round(float(np.mean(values)), 5) if values else None
             cases.setdefault(row["case"], {}).setdefault(metric, []).append(mean)
     per_class = {
         name: {m: mean_known(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)

@@ -69,7 +69,7 @@ def groups_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 def _over_seeds(group: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], digits: int) -> str:
     values = [value(r) for r in group]
-    text = f"{np.mean_known(values):.{digits}f}"
+    text = f"{np.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
