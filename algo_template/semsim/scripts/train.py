@@ -114,9 +114,9 @@ def train(files: list[str], folder: Path, overrides: dict[str, Any]) -> None:
         trainer = parser.get_parsed_content("train#trainer")
         trainer.add_event_handler(Events.STARTED, lambda: keep_settings(folder, overrides))
     workflow.run()
-    if main:
-        finish(parser, folder, progress, overrides)
     workflow.finalize()
+    if main:  # alone: the processes have parted
+        finish(parser, folder, progress, overrides)
 
 
 def keep_log(folder: Path) -> None:
