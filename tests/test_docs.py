@@ -19,6 +19,7 @@ from scripts import phantom
 from scripts.network import SegmentationNet
 from test_releases import make_acdc
 
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
 #: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
 SHELL = ("make demo", "make test", "make install", "make label-demo", ". .venv/bin/activate", "cd bundle")
@@ -168,6 +169,17 @@ def test_functions_and_tests_named_in_the_method_exist():
     keys = re.findall(r"^\| \d[^|]+ \| [^|]+ \| ([^|]+) \|", text, flags=re.M)
     for name in {k for cell in keys for k in re.findall(r"`(\w+)`", cell)}:
         assert re.search(rf"^  {name}:", train, flags=re.M), name
+
+
+def test_numbers_of_the_method_are_those_of_the_results():
+    text = (BUNDLE / "docs" / "METHOD.md").read_text()
+    pairs = re.findall(r"`([\w+.]+)` (0\.\d{3}) / (0\.\d{3})", text)
+    assert len(pairs) >= 14
+    for name, *values in pairs:
+        change = "" if name == "semsim_minus" else f"+{name}"
+        record = json.loads((RESULTS / f"acdc3_96_900_semsim_minus{change}_seed0.json").read_text())
+        found = [f"{record[which]['mean']['dice']:.3f}" for which in ("last", "mean_of_last_five")]
+        assert found == values, name
 
 
 def test_the_reference_names_every_key_and_no_other():
