@@ -81,7 +81,9 @@ def ended(process, timeout=120):
 def wait_for(process, condition, timeout=120):
     end = time.monotonic() + timeout
     while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-3000:]
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(process.communicate()[1][-3000:])
         time.sleep(0.05)
 
 
@@ -129,7 +131,7 @@ def test_killed_while_a_checkpoint_is_written(phantom_dir, tmp_path):
     states = [torch.load(tmp_path / folder / "model_last.pt", weights_only=True) for folder in ("parts", "whole")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     names = [sorted(p.name for p in (tmp_path / folder).glob("*.pt*")) for folder in ("parts", "whole")]
-    assert names[0] == names[1], "no half file stays"
+    assert names[0] == names[1] and not list((tmp_path / "parts").glob("*.part")), "no half file stays"
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root may write anywhere")

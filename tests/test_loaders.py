@@ -134,6 +134,9 @@ def test_every_bad_file_is_named_at_once(tmp_path):
         text = str(error.value)
         assert text.startswith("2 problems") and "nan.nii.gz" in text and "broken.nii.gz" in text, text
         assert "good" not in text and len(text.splitlines()) == 3
+    uncached = VolumeDataset([{"image": str(broken)}], volume_transform(), cache_rate=0.0, progress=False)
+    with pytest.raises(InputError, match=r"broken\.nii\.gz: could not be read"):
+        uncached[0]
 
 
 def test_too_few_slices_and_no_labels(tmp_path, caplog):

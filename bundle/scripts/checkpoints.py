@@ -18,7 +18,7 @@ from monai.handlers import CheckpointLoader
 
 from .datalist import case_name
 from .errors import InputError, chain
-from .loaders import rank_and_size
+from .loaders import check_agreed, rank_and_size
 from .trainer import unwrapped
 
 logger = logging.getLogger("semsim")
@@ -139,7 +139,7 @@ class ResumeFrom:
 
         Raises:
             InputError: no such file, one that cannot be read, or a fresh start where checkpoints of an earlier training
-                lie.
+                lie, or processes that found different checkpoints.
         """
         found = resume_checkpoints(save_dir)
         self.path: str | None = None
@@ -156,6 +156,7 @@ class ResumeFrom:
             self.path = resume
         else:
             raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
+        check_agreed(self.path)
         self.load_dict, self.device = dict(load_dict), device
 
     def attach(self, engine: Workflow) -> None:
@@ -340,6 +341,7 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
         if path.is_file():
             if path is candidates[-1]:
                 logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+            check_agreed(str(path))
             return str(path)
     raise InputError(
         f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."

@@ -9,6 +9,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+#: what gloo says of a process that is gone
+LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
 GO_ON = "what was written stays usable: go on with --resume auto"
 
 
@@ -74,7 +76,7 @@ def explain(error: BaseException) -> str | None:
                 f"A loading process was ended from outside, often for want of memory ({text.splitlines()[0]}) Take "
                 f"fewer --num_workers or a lower --cache_rate; {GO_ON}."
             )
-        if "closed by peer" in text or "Connection reset" in text or kind == "DistBackendError":
+        if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):
             reason = text.splitlines()[0]
             return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON}."
         if isinstance(cause, KeyboardInterrupt):

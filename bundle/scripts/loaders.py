@@ -28,6 +28,23 @@ def rank_and_size() -> tuple[int, int]:
     return 0, 1
 
 
+def check_agreed(path: str | None) -> None:
+    """That all processes of a distributed run found the same file.
+
+    Raises:
+        InputError: another process found another one, or none, as on a machine that does not share the folder.
+    """
+    _, size = rank_and_size()
+    if size > 1:
+        found: list[str | None] = [None] * size
+        dist.all_gather_object(found, path)
+        if len(set(found)) > 1:
+            raise InputError(
+                f"{path}: the processes found different checkpoints ({', '.join(map(str, found))}); expected one "
+                "--output_dir that all machines share."
+            )
+
+
 def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mapping[str, Any]:
     """Apply ``transform`` to an item of a datalist.
 
@@ -66,6 +83,9 @@ class VolumeDataset(CacheDataset):
         self.problems: list[str] = []
         super().__init__(data, transform, cache_rate=cache_rate, progress=progress and len(data) > 0, num_workers=1)
         raise_all(self.problems)
+
+    def _transform(self, index: int) -> Any:
+        return read_item(lambda _: super(VolumeDataset, self)._transform(index), self.data[index])
 
     def _load_cache_item(self, idx: int) -> Any:
         try:

@@ -116,7 +116,8 @@ class SemSimLoss(nn.Module):
             dice: Dice of the whole ``batch``, or of each ``image``.
             gather_prototypes: in distributed training, whether L_cross describes a process's unlabelled images by the
                 labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
-                mean of the losses over processes, and the gradient, are those of one process with the whole batch.
+                mean of the losses over processes, and the gradient, are those of one process with the whole batch and
+                ``dice: image``.
 
         Raises:
             ValueError: unknown ``mask_source``, ``target``, ``dice``, view or perturbed view.
