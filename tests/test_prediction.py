@@ -16,10 +16,23 @@ from monai.transforms import SaveImage
 from scripts import phantom
 from scripts.errors import InputError, explain
 from scripts.prediction import output_name, prepared_output
+from test_configs import workflow
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([2 * ((a == c) & (b == c)).sum() / ((a == c).sum() + (b == c).sum()) for c in (1, 2, 3)]))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """Of a quick training that knows the phantom, which the shipped ones do not."""
+    folder = tmp_path_factory.mktemp("weights")
+    data = phantom.generate(folder / "phantom", seed=5, split={"training": 16})
+    flow = workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
+                    steps_per_epoch=200, spatial_size=64, learning_rate=0.03, show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    return str(folder / "run" / "model_last.pt")
 
 
 def scans(folder: Path, count: int) -> dict[str, Path]:
@@ -62,11 +75,12 @@ def spoil(folder: Path) -> dict[str, str]:
             "time.nii.gz": "time.nii.gz"}  # fmt: skip
 
 
-def test_broken_files_are_named_and_the_others_predicted(run_bundle, tmp_path):
+def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tmp_path):
     truth = scans(tmp_path, 4)
     problems = spoil(tmp_path / "scans")
     out = tmp_path / "out"
-    args = ("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(out))
+    args = ("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), "--output_dir", str(out),
+            "--ckpt_path", weights)  # fmt: skip
     result = run_bundle(*args, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     said = result.stderr[result.stderr.rindex("ERROR: ") :]
@@ -122,13 +136,13 @@ def test_dicom_folders_named_by_uid_keep_their_names(tmp_path):
     assert prepared_output(items, tmp_path / "out", existing="skip") == items[1:]
 
 
-def test_two_hundred_volumes_with_flat_memory(tmp_path):
+def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
     """Every good one on its own grid where the organs are, every broken one named, memory flat."""
     truth = scans(tmp_path, 200)
     problems = spoil(tmp_path / "scans")
     flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
                           bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
-                          output_dir=str(tmp_path / "out"))  # fmt: skip
+                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
     flow.initialize()
     evaluator, resident = flow.parser.get_parsed_content("evaluator"), []
     from ignite.engine import Events
@@ -144,5 +158,8 @@ def test_two_hundred_volumes_with_flat_memory(tmp_path):
         predicted, expected = nib.load(tmp_path / "out" / f"{name}_seg.nii.gz"), nib.load(path)
         np.testing.assert_allclose(predicted.affine, expected.affine, atol=1e-4)
         scores.append(dice(np.asarray(predicted.dataobj), np.asarray(expected.dataobj)))
-    assert np.mean(scores) > 0.5 and np.min(scores) > 0.2
+    for kinds in (3, 4):  # of voxel types, of orientations
+        for kind in range(kinds):
+            assert np.mean(scores[kind::kinds]) > 0.6, f"kind {kind} of {kinds}"
+    assert np.quantile(scores, 0.05) > 0.3, "weights of a short training miss a few, not a kind"
     assert max(resident[100:]) < 1.1 * max(resident[20:100])
