@@ -44,7 +44,6 @@ def publish(result: str, run: str, bundle: str = str(ROOT / "bundle"), output: s
     record, folder, target = json.loads(Path(result).read_text()), Path(run), Path(bundle)
     if folder.name != record["name"]:
         raise SystemExit(f"{folder}: expected the training of {record['name']}; give --run the folder of that name.")
-    settings = json.loads((folder / "training.json").read_text())
     models = target / "models"
     for source, name in (("model_last.pt", "model.pt"), ("training.json", "training.json")):
         part = models / f"{name}.part"
@@ -57,9 +56,6 @@ def publish(result: str, run: str, bundle: str = str(ROOT / "bundle"), output: s
         "result": Path(result).name,
         "which": "last iteration",
         "sha256": hashlib.sha256((models / "model.pt").read_bytes()).hexdigest(),
-        "spatial_size": settings["spatial_size"],
-        "steps": record["steps"],
-        "command": record["command"],
     }
     (Path(output) if output else ROOT / "benchmarks" / "results" / "weights.json").write_text(
         json.dumps(facts, indent=1) + "\n"

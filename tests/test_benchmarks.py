@@ -101,7 +101,7 @@ def test_publishing_weights(tmp_path):
     }
     assert (tmp_path / "bundle" / "models" / "model.pt").read_bytes() == b"weights"
     facts = json.loads((tmp_path / "weights.json").read_text())
-    assert facts["sha256"] == hashlib.sha256(b"weights").hexdigest() and facts["command"] == record["command"]
+    assert facts["sha256"] == hashlib.sha256(b"weights").hexdigest() and facts["result"] == path.name
     with pytest.raises(SystemExit, match="expected the training of"):
         publish(str(path), str(tmp_path), str(tmp_path / "bundle"), str(tmp_path / "weights.json"))
 
