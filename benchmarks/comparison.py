@@ -115,21 +115,23 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     return lines
 
 
+#: what ``report`` fills
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
 MARKED = re.compile(r"(<!-- (table|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S)
 
 
 def report(page: str = "", results: str = "") -> None:
-    """Write the tables and pictures of a page from results, between its marks.
+    """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
     and ``differences`` for pictures, each closed by ``<!-- end -->``; PATTERN chooses result files by name.
 
     Args:
-        page: Markdown file; default ``benchmarks/ACCURACY.md``.
+        page: Markdown file; default ``README.md`` and ``benchmarks/ACCURACY.md``.
         results: folder of the results; default ``benchmarks/results/accuracy``.
     """
-    path = Path(page) if page else ROOT / "benchmarks" / "ACCURACY.md"
-    path.write_text(fill(path.read_text(), Path(results) if results else RESULTS, path.parent / "figures"))
+    for path in [Path(page)] if page else PAGES:
+        path.write_text(fill(path.read_text(), Path(results) if results else RESULTS, path.parent / "figures"))
 
 
 def fill(text: str, results: Path, figures: Path | None = None) -> str:

@@ -3,8 +3,8 @@
     python benchmarks/processes.py measure --output benchmarks/results/two_processes.json
     python benchmarks/processes.py table benchmarks/results/two_processes.json
 
-The demo's training on the generated phantom, each process on one CPU thread: with batch norm of each process's own batch and
-other augmentation of the same slices two processes do not take the course of one, so seeds say how far apart is noise.
+The demo's training on the generated phantom, each process on one CPU thread. Batch norm of its own batch and other
+augmentation of the same slices let two processes take another course than one; seeds say how far apart is noise.
 """
 
 from __future__ import annotations

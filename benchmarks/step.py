@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
-from compare import METHODS, _git
+from accuracy import METHODS, git
 from literal import LiteralSemSim
 from monai.bundle import ConfigParser
 from scripts import phantom
@@ -213,7 +213,7 @@ def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "threads": threads,
         "repeats": repeats,
-        "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", "bundle/scripts") else ""),
+        "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "bundle/scripts") else ""),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
         "machine": f"{platform.machine()}, python {platform.python_version()}",
     }

@@ -67,13 +67,13 @@ def trained(phantom_dir, tmp_path_factory) -> Path:
 
 def test_every_yaml_is_run_by_a_test():
     assert {p.stem for p in CONFIGS.glob("*.yaml")} == {*TRAINING_OVERLAYS, *OWN_TEST, *DOCS_TEST, *RELEASES_TEST}
-    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {"acdc96.yaml", *ACCURACY, *ANNOTATION}
+    assert {p.name for p in (ROOT / "benchmarks" / "configs").glob("*.yaml")} == {*ACCURACY, *ANNOTATION}
 
 
 def test_every_yaml_opens_with_its_purpose_and_its_command():
     for path in (*CONFIGS.glob("*.yaml"), *(ROOT / "benchmarks" / "configs").glob("*.yaml")):
         head = path.read_text().split("\n\n")[0]
-        known = path.name in ("acdc96.yaml", *ACCURACY, *ANNOTATION) or "python -m " in path.read_text()
+        known = path.name in (*ACCURACY, *ANNOTATION) or "python -m " in path.read_text()
         assert head.startswith("# ") and known, path.name
 
 
@@ -146,20 +146,6 @@ def test_overlays_train(overlay, phantom_dir, tmp_path):
     assert {k for k in log if k.startswith("loss_")} == expected
     has_fusion = any(k.startswith("fusion.") for k in torch.load(tmp_path / "model_last.pt", weights_only=True))
     assert has_fusion == similar
-
-
-def test_benchmark_overlay_trains(phantom_dir, tmp_path):
-    files = [
-        *(str(CONFIGS / f"{n}.yaml") for n in ("train", "labeled_only")),
-        str(ROOT / "benchmarks/configs/acdc96.yaml"),
-    ]
-    flow = ConfigWorkflow(
-        config_file=files, meta_file=None, logging_file=False, workflow_type="train", bundle_root=str(BUNDLE),
-        dataset_dir=str(phantom_dir), output_dir=str(tmp_path), epochs=1,
-    )  # fmt: skip
-    flow.initialize()
-    flow.run()
-    assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 96
 
 
 def test_without_validation_or_unlabelled_images(phantom_dir, tmp_path, caplog):

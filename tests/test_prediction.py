@@ -136,6 +136,37 @@ def test_dicom_folders_named_by_uid_keep_their_names(tmp_path):
     assert prepared_output(items, tmp_path / "out", existing="skip") == items[1:]
 
 
+def test_one_volume_stored_in_many_ways_is_predicted_alike(weights, tmp_path):
+    """Whatever the orientation, slice axis, voxel type and format of the file: the same voxels get the same class."""
+    source = phantom.generate(tmp_path / "source", seed=11, split={"testing": 1})
+    image = nib.load(next((source / "images").iterdir()))
+    (tmp_path / "scans").mkdir()
+    turns = {"flipped": [[0, -1], [1, -1], [2, 1]], "upside_down": [[0, 1], [1, 1], [2, -1]],
+             "transposed": [[1, 1], [0, 1], [2, 1]], "slices_first": [[1, 1], [2, -1], [0, -1]]}  # fmt: skip
+    stored = {"plain": image, **{name: image.as_reoriented(np.array(turn)) for name, turn in turns.items()}}
+    for name, volume in stored.items():
+        nib.save(volume, tmp_path / "scans" / f"{name}.nii.gz")
+    values = np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Image(values.astype(np.float64), image.affine), tmp_path / "scans" / "doubles.nii")
+    SaveImage(tmp_path / "scans", output_postfix="", output_ext=".nrrd", separate_folder=False, print_log=False,
+              writer="ITKWriter", output_dtype=np.float32)(
+        MetaTensor(values[None], affine=image.affine, meta={"filename_or_obj": "other_format.nii.gz"})
+    )  # fmt: skip
+    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
+                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
+                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    predicted = {p.name.removesuffix("_seg.nii.gz"): nib.load(p) for p in (tmp_path / "out").iterdir()}
+    assert set(predicted) == {*stored, "doubles", "other_format"}
+    expected = np.asarray(predicted["plain"].dataobj)
+    assert (expected > 0).sum() > 500
+    for name, volume in predicted.items():
+        assert volume.shape == (stored[name].shape if name in stored else image.shape)
+        same = np.asarray(nib.as_closest_canonical(volume).dataobj)
+        assert dice(same, np.asarray(nib.as_closest_canonical(predicted["plain"]).dataobj)) > 0.99, name
+
+
 def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
     """Every good one on its own grid where the organs are, every broken one named, memory flat."""
     truth = scans(tmp_path, 200)
