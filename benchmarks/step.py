@@ -37,9 +37,9 @@ from accuracy import METHODS, git
 from literal import LiteralSemSim
 from monai.bundle import ConfigParser
 from scripts import phantom
+from scripts.augmentation import RandCutMix
 from scripts.resources import PeakMemory, keep_freed_memory
 from scripts.similarity import affinity, refine
-from scripts.transforms import RandCutMix
 
 SETTINGS = {
     **METHODS,

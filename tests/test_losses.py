@@ -8,9 +8,10 @@ import reference
 import torch
 import yaml
 from conftest import BUNDLE
+from scripts.augmentation import CutMix
+from scripts.fusion import resize
 from scripts.losses import SemSimLoss, masked_dice
-from scripts.network import Output, SemSimNet, resize
-from scripts.transforms import CutMix
+from scripts.network import Output, SemSimNet
 
 TERMS = {"loss_u": "lambda_u", "loss_intra": "lambda_intra", "loss_cross": "lambda_cross"}
 OFF = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
@@ -18,6 +19,7 @@ OFF = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
 LITERAL = {
     key.removeprefix("loss#"): value
     for key, value in yaml.safe_load((BUNDLE / "configs" / "literal.yaml").read_text()).items()
+    if key.startswith("loss#")
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scripts.network import SegmentationNet, SemSimNet, Streams, departition, partition
+from scripts.fusion import departition, partition
+from scripts.network import SegmentationNet, SemSimNet, Streams
 from scripts.trainer import twin
 
 ALL = Streams(decode=("labeled", "strong_1"), fuse=("labeled", "strong_1", "strong_2"))

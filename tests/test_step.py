@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from scripts import network as network_module
+from scripts import fusion as fusion_module
+from scripts.augmentation import CutMix
 from scripts.losses import SemSimLoss
 from scripts.network import SemSimNet
 from scripts.trainer import twin
-from scripts.transforms import CutMix
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import literal
@@ -51,7 +51,7 @@ def test_fast_and_literal_step_agree_in_loss_and_gradients(monkeypatch, checkpoi
     """Float64, same parameters, same random draws, masks that some positions pass and some do not."""
     tau = 0.6
     monkeypatch.setattr(literal, "TAU", tau)
-    monkeypatch.setattr(network_module, "tokens_at_once", lambda *_: 300)  # several chunks
+    monkeypatch.setattr(fusion_module, "tokens_at_once", lambda *_: 300)  # several chunks
     torch.manual_seed(0)
     slow = literal.LiteralSemSim().double().train()
     data, last = batch(64), slow.backbone.final_conv
@@ -95,7 +95,7 @@ def test_checkpointing_saves_memory_and_nothing_else():
     kept, results = [], []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        fusion = network_module.SpatialAwareFusion(2, (8, 16, 32), 16, checkpointed=checkpointed).double().train()
+        fusion = fusion_module.SpatialAwareFusion(2, (8, 16, 32), 16, checkpointed=checkpointed).double().train()
         stages = [
             torch.rand(2, c, n, n, dtype=torch.float64, requires_grad=True) for c, n in ((8, 40), (16, 20), (32, 10))
         ]
@@ -114,10 +114,10 @@ def test_checkpointing_saves_memory_and_nothing_else():
 @pytest.mark.parametrize("size", [(33, 47), (64, 64)])
 def test_chunks_of_windows_do_not_show(monkeypatch, size):
     torch.manual_seed(0)
-    fusion = network_module.SpatialAwareFusion(2, (8, 16, 32), 16).double().eval()
+    fusion = fusion_module.SpatialAwareFusion(2, (8, 16, 32), 16).double().eval()
     stages = [torch.rand(2, c, size[0] // k, size[1] // k, dtype=torch.float64) for c, k in ((8, 1), (16, 2), (32, 4))]
     whole = fusion(stages)
-    monkeypatch.setattr(network_module, "tokens_at_once", lambda *_: 100)
+    monkeypatch.setattr(fusion_module, "tokens_at_once", lambda *_: 100)
     torch.testing.assert_close(fusion(stages), whole)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .fusion import resize
 from .losses import full
-from .network import SemSimNet, Streams, resize
+from .network import SemSimNet, Streams
 from .similarity import (
     Prototypes,
     class_prototypes,

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .drawing import Planes, as_planes, is_picture
 from .files import case_name
+from .fusion import resize
 from .loaders import read_item
-from .network import SemSimNet, Streams, resize
+from .network import SemSimNet, Streams
 from .readers import image_loader
 from .similarity import nearest
 from .transforms import states_grid

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
-from .network import Output, Streams, resize
+from .augmentation import CutMix
+from .fusion import resize
+from .network import Output, Streams
 from .similarity import (
     Prototypes,
     agreement,
@@ -22,7 +24,6 @@ from .similarity import (
     nearest,
     refine,
 )
-from .transforms import CutMix
 
 
 def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor, *, batch: bool = True) -> Tensor:

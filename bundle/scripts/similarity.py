@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .network import departition, partition
+from .fusion import departition, partition
 
 #: Features shorter than this count as zero; a smaller bound would let the gradient of a cosine explode.
 EPS = 1e-6

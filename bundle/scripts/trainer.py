@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .augmentation import CutMix, RandCutMix
 from .errors import InputError
 from .loaders import TwoStreamLoader, seed_everything
 from .losses import SemSimLoss
 from .network import Output
-from .transforms import CutMix, RandCutMix
 
 
 def twin(network: nn.Module) -> nn.Module:

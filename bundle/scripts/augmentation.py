@@ -1,0 +1,132 @@
+"""The strong augmentation A_s: views drawn anew, and CutMix boxes, which need the whole batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import (
+    MapTransform,
+    Randomizable,
+    Transform,
+)
+from torch import Tensor
+
+Item = Mapping[Hashable, Any]
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Boxes to be filled from a partner image: the part of A_s that needs the whole batch.
+
+    Attributes:
+        box: ``(B, 1, *spatial)`` bool, true where the partner shows.
+        partner: ``(B,)`` index of the partner, in the same batch or, from B on, in the labelled one.
+    """
+
+    box: Tensor
+    partner: Tensor
+
+    def __call__(self, x: Tensor, labeled: Tensor | None = None) -> Tensor:
+        """Paste into ``x: (B, *spatial)`` or ``(B, C, *spatial)`` of any resolution; boxes are resized by nearest.
+
+        ``labeled`` is what the labelled images have in its place; needed where partners are drawn from them.
+        """
+        spatial_dims = self.box.ndim - 2
+        size = x.shape[-spatial_dims:]
+        box = (
+            self.box
+            if self.box.shape[2:] == size
+            else F.interpolate(self.box.float(), size=size, mode="nearest-exact") > 0.5
+        )
+        source = x if labeled is None else torch.cat([x, labeled.to(x.dtype)])
+        return torch.where(box if x.ndim == self.box.ndim else box[:, 0], source[self.partner], x)
+
+
+class RandCutMix:
+    """Draw a box for every image of a batch, each at a place and of a shape of its own.
+
+    MONAI's ``CutMix`` gives all images of a batch one corner and clips boxes at the border. Draws from torch's global
+    generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        prob: float = 0.5,
+        area: tuple[float, float] = (0.02, 0.4),
+        aspect: tuple[float, float] = (0.3, 3.3),
+        labeled_share: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            prob: probability that an image receives a box.
+            labeled_share: probability that the partner is a labelled image, whose box brings its true label along.
+            area: smallest and largest share of the image that a box covers.
+            aspect: smallest and largest ratio of a box's later sides to its first, as shares of the image.
+        """
+        self.prob, self.area, self.aspect, self.labeled_share = prob, area, aspect, labeled_share
+
+    def __call__(self, image: Tensor, labeled: int = 0) -> CutMix:
+        """Boxes and partners for a batch ``(B, C, *spatial)``, beside which there are ``labeled`` labelled images."""
+        batch, size = image.shape[0], image.shape[2:]
+        dims = len(size)
+        area = torch.empty(batch).uniform_(*self.area)
+        ratio = torch.empty(batch, dims - 1).uniform_(*(math.log(a) for a in self.aspect)).exp()
+        sides = torch.cat([torch.ones(batch, 1), ratio], dim=1)
+        sides = sides / sides.prod(dim=1, keepdim=True) ** (1 / dims) * area[:, None] ** (1 / dims)
+        sides = sides.clamp(max=1.0)  # (B, n), as shares of the image
+        start = torch.rand(batch, dims) * (1 - sides)
+        box = (torch.rand(batch) < self.prob).view(-1, *[1] * dims)
+        for axis, length in enumerate(size):
+            position = (torch.arange(length) + 0.5) / length
+            inside = (position >= start[:, axis, None]) & (position < (start + sides)[:, axis, None])
+            box = box & inside.view(batch, *[length if a == axis else 1 for a in range(dims)])
+        # a random cyclic shift: nobody is its own partner unless it is alone
+        shift = int(torch.randint(1, batch, ())) if batch > 1 else 0
+        partner = torch.randperm(batch)
+        inverse = torch.empty_like(partner)
+        inverse[partner] = torch.arange(batch)
+        partner = partner[(inverse + shift) % batch]
+        if self.labeled_share > 0 and labeled:
+            drawn = batch + torch.randint(labeled, (batch,))
+            partner = torch.where(torch.rand(batch) < self.labeled_share, drawn, partner)
+        return CutMix(box=box[:, None].to(image.device), partner=partner.to(image.device))
+
+
+class StrongViewsd(Randomizable, MapTransform):
+    """Add independently augmented copies of an image: ``image`` -> ``image_strong_1``, ``image_strong_2``.
+
+    The strong augmentation A_s of the method without CutMix, which needs the whole batch and is done by the trainer.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Transform, *, num_views: int = 2) -> None:
+        """
+        Args:
+            keys: images ``(C, H, W)`` to make views of.
+            transform: random intensity transforms on a tensor, applied once for each view.
+            num_views: how many views.
+        """
+        super().__init__(keys)
+        self.transform, self.num_views = transform, num_views
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any) -> None:
+        """Nothing of its own is drawn here; ``transform`` draws."""
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            for view in range(1, self.num_views + 1):
+                result[f"{key}_strong_{view}"] = self.transform(data[key].clone())
+        return result
