@@ -217,4 +217,4 @@ def test_dice_within_noise(tmp_path):
     processes.measure(str(tmp_path / "result.json"))
     one, two = processes.last(json.loads((tmp_path / "result.json").read_text())).values()
     assert len(one) == len(two) == 3 and min(*one, *two) > 0.4
-    assert abs(mean(one) - mean(two)) < 0.1
+    assert abs(mean(one) - mean(two)) < 0.05
