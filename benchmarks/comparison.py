@@ -115,16 +115,40 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     return lines
 
 
+def quality_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Pseudo-labels at the end of the training against labels kept from it, and the size of the terms, over seeds."""
+    names = records[0]["class_names"][1:]
+    lines = ["| " + " | ".join(["method", *names, "terms of the loss: u, intra, cross"]) + " |"]
+    lines.append("|---" * (len(names) + 2) + "|")
+    for name, group in groups_of(records).items():
+        cells = []
+        for c in names:
+            kinds = ("confident", "precision", "recall")
+            cells.append(" / ".join(_mean_of_last(group, "pseudo_labels", f"{c} {kind}", 2) for kind in kinds))
+        terms = [_mean_of_last(group, "training_curve", f"loss_{term}", 3) for term in ("u", "intra", "cross")]
+        lines.append("| " + " | ".join([name, *cells, ", ".join(terms)]) + " |")
+    return lines
+
+
+def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, digits: int) -> str:
+    """The last value of a curve, mean over seeds; a dash where the method has none."""
+    values = [r[curves][key][-1] for r in group if key in r[curves]]
+    return f"{np.mean(values):.{digits}f}" if values else "-"
+
+
 #: what ``report`` fills
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
-MARKED = re.compile(r"(<!-- (table|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S)
+MARKED = re.compile(
+    r"(<!-- (table|quality|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S
+)
 
 
 def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, each closed by ``<!-- end -->``; PATTERN chooses result files by name.
+    and ``differences`` for pictures, ``quality`` for a table of the pseudo-labels, each closed by ``<!-- end -->``;
+    PATTERN chooses result files by name.
 
     Args:
         page: Markdown file; default ``README.md`` and ``benchmarks/ACCURACY.md``.
@@ -144,6 +168,8 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
             raise SystemExit(f"{results}: no result matches {pattern}.")
         if kind == "table":
             body = "\n".join(table_lines(records, against))
+        elif kind == "quality":
+            body = "\n".join(quality_lines(records))
         else:
             name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
             if figures is not None:

@@ -192,6 +192,8 @@ def made_up(method, seed, dice, change=()):
         "method": method, "seed": seed, "cases": 3, "change": list(change), "steps_per_epoch": 10,
         "class_names": ["background", "RV", "Myo", "LV"], **{w: scores for w in accuracy.EVALUATIONS},
         "validation_curve": {"epoch": [1, 2], "mean_dice": [0.1, mean]},
+        "training_curve": {"loss_u": [0.9, dice(0)]},
+        "pseudo_labels": {f"{c} {k}": [0.1, dice(1)] for c in classes for k in ("confident", "precision", "recall")},
     }  # fmt: skip
 
 
@@ -223,7 +225,10 @@ def test_pages_are_filled_from_results(tmp_path):
         for method, dice in (("fixmatch", 0.5), ("semsim_minus", 0.6)):
             record = made_up(method, seed, lambda p, d=dice, s=seed: d + 0.01 * p * (d + 0.1 * s))
             (tmp_path / f"acdc3_{method}_seed{seed}.json").write_text(json.dumps(record))
-    page = "Words.\n<!-- table acdc3_* against fixmatch -->\nold\n<!-- end -->\nMore.\n" + "".join(
+    tables = (
+        "<!-- table acdc3_* against fixmatch -->\nold\n<!-- end -->\nMore.\n<!-- quality acdc3_* -->\n<!-- end -->\n"
+    )
+    page = f"Words.\n{tables}" + "".join(
         f"<!-- {kind} acdc3_* against fixmatch -->\n<!-- end -->\n" for kind in comparison.DRAW
     )
     filled = comparison.fill(page, tmp_path, tmp_path / "figures")
@@ -232,6 +237,9 @@ def test_pages_are_filled_from_results(tmp_path):
         and filled.startswith("Words.")
         and "\nMore.\n" in filled
         and "| semsim_minus | 2 |" in filled
+    )
+    assert "\n| fixmatch | " + 3 * "0.51 / 0.51 / 0.51 | " + "0.500, -, - |\n" in filled, (
+        "means over seeds, no such terms"
     )
     assert comparison.fill(filled, tmp_path) == filled
     pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
