@@ -2,8 +2,8 @@
 
 The affinity map is formed, the CutMix partner is a batch with a forward of its own (as in the public code of this line
 of work), every similarity is worked out where it is used. 2D only, image sides that the windows divide. Batch-norm
-grouping, formulas and random draws are those of the bundle's defaults, so that loss and gradients agree with it;
-parameters have the names of ``SemSimNet``.
+grouping, formulas and random draws are those of the bundle with `weak_batch_norm: evaluation` and `copy_paste: 0`, so
+that loss and gradients agree with it; parameters have the names of ``SemSimNet``.
 """
 
 from __future__ import annotations

@@ -186,7 +186,12 @@ def test_numbers_of_the_method_are_those_of_the_results():
 
     for name, colon, *values in pairs:
         assert dice(name, (0, 1, 2) if colon else (0,)) == values, name
-    train = (BUNDLE / "configs" / "train.yaml").read_text()
+    train = " ".join((BUNDLE / "configs" / "train.yaml").read_text().replace("\n# ", " ").split())
+    single = [dice(p.stem.split("minus+")[1].removesuffix("_seed0"), (0,))[0]
+              for p in RESULTS.glob("acdc3_96_900_semsim_minus+[mrtu]*_seed0.json")]  # fmt: skip
+    seeds = [dice("semsim_minus", (seed,))[0] for seed in (0, 1, 2)]
+    assert f"between Dice {min(single)} and {max(single)}, seeds" in train
+    assert f"values between {min(seeds)} and {max(seeds)} (docs" in train
     assert f"Dice {dice('copy_paste_0.5', (0, 1, 2))[0]} against {dice('semsim_minus', (0, 1, 2))[0]}" in train
 
 
