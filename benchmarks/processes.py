@@ -28,13 +28,13 @@ from step import provenance
 KINDS = {"one process, batch 8": (["demo"], 1, 8), "two processes, batch 4": (["demo", "multi_gpu_train"], 2, 4)}
 
 
-def dice_of(kind: str, seed: int, output: Path, options: tuple[str, ...] = ()) -> list[float]:
+def dice_of(kind: str, seed: int, output: Path) -> list[float]:
     """Train and return the mean validation Dice of every validation."""
     overlays, processes, batch = KINDS[kind]
     files = [f"configs/{name}.yaml" for name in ("train", *overlays)]
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
-    command += ["--output_dir", str(output), "--seed", str(seed), "--batch_size", str(batch), *options]
+    command += ["--output_dir", str(output), "--seed", str(seed), "--batch_size", str(batch)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -43,20 +43,19 @@ def dice_of(kind: str, seed: int, output: Path, options: tuple[str, ...] = ()) -
         return [float(row["mean_dice"]) for row in csv.DictReader(file)]
 
 
-def measure(output: str, seeds: int = 3, options: tuple[str, ...] = ()) -> None:
+def measure(output: str, seeds: int = 3) -> None:
     """Train every kind with every seed and write a JSON.
 
     Args:
         output: file to write.
         seeds: how many, from 0 on.
-        options: further options of the training.
     """
     record = provenance("processes", "cpu", 1, seeds) | {"seed": list(range(seeds)), "cases": "generated phantom"}
     record["validation_mean_dice"] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             for number, kind in enumerate(KINDS):
-                dice = dice_of(kind, seed, Path(folder) / f"{number}_{seed}", options)
+                dice = dice_of(kind, seed, Path(folder) / f"{number}_{seed}")
                 record["validation_mean_dice"][kind].append([round(value, 4) for value in dice])
     Path(output).write_text(json.dumps(record, indent=1) + "\n")
     table(output)
