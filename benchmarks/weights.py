@@ -1,10 +1,13 @@
 """Put the weights of a training of accuracy.py into the bundle, with what they scored.
 
     python benchmarks/weights.py publish --result benchmarks/results/accuracy/NAME.json --run benchmarks/runs/NAME
+    python benchmarks/weights.py score --data DIR
 
 ``model_last.pt`` of the training, its last iteration, becomes ``bundle/models/model.pt``, with ``training.json`` beside
 it. Its scores on the validation patients go into ``eval_metrics`` of ``bundle/configs/metadata.json``, and
-``benchmarks/results/weights.json`` names the result and the file's SHA-256.
+``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped weights on the
+validation patients, as they predict and with the largest piece of each class kept, into
+``benchmarks/results/weights_keep_largest.json``.
 """
 
 from __future__ import annotations
@@ -13,10 +16,15 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import fire
+from accuracy import git, make_datalist
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,5 +70,35 @@ def publish(result: str, run: str, bundle: str = str(ROOT / "bundle"), output: s
     )
 
 
+def score(data: str, cases: int = 7, splits: str = "", output: str = "") -> None:
+    """Evaluate the shipped weights on the validation patients, with and without ``keep_largest``.
+
+    Args:
+        data: folder with ``images`` and ``labels``, as for ``accuracy.py train``.
+        cases: labelled patients of the protocol; the validation patients are the same for all.
+        splits: JSON of patients; default ``configs/acdc_splits.json``.
+        output: default ``benchmarks/results/weights_keep_largest.json``.
+    """
+    bundle = ROOT / "bundle"
+    record: dict[str, Any] = {
+        "command": "python benchmarks/weights.py score --data DIR",
+        "commit": git("rev-parse", "HEAD"),
+        "weights_sha256": hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
+        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        make_datalist(data, cases, f"{folder}/datalist.json", splits)
+        for keep in (False, True):
+            args = ["run", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']"]
+            args += ["--dataset_dir", str(Path(data).resolve()), "--datalist", f"{folder}/datalist.json"]
+            args += ["--output_dir", folder, "--ckpt_path", "models/model.pt", "--keep_largest", str(keep).lower()]
+            subprocess.run([sys.executable, "-m", "monai.bundle", *args], cwd=bundle, check=True)
+            scores = json.loads(Path(folder, "scores.json").read_text())
+            kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")
+            record[f"keep_largest_{str(keep).lower()}"] = {key: scores[key] for key in kept}
+    target = Path(output) if output else ROOT / "benchmarks" / "results" / "weights_keep_largest.json"
+    target.write_text(json.dumps(record, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    fire.Fire({"publish": publish})
+    fire.Fire({"publish": publish, "score": score})

@@ -76,6 +76,17 @@ def test_publishing_weights(tmp_path):
         publish(str(path), str(tmp_path), str(tmp_path / "bundle"), str(tmp_path / "weights.json"))
 
 
+def test_scoring_the_shipped_weights(phantom_dir, tmp_path):
+    names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
+    splits = {"training": names[:2], "validation": names[2:4], "labelled": {"1": names[:1]}}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    weights.score(str(phantom_dir), 1, str(tmp_path / "splits.json"), str(tmp_path / "scores.json"))
+    record = json.loads((tmp_path / "scores.json").read_text())
+    plain, kept = (record[f"keep_largest_{k}"] for k in ("false", "true"))
+    assert plain["cases"] == kept["cases"] == 2 and plain["list"] == "validation"
+    assert plain["mean"] != kept["mean"], "they do not know the phantom, so there are pieces to drop"
+
+
 def test_the_shipped_weights_are_those_of_their_result():
     """The file, its settings and its scores in the metadata and on the model card, held to the committed result."""
     facts = json.loads((ROOT / "benchmarks" / "results" / "weights.json").read_text())
@@ -88,6 +99,11 @@ def test_the_shipped_weights_are_those_of_their_result():
     assert metadata["eval_metrics"] == weights.metrics(record)
     card = (BUNDLE / "docs" / "README.md").read_text()
     scores = {"mean": record["last"]["mean"], **record["last"]["classes"]}
+    pieces = json.loads((ROOT / "benchmarks" / "results" / "weights_keep_largest.json").read_text())
+    assert pieces["weights_sha256"] == facts["sha256"] and pieces["keep_largest_false"]["list"] == "validation"
+    assert pieces["keep_largest_false"]["mean"] == pytest.approx(record["last"]["mean"], abs=1e-4)
     for name, values in scores.items():
-        assert f"| {name} | {values['dice']:.3f} | {values['hd95']:.1f} |" in card
+        kept = pieces["keep_largest_true"]["classes"].get(name, pieces["keep_largest_true"]["mean"])
+        row = [values["dice"], values["hd95"], kept["dice"], kept["hd95"]]
+        assert "| {} | {:.3f} | {:.1f} | {:.3f} | {:.1f} |".format(name, *row) in card
     assert record["command"] in " ".join(card.replace("\\\n", " ").split())

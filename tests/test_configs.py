@@ -175,11 +175,14 @@ def test_evaluation_by_command(run_bundle, phantom_dir, trained):
     assert scores["classes"]["myocardium"]["dice"] == pytest.approx(mean, abs=1e-4)
 
 
-def test_perfect_predictions_score_one(phantom_dir, tmp_path):
-    """The whole evaluation, resampling there and back included, of a network that knows the answer."""
+def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -> dict:
+    """The whole evaluation, resampling there and back included, of a network that knows the answer.
+
+    With ``island`` it also sees the first class in a corner of the first slice.
+    """
     flow = workflow(
-        "train", "train", "evaluate", dataset_dir=str(phantom_dir), output_dir=str(tmp_path),
-        ckpt_path=str(BUNDLE / "models" / "model.pt"), spatial_size=160,
+        "train", "train", "evaluate", dataset_dir=str(phantom_dir), output_dir=str(output_dir),
+        ckpt_path=str(BUNDLE / "models" / "model.pt"), spatial_size=160, **options,
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("validate#dataset")
@@ -192,6 +195,8 @@ def test_perfect_predictions_score_one(phantom_dir, tmp_path):
         grid.mode = "nearest"
         answers.append(grid(label)[0].long().as_tensor())
         grid.mode = "bilinear"
+        if island:
+            answers[-1][30:42, 30:42, 0] = 1
     turn = iter(answers)
 
     def knows(_image, _network):
@@ -199,8 +204,24 @@ def test_perfect_predictions_score_one(phantom_dir, tmp_path):
 
     evaluator.inferer = knows
     evaluator.run()
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    return json.loads((output_dir / "scores.json").read_text())
+
+
+def test_perfect_predictions_score_one(phantom_dir, tmp_path):
+    scores = score_of_answers(phantom_dir, tmp_path)
     assert scores["mean"]["dice"] > 0.96 and scores["mean"]["hd95"] < 2.5
+
+
+def test_the_largest_piece_is_scored_where_asked(phantom_dir, tmp_path):
+    clean = score_of_answers(phantom_dir, tmp_path)
+    island = score_of_answers(phantom_dir, tmp_path, island=True)
+    kept = score_of_answers(phantom_dir, tmp_path, island=True, keep_largest=True)
+    first, *others = clean["classes"]
+    assert island["classes"][first]["hd95"] > clean["classes"][first]["hd95"] + 10
+    assert kept["classes"][first]["hd95"] == pytest.approx(clean["classes"][first]["hd95"], abs=0.5)
+    assert kept["classes"][first]["dice"] == pytest.approx(clean["classes"][first]["dice"], abs=0.01)
+    assert kept["keep_largest"] and not island["keep_largest"]
+    assert all(island["classes"][c] == kept["classes"][c] == clean["classes"][c] for c in others)
 
 
 def test_inference_by_command(run_bundle, phantom_dir, trained, tmp_path):
