@@ -5,8 +5,8 @@
 
 ``model_last.pt`` of the training, its last iteration, becomes ``bundle/models/model.pt``, with ``training.json`` beside
 it. Its scores on the validation patients go into ``eval_metrics`` of ``bundle/configs/metadata.json``, and
-``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped weights on the
-validation patients, as they predict and with the largest piece of each class kept, into
+``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped weights on
+the validation patients, as they predict and with the largest piece of each class kept, into
 ``benchmarks/results/weights_keep_largest.json``.
 """
 
@@ -91,7 +91,7 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "") -> None
         for keep in (False, True):
             args = ["run", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']"]
             args += ["--dataset_dir", str(Path(data).resolve()), "--datalist", f"{folder}/datalist.json"]
-            args += ["--output_dir", folder, "--ckpt_path", "models/model.pt", "--keep_largest", str(keep).lower()]
+            args += ["--output_dir", folder, "--ckpt_path", "models/model.pt", "--keep_largest", str(keep)]
             subprocess.run([sys.executable, "-m", "monai.bundle", *args], cwd=bundle, check=True)
             scores = json.loads(Path(folder, "scores.json").read_text())
             kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")

@@ -172,7 +172,7 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_o
             if not allow_outside and not os.path.join(os.path.abspath(path), "").startswith(root):
                 problems.append(
                     f"{path}: named in {datalist}, but not in dataset_dir ({dataset_dir}); give the folder above both "
-                    "as dataset_dir, or allow it by --allow_outside true."
+                    "as dataset_dir, or allow it by --allow_outside True."
                 )
             elif not os.path.exists(path):
                 problems.append(

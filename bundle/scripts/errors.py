@@ -18,17 +18,18 @@ class InputError(ValueError):
     """Input that cannot be used. The message names the file, what was expected, what was received and the remedy."""
 
 
-def raise_all(problems: Iterable[str]) -> None:
+def raise_all(problems: Iterable[str], where: str = "data") -> None:
     """Raise one :class:`InputError` that lists every problem, so that a user can mend them all at once.
 
     Args:
         problems: one line each; nothing is raised when there is none.
+        where: what they are problems of.
     """
     problems = list(problems)
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
-        raise InputError(f"{len(problems)} problems in the data:\n  " + "\n  ".join(problems))
+        raise InputError(f"{len(problems)} problems in the {where}:\n  " + "\n  ".join(problems))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -68,7 +69,7 @@ def explain(error: BaseException) -> str | None:
             )
         if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:
             return (
-                "Out of memory. Lower --batch_size or --spatial_size, or take --fusion_checkpoint true or "
+                "Out of memory. Lower --batch_size or --spatial_size, or take --fusion_checkpoint True or "
                 f"configs/semsim_minus.yaml; `run planning` says what fits. Otherwise {GO_ON}."
             )
         if text.startswith("DataLoader worker"):

@@ -187,7 +187,7 @@ class Plan:
             + (", and the data has no more" if f["steps_per_epoch"] * size <= largest else ""),
         ]
         if size > largest:
-            lines.append(f"This does NOT fit: lower --batch_size to {largest}, or add --fusion_checkpoint true.")
+            lines.append(f"This does NOT fit: lower --batch_size to {largest}, or add --fusion_checkpoint True.")
         if share > 0.05:
             lines.append("Waiting for data: more --num_workers would help where processor cores are idle.")
         return lines

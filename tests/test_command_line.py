@@ -1,0 +1,76 @@
+"""Options that MONAI would take without a word and that would not do what they say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import BUNDLE, config_args
+from scripts.command_line import check_options
+from scripts.errors import InputError
+
+TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_bundle(monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--epochs", "2", "--loss#threshold", "0.9", "--output-dir=x", "--use_unlabeled", "False", "--amp"],
+        ["--fusion", "none", "--run_id", "training", "--slice_axis", "None", "--amp", "true"],
+        ["--tracking", "mlflow", "--experiment_name", "a", "--logging_file", "configs/logging.conf"],
+        ["--train::trainer::amp_kwargs", "{}", "--datalist", "$@dataset_dir + '/x--y.json'"],
+    ],
+)
+def test_options_that_mean_something(options):
+    check_options(["program", *TRAIN, *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--use_unlabeled", "false"], "--use_unlabeled: expected False, received 'false'; .* --use_unlabeled False."),
+        (["--allow-outside=false"], "--allow_outside: expected False"),
+        (["--loss#average_images", "false"], "--loss#average_images: expected False"),
+        (["--slice_axis", "null"], "--slice_axis: expected None, received 'null'"),
+        (["--output_dr", "x"], "--output_dr: expected a key of configs/train.yaml, .* did you mean --output_dir?"),
+        (["--los#threshold", "0.9"], "did you mean --loss?"),
+        (["--wibble"], "docs/REFERENCE.md"),
+        (["--experiment_name", "a"], "--experiment_name: expected a key"),
+    ],
+)
+def test_options_that_do_not(options, said):
+    with pytest.raises(InputError, match=said) as caught:
+        check_options(["program", *TRAIN, *options])
+    assert "\n" not in str(caught.value)
+
+
+def test_all_at_once():
+    with pytest.raises(InputError, match="2 problems in the options:") as caught:
+        check_options(["program", *TRAIN, "--amp", "false", "--epoch", "2"])
+    assert re.search(r"--amp.*\n.*did you mean --epochs", str(caught.value))
+
+
+@pytest.mark.parametrize("configs", [("train",), ("train", "evaluate"), ("inference",)])
+def test_a_command_ends_with_a_line_before_it_does_anything(run_bundle, tmp_path, configs):
+    run = run_bundle("run", *config_args(*configs), "--output_dir", str(tmp_path / "out"), "--show_progress", "false",
+                     check=False)  # fmt: skip
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "ERROR: --show_progress: expected False, received 'false'" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_programs_are_none_of_its_business(monkeypatch):
+    for argv in (["pytest", "--amp", "false"], ["/x/monai/bundle/__main__.py", "ckpt_export", "--amp", "false"]):
+        monkeypatch.setattr("sys.argv", argv)
+        check_options()
+    monkeypatch.setattr("sys.argv", ["/x/monai/bundle/__main__.py", "run", "--amp", "false"])
+    with pytest.raises(InputError):
+        check_options()
+    monkeypatch.setenv("MONAI_LABEL_STUDIES", "/studies")
+    check_options()
