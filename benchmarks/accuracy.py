@@ -124,6 +124,7 @@ def train(
     batch_size: int = 8,
     splits: str = "",
     threads: int = 1,
+    workers: int = 0,
 ) -> None:
     """Train one method and write its result; goes on with an interrupted training of the same name.
 
@@ -141,6 +142,7 @@ def train(
         batch_size: slices of either stream.
         splits: JSON of patients; default ``configs/acdc_splits.json``.
         threads: CPU threads; with another number sums are rounded otherwise and the run takes another course.
+        workers: loading processes of each stream, for a GPU that would wait; 0 and more draw other augmentations.
     """
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
@@ -158,6 +160,7 @@ def train(
     make_datalist(data, cases, folder / "datalist.json", splits)
     note_start(folder)
     settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
+    settings["num_workers"] = workers
     for c in applied:
         settings |= changes()[c]
     files = ["configs/train.yaml", str(CONFIGS / "accuracy.yaml"), *(f"configs/{m}.yaml" for m in METHODS[method])]
@@ -190,6 +193,7 @@ def train(
     command += f" --batch_size {batch_size}" if batch_size != 8 else ""
     command += " --splits FILE" if splits else ""
     command += f" --threads {threads}" if threads != 1 else ""
+    command += f" --workers {workers}" if workers else ""
     record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
     result.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +285,14 @@ def _compact(record: Mapping[str, Any]) -> str:
 
 
 def queue(
-    plan: str, data: str, work: str = "", results: str = "", jobs: int = 2, threads: int = 1, minutes: float = 150
+    plan: str,
+    data: str,
+    work: str = "",
+    results: str = "",
+    jobs: int = 2,
+    threads: int = 1,
+    minutes: float = 150,
+    workers: int = 0,
 ) -> None:
     """Work through a list of trainings, those without a result yet, for a limited time.
 
@@ -293,9 +304,10 @@ def queue(
         jobs: trainings at a time.
         threads: CPU threads of each.
         minutes: no training runs longer than until then; call again to go on.
+        workers: loading processes of each training and stream.
     """
     end = time.monotonic() + 60 * minutes
-    common = {"data": data, "work": work, "results": results, "threads": threads}
+    common = {"data": data, "work": work, "results": results, "threads": threads, "workers": workers}
 
     def one(run: Mapping[str, Any]) -> bool:
         left = (end - time.monotonic()) / 60

@@ -103,10 +103,12 @@ def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
     with pytest.raises(SystemExit):
         accuracy.queue(str(plan), **common, minutes=0.01)
     assert "0 of 2 done" in capfd.readouterr().out
-    accuracy.queue(str(plan), **common, jobs=1, minutes=5)
+    accuracy.queue(str(plan), **common, jobs=1, minutes=5, workers=1)
     assert "2 of 2 done" in capfd.readouterr().out
     for method, field in (("labelled_only", None), ("fixmatch", "loss_u")):
-        curve = result_of(protocol, method)["training_curve"]
+        record = result_of(protocol, method)
+        curve = record["training_curve"]
+        assert record["command"].endswith("--workers 1"), "what changes the course of a run is said"
         assert ("loss_u" in curve) == (field is not None)
 
 
