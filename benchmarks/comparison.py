@@ -227,11 +227,12 @@ def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: st
         patients = [per_patient(r) for r in group]
         columns.append([np.mean([p[name] for p in patients]) for name in sorted(patients[0])])
     figure, ax = _figure(1.5 + 1.1 * len(groups), 4.5)
-    ax.boxplot(columns, tick_labels=list(groups), showfliers=False, medianprops={"color": "black"})
+    names = [name.replace(" + ", "\n+ ") for name in groups]
+    ax.boxplot(columns, tick_labels=names, showfliers=False, medianprops={"color": "black"})
     for position, column in enumerate(columns, start=1):
         ax.plot(np.full(len(column), position), column, "o", alpha=0.6, markersize=4)
     ax.set(ylabel="mean Dice of a validation patient, last iteration", ylim=(0, 1))
-    ax.tick_params(axis="x", rotation=20)
+    ax.tick_params(axis="x", labelsize=8)
     ax.grid(axis="y", alpha=0.3)
     _save(figure, path)
 
