@@ -18,6 +18,7 @@ Everything goes on where it was interrupted.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -99,10 +100,16 @@ def patient_of(case: str) -> str:
 
 
 def run_name(
-    method: str, cases: int, seed: int, spatial_size: int, iterations: int, change: str | Sequence[str] = ""
+    method: str,
+    cases: int,
+    seed: int,
+    spatial_size: int,
+    iterations: int,
+    change: str | Sequence[str] = "",
+    initial: str = "",
 ) -> str:
-    """Name of a result: ``acdc3_96_3000_semsim_minus+regions_2_seed0``."""
-    applied = "".join(f"+{c}" for c in _as_list(change))
+    """Name of a result: ``acdc3_96_3000_semsim_minus+regions_2_seed0``; ``+initial`` where it began with weights."""
+    applied = "".join(f"+{c}" for c in [*_as_list(change), *["initial"] * bool(initial)])
     return f"acdc{cases}_{spatial_size}_{iterations}_{method}{applied}_seed{seed}"
 
 
@@ -125,6 +132,7 @@ def train(
     splits: str = "",
     threads: int = 1,
     workers: int = 0,
+    initial: str = "",
 ) -> None:
     """Train one method and write its result; goes on with an interrupted training of the same name.
 
@@ -143,6 +151,7 @@ def train(
         splits: JSON of patients; default ``configs/acdc_splits.json``.
         threads: CPU threads; with another number sums are rounded otherwise and the run takes another course.
         workers: loading processes of each stream, for a GPU that would wait; 0 and more draw other augmentations.
+        initial: weights to begin with, ``model_last.pt`` of a training of the same network; default: none.
     """
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
@@ -150,7 +159,9 @@ def train(
     unknown = [c for c in applied if c not in changes()]
     if unknown:
         raise SystemExit(f"--change: {unknown[0]} does not stand in benchmarks/configs/changes.yaml.")
-    name = run_name(method, cases, seed, spatial_size, iterations, applied)
+    if initial and not Path(initial).is_file():
+        raise SystemExit(f"--initial: expected a model_last.pt or model_best.pt, {initial} is no file.")
+    name = run_name(method, cases, seed, spatial_size, iterations, applied, initial)
     folder = (Path(work) if work else ROOT / "benchmarks" / "runs").resolve() / name
     result = (Path(results) if results else RESULTS) / f"{name}.json"
     if result.exists():
@@ -161,6 +172,8 @@ def train(
     note_start(folder)
     settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
     settings["num_workers"] = workers
+    if initial:
+        settings["initial_weights"] = str(Path(initial).resolve())
     for c in applied:
         settings |= changes()[c]
     files = ["configs/train.yaml", str(CONFIGS / "accuracy.yaml"), *(f"configs/{m}.yaml" for m in METHODS[method])]
@@ -194,7 +207,10 @@ def train(
     command += " --splits FILE" if splits else ""
     command += f" --threads {threads}" if threads != 1 else ""
     command += f" --workers {workers}" if workers else ""
+    command += f" --initial {initial}" if initial else ""
     record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
+    if initial:
+        record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
     result.parent.mkdir(parents=True, exist_ok=True)
     part = result.with_suffix(".part")
