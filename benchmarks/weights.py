@@ -1,13 +1,14 @@
 """Put the weights of a training of accuracy.py into the bundle, with what they scored.
 
-    python benchmarks/weights.py publish --result benchmarks/results/accuracy/NAME.json --run benchmarks/runs/NAME
+    python benchmarks/weights.py publish --result benchmarks/results/accuracy/NAME.json --run benchmarks/runs/NAME \
+        --keep_largest True
     python benchmarks/weights.py score --data DIR
 
 ``model_last.pt`` of the training, its last iteration, becomes ``bundle/models/model.pt``, with ``training.json`` beside
-it. Its scores on the validation patients go into ``eval_metrics`` of ``bundle/configs/metadata.json``, and
-``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped weights on
-the validation patients, as they predict and with the largest piece of each class kept, into
-``benchmarks/results/weights_keep_largest.json``.
+it, and ``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped
+weights on the validation patients, with and without all but the largest piece of each class dropped, into
+``benchmarks/results/weights_keep_largest.json``; those of the way that they predict by default go into ``eval_metrics``
+of ``bundle/configs/metadata.json``.
 """
 
 from __future__ import annotations
@@ -24,42 +25,43 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from accuracy import git, make_datalist
+from accuracy import METRICS, git, make_datalist
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def metrics(record: dict[str, Any]) -> dict[str, float]:
-    """Scores of the last iteration by name, as they stand in the metadata; distances carry their unit in the name."""
-    last, unit = record["last"], record["last"]["distance_unit"]
-    named = {"mean": last["mean"], **last["classes"]}
+def metrics(scores: dict[str, Any]) -> dict[str, float]:
+    """Scores of an evaluation by name, as they stand in the metadata; distances carry their unit in the name."""
+    named, unit = {"mean": scores["mean"], **scores["classes"]}, scores["distance_unit"]
+    units = {metric: "" if metric == "dice" else f"_{unit}" for metric in METRICS}
     return {
-        f"validation_{name.replace(' ', '_')}_{metric}" + ("" if metric == "dice" else f"_{unit}"): round(value, 4)
-        for name, scores in named.items()
-        for metric, value in scores.items()
+        f"validation_{name.replace(' ', '_')}_{metric}{units[metric]}": round(values[metric], 4)
+        for name, values in named.items()
+        for metric in METRICS
     }
 
 
-def publish(result: str, run: str, bundle: str = str(ROOT / "bundle"), output: str = "") -> None:
-    """Copy weights and settings, and write their scores down.
+def publish(
+    result: str, run: str, bundle: str = str(ROOT / "bundle"), output: str = "", keep_largest: bool = False
+) -> None:
+    """Copy weights and settings.
 
     Args:
         result: JSON of ``accuracy.py train``.
         run: folder of that training.
         bundle: where to.
         output: default ``benchmarks/results/weights.json``.
+        keep_largest: whether prediction keeps the largest piece of each class alone where nobody says otherwise.
     """
     record, folder, target = json.loads(Path(result).read_text()), Path(run), Path(bundle)
     if folder.name != record["name"]:
         raise SystemExit(f"{folder}: expected the training of {record['name']}; give --run the folder of that name.")
     models = target / "models"
-    for source, name in (("model_last.pt", "model.pt"), ("training.json", "training.json")):
-        part = models / f"{name}.part"
-        shutil.copyfile(folder / source, part)
-        part.replace(models / name)
-    path = target / "configs" / "metadata.json"
-    text, values = path.read_text(), json.dumps(metrics(record), indent=8).replace("}", "    }")
-    path.write_text(re.sub(r'"eval_metrics": \{.*?\}', lambda _: f'"eval_metrics": {values}', text, flags=re.S))
+    part = models / "model.pt.part"
+    shutil.copyfile(folder / "model_last.pt", part)
+    part.replace(models / "model.pt")
+    settings = json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
+    (models / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
     facts = {
         "result": Path(result).name,
         "which": "last iteration",
@@ -70,14 +72,15 @@ def publish(result: str, run: str, bundle: str = str(ROOT / "bundle"), output: s
     )
 
 
-def score(data: str, cases: int = 7, splits: str = "", output: str = "") -> None:
-    """Evaluate the shipped weights on the validation patients, with and without ``keep_largest``.
+def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadata: str = "") -> None:
+    """Evaluate the shipped weights on the validation patients, with and without ``keep_largest``; write both down.
 
     Args:
         data: folder with ``images`` and ``labels``, as for ``accuracy.py train``.
         cases: labelled patients of the protocol; the validation patients are the same for all.
         splits: JSON of patients; default ``configs/acdc_splits.json``.
         output: default ``benchmarks/results/weights_keep_largest.json``.
+        metadata: whose ``eval_metrics`` to replace; default ``bundle/configs/metadata.json``.
     """
     bundle = ROOT / "bundle"
     record: dict[str, Any] = {
@@ -98,6 +101,11 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "") -> None
             record[f"keep_largest_{str(keep).lower()}"] = {key: scores[key] for key in kept}
     target = Path(output) if output else ROOT / "benchmarks" / "results" / "weights_keep_largest.json"
     target.write_text(json.dumps(record, indent=1) + "\n")
+    keep = json.loads((bundle / "models" / "training.json").read_text())["keep_largest"]
+    path = Path(metadata) if metadata else bundle / "configs" / "metadata.json"
+    values = json.dumps(metrics(record[f"keep_largest_{str(keep).lower()}"]), indent=8).replace("}", "    }")
+    text = path.read_text()
+    path.write_text(re.sub(r'"eval_metrics": \{.*?\}', lambda _: f'"eval_metrics": {values}', text, flags=re.S))
 
 
 if __name__ == "__main__":

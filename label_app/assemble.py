@@ -54,10 +54,11 @@ def assemble(
     shipped = json.loads(path.read_text())
     wanted = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
     settings = {**shipped, **{k: v for k, v in wanted.items() if v is not None}}
+    settings["keep_largest"] = shipped["keep_largest"] and settings["class_names"] == shipped["class_names"]
     if any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
-        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis")
+        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis", "keep_largest")
         path.write_text(json.dumps({k: settings[k] for k in known}, indent=2) + "\n")
     if class_names is not None:
         path = bundle / "configs" / "metadata.json"

@@ -62,13 +62,9 @@ def test_publishing_weights(tmp_path):
     (run / "model_last.pt").write_bytes(b"weights")
     (run / "training.json").write_text('{"spatial_size": 96}')
     publish = weights.publish
-    publish(str(path), str(run), str(tmp_path / "bundle"), str(tmp_path / "weights.json"))
-    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
-    assert metadata["eval_metrics"]["validation_mean_dice"] == round(record["last"]["mean"]["dice"], 4)
-    before = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    assert {k: v for k, v in metadata.items() if k != "eval_metrics"} == {
-        k: v for k, v in before.items() if k != "eval_metrics"
-    }
+    publish(str(path), str(run), str(tmp_path / "bundle"), str(tmp_path / "weights.json"), keep_largest=True)
+    settings = json.loads((tmp_path / "bundle" / "models" / "training.json").read_text())
+    assert settings == {"spatial_size": 96, "keep_largest": True}
     assert (tmp_path / "bundle" / "models" / "model.pt").read_bytes() == b"weights"
     facts = json.loads((tmp_path / "weights.json").read_text())
     assert facts["sha256"] == hashlib.sha256(b"weights").hexdigest() and facts["result"] == path.name
@@ -80,11 +76,19 @@ def test_scoring_the_shipped_weights(phantom_dir, tmp_path):
     names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
     splits = {"training": names[:2], "validation": names[2:4], "labelled": {"1": names[:1]}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
-    weights.score(str(phantom_dir), 1, str(tmp_path / "splits.json"), str(tmp_path / "scores.json"))
+    before = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps(before))
+    weights.score(str(phantom_dir), 1, str(tmp_path / "splits.json"), str(tmp_path / "scores.json"), str(path))
     record = json.loads((tmp_path / "scores.json").read_text())
     plain, kept = (record[f"keep_largest_{k}"] for k in ("false", "true"))
     assert plain["cases"] == kept["cases"] == 2 and plain["list"] == "validation"
     assert plain["mean"] != kept["mean"], "they do not know the phantom, so there are pieces to drop"
+    after = json.loads(path.read_text())
+    told = after.pop("eval_metrics")["validation_mean_dice"]
+    assert told == round(kept["mean"]["dice"], 4), "scored as they predict"
+    before.pop("eval_metrics")
+    assert after == before
 
 
 def test_the_shipped_weights_are_those_of_their_result():
@@ -96,12 +100,12 @@ def test_the_shipped_weights_are_those_of_their_result():
     settings = json.loads((BUNDLE / "models" / "training.json").read_text())
     assert settings["labeled_cases"] == record["labelled_cases"] and settings["spatial_size"] == record["spatial_size"]
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    assert metadata["eval_metrics"] == weights.metrics(record)
     card = (BUNDLE / "docs" / "README.md").read_text()
     scores = {"mean": record["last"]["mean"], **record["last"]["classes"]}
     pieces = json.loads((ROOT / "benchmarks" / "results" / "weights_keep_largest.json").read_text())
     assert pieces["weights_sha256"] == facts["sha256"] and pieces["keep_largest_false"]["list"] == "validation"
     assert pieces["keep_largest_false"]["mean"] == pytest.approx(record["last"]["mean"], abs=1e-4)
+    assert settings["keep_largest"] and metadata["eval_metrics"] == weights.metrics(pieces["keep_largest_true"])
     kept = pieces["keep_largest_true"]["mean"]
     told = (ROOT / "benchmarks" / "ACCURACY.md").read_text()
     assert f"weights come to {kept['dice']:.3f} and {kept['hd95']:.1f} voxels" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from monai.transforms import SaveImage
 from scripts import phantom
 from scripts.errors import InputError, explain
 from scripts.prediction import output_name, prepared_output
+from skimage import measure
 from test_configs import workflow
 
 
@@ -194,3 +196,33 @@ def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
             assert np.mean(scores[kind::kinds]) > 0.6, f"kind {kind} of {kinds}"
     assert np.quantile(scores, 0.05) > 0.3, "weights of a short training miss a few, not a kind"
     assert max(resident[100:]) < 1.1 * max(resident[20:100])
+
+
+def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
+    """A training with ``keep_largest`` predicts and scores so without being told again; the option still decides."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.03}
+    flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True)
+    flow.initialize()
+    flow.run()
+
+    def pieces(name: str, **options) -> int:
+        settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / name), **options}
+        flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), show_progress=False, **settings)
+        flow.initialize()
+        flow.run()
+        counts = [
+            measure.label(np.asarray(nib.load(path).dataobj) == c, connectivity=3).max()
+            for path in (out / name).glob("*_seg.nii.gz")
+            for c in (1, 2, 3)
+        ]
+        assert counts
+        return max(counts)
+
+    assert pieces("noted") == 1 and pieces("all", keep_largest=False) > 1
+    for name, options in (("noted", {}), ("all", {"keep_largest": False})):
+        scored = {**common, "output_dir": str(out / name), "ckpt_path": str(run / "model_last.pt"), **options}
+        flow = workflow("train", "train", "evaluate", **scored)
+        flow.initialize()
+        flow.run()
+        assert json.loads((out / name / "scores.json").read_text())["keep_largest"] is (name == "noted")
