@@ -59,7 +59,8 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     start()
     start(spatial_size=64)  # nothing was trained yet
     (tmp_path / "resume_checkpoint_1.pt").touch()
-    start(spatial_size=64, epochs=8)
+    start(spatial_size=64, epochs=8, keep_largest=True)
+    start(spatial_size=64, epochs=8, keep_largest=False)
     with pytest.raises(InputError, match="spatial_size: expected 64, received 96"):
         start(spatial_size=96)
     assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 64

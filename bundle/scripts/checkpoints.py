@@ -294,7 +294,8 @@ class SaveSettings:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_checkpoints(self.path.parent):
             earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
-            other = [k for k in now if k != "epochs" and k in earlier and earlier[k] != now[k]]
+            free = ("epochs", "keep_largest")  # may change on the way
+            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
             if other:
                 raise InputError(
                     f"{self.path}: the training here began with other settings ("
