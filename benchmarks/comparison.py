@@ -20,16 +20,23 @@ def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda r: (r["cases"], order.index(r["method"]), r["change"], r["seed"]))
 
 
-def per_patient(record: Mapping[str, Any], which: str = "last", metric: str = "dice") -> dict[str, float]:
-    """Mean of a patient's frames and classes."""
+def per_patient(
+    record: Mapping[str, Any], which: str = "last", metric: str = "dice", name: str = ""
+) -> dict[str, float]:
+    """Mean of a patient's frames and classes, or of the class ``name`` alone."""
+    kept = slice(None) if not name else slice(at := record["class_names"][1:].index(name), at + 1)
     patients: dict[str, list[float | None]] = {}
     for case, scores in record[which]["per_case"].items():
-        patients.setdefault(patient_of(case), []).extend(scores[metric])
+        patients.setdefault(patient_of(case), []).extend(scores[metric][kept])
     return {patient: mean_known(values) for patient, values in patients.items()}
 
 
-def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], which: str) -> dict[str, Any]:
+def paired(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], which: str, name: str = ""
+) -> dict[str, Any]:
     """Difference in Dice, second less first, over the seeds that both have: patient by patient, mean over seeds.
+
+    Of all classes, or of the class ``name`` alone.
 
     Returns:
         ``mean``, the 95 % interval ``low`` to ``high`` of Student's t over patients, ``seeds``, the difference of each
@@ -37,7 +44,7 @@ def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any
     """
     from scipy.stats import ttest_1samp
 
-    by_seed = [{r["seed"]: per_patient(r, which) for r in group} for group in (first, second)]
+    by_seed = [{r["seed"]: per_patient(r, which, name=name) for r in group} for group in (first, second)]
     seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
     patients = sorted(by_seed[0][seeds[0]])
     table = np.array([[by_seed[1][s][p] - by_seed[0][s][p] for p in patients] for s in seeds])
@@ -115,6 +122,19 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     return lines
 
 
+def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
+    """Paired differences in Dice class by class, last iteration, over the seeds that both have."""
+    names, groups = records[0]["class_names"][1:], groups_of(records)
+    lines = ["| " + " | ".join([f"less {against}", "seeds", *names]) + " |", "|---" * (len(names) + 2) + "|"]
+    for name, group in groups.items():
+        if name == against or not {r["seed"] for r in group} & {r["seed"] for r in groups[against]}:
+            continue
+        found = [paired(groups[against], group, "last", c) for c in names]
+        cells = [f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}" for d in found]
+        lines.append("| " + " | ".join([name, str(len(found[0]["seeds"])), *cells]) + " |")
+    return lines
+
+
 def quality_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Pseudo-labels at the end of the training against labels kept from it, and the size of the terms, over seeds."""
     names = records[0]["class_names"][1:]
@@ -139,7 +159,7 @@ def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, dig
 #: what ``report`` fills
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
 MARKED = re.compile(
-    r"(<!-- (table|quality|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S
+    r"(<!-- (table|quality|classes|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S
 )
 
 
@@ -147,7 +167,8 @@ def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, ``quality`` for a table of the pseudo-labels, each closed by ``<!-- end -->``;
+    and ``differences`` for pictures, ``quality`` for a table of the pseudo-labels, ``classes`` for differences class by
+    class, each closed by ``<!-- end -->``;
     PATTERN chooses result files by name.
 
     Args:
@@ -170,6 +191,8 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
             body = "\n".join(table_lines(records, against))
         elif kind == "quality":
             body = "\n".join(quality_lines(records))
+        elif kind == "classes":
+            body = "\n".join(class_lines(records, against))
         else:
             name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
             if figures is not None:

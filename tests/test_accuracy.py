@@ -220,6 +220,10 @@ def test_a_tie_is_called_a_tie(capsys):
         ["| semsim_minus", "1"],
     ]
     assert " tie | " in lines[-2] and " ahead | " in lines[-1]
+    for case in better[0]["last"]["per_case"].values():
+        case["dice"][1] -= 0.2  # behind in one class alone
+    cells = comparison.class_lines([*base, *same, *better], "fixmatch")[-1].strip("| ").split(" | ")
+    assert cells[:2] == ["semsim_minus", "1"] and [c.split()[-1] for c in cells[2:]] == ["ahead", "behind", "ahead"]
 
 
 def test_pages_are_filled_from_results(tmp_path):
@@ -229,6 +233,7 @@ def test_pages_are_filled_from_results(tmp_path):
             (tmp_path / f"acdc3_{method}_seed{seed}.json").write_text(json.dumps(record))
     tables = (
         "<!-- table acdc3_* against fixmatch -->\nold\n<!-- end -->\nMore.\n<!-- quality acdc3_* -->\n<!-- end -->\n"
+        "<!-- classes acdc3_* against fixmatch -->\n<!-- end -->\n"
     )
     page = f"Words.\n{tables}" + "".join(
         f"<!-- {kind} acdc3_* against fixmatch -->\n<!-- end -->\n" for kind in comparison.DRAW
