@@ -270,6 +270,8 @@ def collect(folder: Path) -> dict[str, Any]:
     log = _rows(folder / "training_log.csv")
     curve = _rows(folder / "validation_log.csv")
     evaluated = sorted((folder / "validations").iterdir(), key=lambda p: int(p.name.split("_")[1]))
+    if int(curve[-1]["epoch"]) != int(log[-1]["epoch"]):
+        raise SystemExit(f"{folder}: the last epoch, {log[-1]['epoch']}, is not among the validated ones.")
     best = max(curve, key=lambda row: float(row["mean_dice"]))["epoch"]
     starts = json.loads((folder / "starts.json").read_text())
     record: dict[str, Any] = {

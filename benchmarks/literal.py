@@ -136,7 +136,8 @@ class LiteralSemSim(nn.Module):
         q_weak, _ = describe(f_weak, prototypes.detach(), present)
         q_mix, _ = describe(f_mix, prototypes.detach(), present)
         target = paste(small_2, q_weak, q_mix).argmax(dim=1)
-        mask = paste(small_2, i_weak, i_mix).amax(dim=1) >= TAU
+        confidence, meant = paste(small_2, i_weak, i_mix).max(dim=1)
+        mask = (confidence >= TAU) & present.any(dim=0)[meant]
         log_q, similarity = describe(f_s2, prototypes, present)
         entropy = -log_q.gather(1, target[:, None])[:, 0]
         loss_cross = (entropy * mask * certainty(similarity.detach(), present)).mean()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import logging
 
+import pytest
 import torch
 from ignite.engine import Engine, Events
-from scripts.handlers import PseudoLabelQuality, TrainingLog, TrainingProgress, append_row, duration
+from monai.engines import SupervisedEvaluator
+from scripts.handlers import PseudoLabelQuality, RegularValidation, TrainingLog, TrainingProgress, append_row, duration
 from scripts.network import Output
 
 
@@ -47,6 +49,17 @@ def test_a_class_that_never_comes_is_warned_of_later(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         engine.run([0], max_epochs=4)
     assert [r.getMessage() for r in caplog.records if "epoch 3" in r.getMessage()]
+
+
+@pytest.mark.parametrize("interval, expected", [(2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_the_last_epoch_is_always_validated(interval, expected):
+    evaluator = SupervisedEvaluator("cpu", [0], torch.nn.Identity(), epoch_length=1)
+    validated = []
+    evaluator.run = validated.append
+    engine = Engine(lambda *_: None)
+    RegularValidation(interval, evaluator).attach(engine)
+    engine.run([0], max_epochs=5)
+    assert validated == expected
 
 
 def test_quality_of_pseudo_labels_by_hand(tmp_path):

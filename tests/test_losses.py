@@ -226,6 +226,15 @@ def test_degenerate_batches_stay_finite(case, settings):
         assert tensor.grad is None or torch.isfinite(tensor.grad).all()
 
 
+@pytest.mark.parametrize("target", ["own", "decoder", "mean"])
+def test_a_class_that_no_labelled_image_shows_is_left_out_of_the_cross_term(target):
+    """The decoder is sure of class 3 in a quarter of the image, which no label shows: p_cr cannot speak of it."""
+    student, weak, label = separable()
+    terms = SemSimLoss(num_classes=4, target=target)(student, label.clamp(max=2), weak)
+    assert terms["mask_cross"] == pytest.approx(0.75, abs=0.01) and terms["loss_cross"] < 2
+    assert SemSimLoss(num_classes=4, target=target)(student, label, weak)["mask_cross"] > 0.95
+
+
 def test_streams_hold_nothing_that_no_loss_reads():
     full = SemSimLoss(num_classes=4)
     assert full.student_streams().decode == ("labeled", "strong_1"), "no decoder for the second strong view"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.engines import Workflow
+from monai.handlers import ValidationHandler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -242,6 +243,18 @@ def duration(seconds: float) -> str:
     if minutes < 1:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class RegularValidation(ValidationHandler):
+    """MONAI's handler, which validates every ``interval`` epochs, and after the last epoch, whatever the interval."""
+
+    def attach(self, engine: Workflow) -> None:  # type: ignore[override]
+        """Register with a trainer."""
+
+        def due(trainer: Workflow, epoch: int) -> bool:
+            return epoch % self.interval == 0 or epoch == trainer.state.max_epochs
+
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
 
 
 class ValidationLog:

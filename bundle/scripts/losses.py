@@ -248,7 +248,13 @@ class SemSimLoss(nn.Module):
                 refined = [p[term] for term in p if term != "u"]
                 p["u"] = mean([decoded, *(resize(r, decoded.shape[2:]) for r in refined)])
                 p |= {term: mean([small, *refined]) for term in p if term != "u"}
-        return {t: Target(p[t].argmax(dim=1), sources[t].amax(dim=1) >= self.threshold) for t in p}
+        targets = {t: Target(p[t].argmax(dim=1), sources[t].amax(dim=1) >= self.threshold) for t in p}
+        if prototypes is not None:
+            # where a class is meant that no labelled image shows, p_cr has nothing to say: not in L_cross
+            known, pseudo = prototypes.present.any(dim=0), targets["cross"].pseudo
+            meant = sources["cross"].argmax(dim=1)
+            targets["cross"] = Target(pseudo, targets["cross"].sure & known[meant] & known[pseudo])
+        return targets
 
     def _described(self, features: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
         """Eq. 9: cosines with the prototypes by sub-region, and log p_cr ``(B, K, *spatial)``."""

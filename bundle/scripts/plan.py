@@ -88,7 +88,7 @@ class Plan:
         epochs, steps = int(self.trainer.state.max_epochs or 1), len(loader)
         volumes = len(cast(DataLoader, self.evaluator.data_loader)) if self.evaluator else 0
         interval = min(self.val_interval, epochs)
-        validations = epochs // interval if volumes else 0
+        validations = -(-epochs // interval) if volumes else 0  # the last epoch is always validated
         figures = {
             "device": str(device),
             "threads": torch.get_num_threads(),

@@ -125,8 +125,8 @@ def refine(
 
     Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
     receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
-    temperature, for without it M is uniform within 0.1 %. The n x n map is computed block by block and never held:
-    memory grows linearly with n, and gradients are of first order only.
+    temperature, for without it no weight of M is more than e times another. The n x n map is computed block by block
+    and never held: memory grows linearly with n, and gradients are of first order only.
 
     Args:
         features: f~, ``(B, D, *spatial)``.
