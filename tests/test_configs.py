@@ -214,7 +214,7 @@ def test_perfect_predictions_score_one(phantom_dir, tmp_path):
 
 def test_the_largest_piece_is_scored_where_asked(phantom_dir, tmp_path):
     clean = score_of_answers(phantom_dir, tmp_path)
-    island = score_of_answers(phantom_dir, tmp_path, island=True)
+    island = score_of_answers(phantom_dir, tmp_path, island=True, keep_largest=False)
     kept = score_of_answers(phantom_dir, tmp_path, island=True, keep_largest=True)
     first, *others = clean["classes"]
     assert island["classes"][first]["hd95"] > clean["classes"][first]["hd95"] + 10
