@@ -219,12 +219,25 @@ def train(
     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
 
 
+def machine() -> str:
+    """Processor, the vector instructions torch uses on it, and Python: what rounding depends on, versions aside."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines()) if cpuinfo.exists() else ()
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    processor = platform.processor() or platform.machine()
+    if "model name" in told:
+        processor = f"{told['model name']} (family {told.get('cpu family')}, model {told.get('model')})"
+    import torch  # not needed for tables and plots, and slow to load
+
+    return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, python {platform.python_version()}"
+
+
 def note_start(folder: Path) -> None:
-    """Remember which commit each part of a training ran on."""
+    """Remember which commit each part of a training ran on, and on which machine."""
     path = folder / "starts.json"
     starts = json.loads(path.read_text()) if path.exists() else []
     dirty = bool(git("status", "--porcelain", "--untracked-files=no", "--", "bundle", "benchmarks/configs"))
-    starts.append({"commit": git("rev-parse", "HEAD"), "changed": dirty})
+    starts.append({"commit": git("rev-parse", "HEAD"), "changed": dirty, "machine": machine()})
     path.write_text(json.dumps(starts))
 
 
@@ -282,7 +295,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "commit": sorted({s["commit"] for s in starts}),
         "changed_since_commit": any(s["changed"] for s in starts),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
-        "machine": f"{platform.machine()}, python {platform.python_version()}",
+        "machine": "; ".join(sorted({s["machine"] for s in starts})),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
         "last": _scores(evaluated[-1:]),
         "mean_of_last_five": _scores(evaluated[-5:]),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
-from accuracy import METHODS, git
+from accuracy import METHODS, git, machine
 from literal import LiteralSemSim
 from monai.bundle import ConfigParser
 from scripts import phantom
@@ -215,7 +214,7 @@ def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str
         "repeats": repeats,
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "bundle/scripts") else ""),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
-        "machine": f"{platform.machine()}, python {platform.python_version()}",
+        "machine": machine(),
     }
 
 
