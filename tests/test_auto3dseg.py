@@ -105,7 +105,7 @@ def inferer(folder: Path, **override):
 
 
 def knowing(folder: Path):
-    """Prediction with the shipped weights, which know the phantom."""
+    """Prediction with the shipped weights: what a generated folder needs to predict at all, phantom or not."""
     content = yaml.safe_load((ROOT / "bundle" / "configs" / "inference.yaml").read_text())
     size = json.loads((ROOT / "bundle" / "models" / "training.json").read_text())["spatial_size"]
     return inferer(folder, ckpt_name=str(ROOT / "bundle" / "models" / "model.pt"), spatial_size=[size, size],
