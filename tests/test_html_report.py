@@ -151,10 +151,11 @@ def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
     options = {name[2:]: value for name, value in given.items() if name not in ("--config_file", "--output_dir")}
     options |= {name: json.loads(options[name].replace("'", '"')) for name in ("label_values", "class_names")}
     options["in_channels"] = int(options["in_channels"])
-    small = {"epochs": 15, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8}
+    small = {"epochs": 30, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
+             "learning_rate": 0.03}  # fmt: skip
     output = train(tmp_path / "run", "semsim_minus", **options, **small)
     page = report(output, dataset_dir=options["dataset_dir"], datalist=options["datalist"])
     assert {p.stem for p in (output / "report").glob("*.png")} >= EVERY - {"affinity"}
     assert "lesion" in page and "distances are in voxels" in page
     scores = pd.read_csv(output / "scores.csv")
-    assert len(scores) == 2 and scores["dice"].mean() > 0.4, scores
+    assert len(scores) == 2 and scores["dice"].mean() > 0.7, "a picture called lesion all over has 0.54"
