@@ -66,11 +66,13 @@ def label(record: Mapping[str, Any]) -> str:
     return " + ".join([record["method"], *record["change"]])
 
 
-def groups_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Results of one label, over seeds."""
+def groups_of(records: Iterable[Mapping[str, Any]], against: str = "") -> dict[str, list[Mapping[str, Any]]]:
+    """Results of one label, over seeds; among them those to compare with."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(label(record), []).append(record)
+    if against and against not in groups:
+        raise SystemExit(f"{against}: no result of this to compare with; there are {', '.join(groups)}.")
     return groups
 
 
@@ -94,7 +96,7 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     """The lines of ``table``."""
     names = records[0]["class_names"][1:]
     unit = records[0]["last"]["distance_unit"]
-    groups = groups_of(records)
+    groups = groups_of(records, against)
     head = ["method", "seeds", *names, "mean Dice, last iteration", "mean of last five", "best on validation"]
     lines = ["| " + " | ".join([*head, f"95HD ({unit}), last"]) + " |", "|---" * (len(head) + 1) + "|"]
     for name, group in groups.items():
@@ -124,7 +126,7 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
 
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
     """Paired differences in Dice class by class, last iteration, over the seeds that both have."""
-    names, groups = records[0]["class_names"][1:], groups_of(records)
+    names, groups = records[0]["class_names"][1:], groups_of(records, against)
     lines = ["| " + " | ".join([f"less {against}", "seeds", *names]) + " |", "|---" * (len(names) + 2) + "|"]
     for name, group in groups.items():
         if name == against or not {r["seed"] for r in group} & {r["seed"] for r in groups[against]}:
@@ -262,7 +264,7 @@ def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: st
 
 def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: str) -> None:
     """Paired differences from ``against`` with their intervals, best first."""
-    groups = groups_of(records)
+    groups = groups_of(records, against)
     rows = [(n, paired(groups[against], g, "last")) for n, g in groups.items() if n != against]
     rows.sort(key=lambda row: row[1]["mean"])
     figure, ax = _figure(8, 1 + 0.28 * len(rows))

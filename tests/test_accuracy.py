@@ -253,6 +253,9 @@ def test_pages_are_filled_from_results(tmp_path):
     pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert pictures == sorted(f"{kind}_acdc3.png" for kind in comparison.DRAW)
     assert all(f"figures/{name}" in filled for name in pictures)
+    for kind in ("table", "classes", "differences"):
+        with pytest.raises(SystemExit, match="unimatch: no result of this to compare with; there are fixmatch, sem"):
+            comparison.fill(f"<!-- {kind} acdc3_* against unimatch -->\n<!-- end -->\n", tmp_path, tmp_path / "figures")
 
 
 RESULTS = sorted(accuracy.RESULTS.glob("*.json"))
