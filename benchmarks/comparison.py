@@ -125,13 +125,14 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
 
 
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
-    """Paired differences in Dice class by class, last iteration, over the seeds that both have."""
+    """Paired differences in mean Dice and class by class, last iteration, over the seeds that both have."""
     names, groups = records[0]["class_names"][1:], groups_of(records, against)
-    lines = ["| " + " | ".join([f"less {against}", "seeds", *names]) + " |", "|---" * (len(names) + 2) + "|"]
+    lines = ["| " + " | ".join([f"less {against}", "seeds", "mean Dice", *names]) + " |"]
+    lines.append("|---" * (len(names) + 3) + "|")
     for name, group in groups.items():
         if name == against or not {r["seed"] for r in group} & {r["seed"] for r in groups[against]}:
             continue
-        found = [paired(groups[against], group, "last", c) for c in names]
+        found = [paired(groups[against], group, "last", c) for c in ("", *names)]
         cells = [f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}" for d in found]
         lines.append("| " + " | ".join([name, str(len(found[0]["seeds"])), *cells]) + " |")
     return lines
