@@ -190,6 +190,12 @@ def test_numbers_of_the_method_are_those_of_the_results():
 
     for name, colon, *values in pairs:
         assert dice(name, (0, 1, 2) if colon else (0,)) == values, name
+    elsewhere = re.findall(r"`(acdc[\w+.]+)` (0\.\d{3}) \((\d) seeds?\)", text)
+    assert len(elsewhere) >= 4
+    for name, value, count in elsewhere:
+        records = [json.loads(file.read_text()) for file in RESULTS.glob(f"{name}_seed*.json")]
+        assert len(records) == int(count), name
+        assert f"{sum(r['last']['mean']['dice'] for r in records) / len(records):.3f}" == value, name
     train = " ".join((BUNDLE / "configs" / "train.yaml").read_text().replace("\n# ", " ").split())
     changes = yaml.safe_load((ROOT / "benchmarks" / "configs" / "changes.yaml").read_text())
     of_loss = {c: [k.partition("#")[2] for k in keys if k.startswith("loss#")] for c, keys in changes.items()}
