@@ -1,0 +1,81 @@
+"""Mixed precision: what a device computes in, decided by one rule for training, planning, prediction and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from .errors import InputError
+
+logger = logging.getLogger("semsim")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a run computes in.
+
+    Attributes:
+        device_type: ``cpu``, ``cuda``, ...
+        dtype: of products and convolutions; losses, weights and running statistics are float32 in any case.
+        reason: why, for the log.
+    """
+
+    device_type: str
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def mixed(self) -> bool:
+        """Whether anything is computed in less than float32."""
+        return self.dtype != torch.float32
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss needs a scaler: float16 has too few exponents for gradients."""
+        return self.dtype == torch.float16
+
+    def autocast(self) -> AbstractContextManager:
+        """Context in which a network computes in this precision."""
+        # without mixing a dtype is given all the same: the default of a CPU warns of float32
+        dtype = self.dtype if self.mixed else torch.bfloat16
+        return torch.autocast(self.device_type, dtype=dtype, enabled=self.mixed)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} ({self.reason})"
+
+
+def precision(amp: bool | str, device: str | torch.device) -> Precision:
+    """The precision that ``amp`` means on a device.
+
+    Args:
+        amp: ``auto``: bfloat16 where the processor (AMX or AVX512-BF16) or the GPU has it, float16 on older GPUs,
+            float32 elsewhere. True: bfloat16, on a GPU without it float16. False: float32.
+        device: where the network computes.
+
+    Raises:
+        InputError: another ``amp``.
+    """
+    if amp not in ("auto", True, False):
+        raise InputError(f"amp: expected auto, True or False, received {amp!r}.")
+    kind = torch.device(device).type
+    if not amp:
+        return Precision(kind, torch.float32, "amp is False")
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(kind, torch.bfloat16, "this GPU has it")
+        return Precision(kind, torch.float16, "this GPU has no bfloat16")
+    feature = bfloat16_of_processor() if kind == "cpu" else ""
+    if feature:
+        return Precision(kind, torch.bfloat16, f"this processor has {feature}")
+    if amp == "auto":
+        return Precision(kind, torch.float32, "this processor has no fast bfloat16" if kind == "cpu" else f"on {kind}")
+    return Precision(kind, torch.bfloat16, "amp is True, though nothing here makes it faster")
+
+
+def bfloat16_of_processor() -> str:
+    """What makes bfloat16 products fast on this processor: ``AMX``, ``AVX512-BF16``, or nothing."""
+    has = torch.cpu.get_capabilities()
+    return "AMX" if has.get("amx_bf16") else "AVX512-BF16" if has.get("avx512_bf16") else ""
