@@ -1,7 +1,7 @@
 """Channels last in memory, for gradients too: the layout in which convolutions, norms and resizes are fast.
 
-Autograd fills the gradient of a slice up with zeros in the default layout, and hands on the gradient of a concatenation as
-a view with gaps. What receives such a gradient is up to ten times slower on a CPU than with channels last.
+Autograd fills the gradient of a slice up with zeros in the default layout, and hands on the gradient of a concatenation
+as a view with gaps. What receives such a gradient is up to ten times slower on a CPU than with channels last.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def joined(skip: Tensor, upsampled: Tensor) -> Tensor:
             padding += [0, skip.shape[axis] - upsampled.shape[axis]]
         upsampled = F.pad(upsampled, padding, "replicate")
     if not torch.jit.is_scripting() and upsampled.requires_grad:
-        skip, upsampled = dense_gradient(skip), dense_gradient(upsampled)
+        upsampled = dense_gradient(upsampled)
     return torch.cat([skip, upsampled], dim=1)
 
 
