@@ -376,7 +376,7 @@ def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
     caplog.set_level("INFO")
     runs = {}
     for amp in (False, True):
-        trainer, network, _ = make(fusion=fusion, amp=amp, sure=0.3)
+        trainer, network, _ = make(fusion=fusion, amp=amp)
         trainer.run()
         runs[amp] = trainer.state.scalars
         assert all(p.dtype == torch.float32 for p in network.parameters())

@@ -44,7 +44,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)
-    weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1), dim=-1, dtype=torch.float32)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    # in float32 at least, where it is also twice as fast as in bfloat16
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weights.to(value.dtype) @ value
 
 
