@@ -56,7 +56,7 @@ def make_plan(**kwargs) -> tuple[Plan, list[int]]:
     sizes: list[int] = []
     step = trainer._iteration
     trainer._iteration = lambda engine, batch: sizes.append(len(batch["labeled"]["image"])) or step(engine, batch)
-    return Plan(trainer, steps=3, **kwargs), sizes
+    return Plan(lambda: trainer, steps=3, epochs=2, **kwargs), sizes
 
 
 def test_a_batch_that_does_not_fit_is_never_run(monkeypatch, caplog):
