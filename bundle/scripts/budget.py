@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
 
 from .errors import InputError
 
+#: Programs that are a training from beginning to end: MONAI's, MONAI Label's and the one of the Auto3DSeg template.
+PROGRAMS = {("bundle", "__main__.py"), ("utils", "app.py"), ("scripts", "train.py")}
 #: Share of the time that is left free, for what nobody measures: checkpoints, pictures, the end of the process.
 RESERVE = 0.04
-#: Epochs at least: checkpoints are written between them, so a killed run loses a twentieth of its time at most.
-EPOCHS = 20
+#: Epochs at least: checkpoints are written between them, so a killed run loses a thirtieth of its time at most.
+EPOCHS = 30
 #: Validations at most, and the share of the time that they may take; one is made in any case.
 VALIDATIONS, VALIDATION_SHARE = 10, 0.1
+
+
+def age() -> float:
+    """Seconds since this process began, where it is a training from beginning to end; 0 in a notebook or a server."""
+    if Path(sys.argv[0]).parts[-2:] not in PROGRAMS:
+        return 0.0
+    return time.time() - psutil.Process().create_time()
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ def affordable(
 ) -> Length | None:
     """The longest training that fits into a time.
 
-    An epoch is one pass over the slices, or a twentieth of the training where that is shorter.
+    An epoch is one pass over the slices, or a thirtieth of the training where that is shorter.
 
     Args:
         seconds: for steps and validations.

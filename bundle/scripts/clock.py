@@ -7,19 +7,17 @@ import json
 import logging
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, Workflow
 from torch.optim.lr_scheduler import PolynomialLR
 
-from .budget import RESERVE, Length, bought
+from .budget import RESERVE, Length, age, bought
 from .checkpoints import SETTINGS_FILE, read_checkpoint, resume_path, stretch
 from .errors import InputError
 from .loaders import of_rank_0, rank_and_size
@@ -28,19 +26,10 @@ from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")
 
-#: Programs that are a training from beginning to end: MONAI's, MONAI Label's and the one of the Auto3DSeg template.
-PROGRAMS = {("bundle", "__main__.py"), ("utils", "app.py"), ("scripts", "train.py")}
 #: Share of the time that measuring may take, two steps and a validation at least.
 MEASURING = 0.04
 
 now = time.perf_counter
-
-
-def age() -> float:
-    """Seconds since this process began, where it is a training from beginning to end; 0 in a notebook or a server."""
-    if Path(sys.argv[0]).parts[-2:] not in PROGRAMS:
-        return 0.0
-    return time.time() - psutil.Process().create_time()
 
 
 class Clock:
@@ -217,7 +206,7 @@ class KeepTime:
         if limit * (1 - 2 * RESERVE) <= self._end(epoch, length, pace) <= limit:
             return length.epochs
         epochs = epoch
-        while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE):
+        while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
             epochs += 1
         return epochs
 

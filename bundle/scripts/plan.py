@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 
-from .budget import RESERVE, Length, affordable, bought
+from .budget import RESERVE, Length, affordable, age, bought
 from .errors import InputError
 from .loaders import TwoStreamLoader, of_rank_0
 from .resources import PeakMemory, available_memory
@@ -78,7 +77,7 @@ class Plan:
         Raises:
             InputError: a training that one slice of each stream is too large for.
         """
-        start_up = time.time() - psutil.Process().create_time()
+        start_up = age()
         loader, device = self.loader, self.device
         size, most = loader.batch_size, len(loader) * loader.batch_size
         batches = self._batches()

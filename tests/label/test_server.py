@@ -108,7 +108,8 @@ class TestAfternoon:
         assert strategies == ({"random", "first"} if server.stock else {"random", "entropy", "disagreement"})
         if not server.stock:
             panel = info["trainers"]["semsim"]["config"]
-            assert panel["use_unlabeled"] is True and panel["max_epochs"] > 0
+            assert panel["use_unlabeled"] is True and panel["minutes"] == (2 if torch.cuda.is_available() else 5)
+            assert not {"max_epochs", "steps_per_epoch"} & set(panel), "one way to say how long"
             assert panel["spatial_size"][0] == SHIPPED["spatial_size"]
 
     def predict(self, server, name):
