@@ -130,6 +130,10 @@ def test_a_training_by_the_clock_is_the_one_by_hand_also_when_resumed(phantom_di
         assert state.keys() == expected.keys()
         assert [k for k in state if not same(state[k], expected[k])] == []
 
+    longer, settings = train(phantom_dir, tmp_path / "parts", minutes=2, resume="auto", wait=lambda: time.wait(10))
+    assert longer["trainer"]["iteration"] == settings["epochs"] >= 9 and settings["minutes"] == 2
+    assert longer["optimizer"]["param_groups"][0]["lr"] == 0 and longer["clock"]["seconds"] <= 120
+
     for given, message in (
         ({"minutes": 1, "output_dir": "hand"}, "a training by epochs, received minutes 1"),
         ({"minutes": 1, "epochs": 5, "output_dir": "new"}, "minutes 1 and epochs 5: expected one"),

@@ -104,7 +104,8 @@ class Clock:
         """The length and the time used, for the resume checkpoint; empty in a training by epochs."""
         if self.length is None:
             return {}
-        return {**asdict(self.length), "validation_seconds": self.validation_seconds, "seconds": self.elapsed()}
+        spent = {"validation_seconds": self.validation_seconds, "seconds": self.elapsed(), "minutes": self.minutes}
+        return {**asdict(self.length), **spent}
 
     def _go_on(self, path: str) -> None:
         state = dict(read_checkpoint(path).get("clock") or {})
@@ -115,7 +116,9 @@ class Clock:
             )
         self._earlier += state.pop("seconds")
         self.validation_seconds = state.pop("validation_seconds")
-        self.length = length = Length(**state)
+        longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
+        length = Length(**state)
+        self.length = length = replace(length, epochs=int(longer * length.epochs))
         logger.info(
             f"Going on with {length.steps:,} steps; {duration(self.elapsed())} of {self.minutes:g} minutes are used."
         )

@@ -216,6 +216,16 @@ class TestAfternoon:
             assert "loss_u" not in log[0] and not same(*states), "the same steps and labelled batches: the others count"
             assert json.loads((server.bundle / "models" / "training.json").read_text())["unlabeled_images"] == 0
 
+    def test_train_by_the_clock(self, server):
+        if server.stock:
+            pytest.skip("MONAI Label's app for bundles has no minutes")
+        task = server.trained(minutes=1, max_epochs=9, pretrained=False, spatial_size=32, multi_gpu=False)
+        assert task["status"] == "DONE", task["details"]
+        settings = json.loads((server.bundle / "models" / "training.json").read_text())
+        assert settings["minutes"] == 1, "and not the epochs beside them"
+        log = newest_log(server.bundle)
+        assert len(log) == settings["epochs"] != 9 and float(log[-1]["learning_rate"]) == 0
+
     def test_another_resolution(self, server):
         if server.stock:
             pytest.skip("its panel has no resolution: that of the weights is kept")
