@@ -203,9 +203,10 @@ class KeepTime:
 
     def _epochs(self, epoch: int, length: Length) -> int:
         """How many epochs there should be, at the end of one."""
-        if len(self.seconds) < 3:  # the first is slower than the others
+        if len(self.seconds) < max(3, length.epochs // 10):  # too few to tell; the first is slower than the others
             return length.epochs
-        pace, limit = statistics.mean(self.seconds[1:][-3:]), 60 * self.clock.minutes
+        recent = self.seconds[1:][-max(3, length.epochs // 6) :]
+        pace, limit = statistics.mean(recent), 60 * self.clock.minutes
         if limit * (1 - 2 * RESERVE) <= self._end(epoch, length, pace) <= limit:
             return length.epochs
         epochs = epoch
