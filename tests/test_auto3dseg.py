@@ -251,6 +251,13 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     assert parser.get_parsed_content("val_interval") == 3, "20 validations, whatever epochs is set to"
     with pytest.raises(ValueError, match=r"spatial_size .* expected the pixels of a slice, one or two numbers"):
         algo.export_to_disk(str(tmp_path), "semsim_1", fold=1, spatial_size=[96, 96, 32])
+    # minutes stand in for the epochs that the input gives, and for the validations that follow from them
+    algo.export_to_disk(str(tmp_path), "semsim_2", fold=1, minutes=7)
+    by_clock = yaml.safe_load((tmp_path / "semsim_2" / "configs" / "hyper_parameters.yaml").read_text())
+    assert by_clock["minutes"] == 7 and by_clock["epochs"] is None
+    parser.update({"minutes": 7, "epochs": None})
+    assert parser.get_parsed_content("val_interval") is None
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=1)
     # a search writes the same records elsewhere, with a value changed
     json.dumps(algo.state_dict())
     algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
