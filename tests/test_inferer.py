@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scripts import inferer as module
 from scripts.errors import InputError
-from scripts.inferer import AsStoredd, SliceLabelInferer
+from scripts.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
+from scripts.network import SegmentationNet
 from scripts.precision import Precision
 from scripts.readers import LoadFilesd
 from scripts.transforms import AsVolumed, SliceGridd
@@ -164,6 +165,28 @@ def test_the_precision_is_the_one_rule_and_probabilities_are_float32(monkeypatch
         logits = inferer.logits(torch.rand(1, 1, 16, 16, 3), network)
     handle.remove()
     assert dtypes == [torch.bfloat16] and logits.dtype == torch.float32 and logits.shape == (1, CLASSES, 16, 16, 3)
+
+
+def test_half_precision_keeps_the_edges_of_a_unet():
+    """Batch norm in the convolutions and the level at full resolution in float32: a third of the rounding goes."""
+    torch.manual_seed(0)
+    network = SegmentationNet(features=(8, 8, 16, 16, 32, 8)).eval()
+    for block in network.modules():
+        if isinstance(block, nn.BatchNorm2d):
+            nn.init.normal_(block.weight, 1.0, 0.3)
+            block.running_mean.normal_()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    image = torch.rand(4, 1, 48, 48)
+    prepared = for_mixed_precision(network)
+    with torch.no_grad():
+        exact = network(image)
+        torch.testing.assert_close(prepared(image), exact, atol=1e-4, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors = [(n(image) - exact).abs().mean() for n in (network, prepared)]
+    assert errors[1] < 0.67 * errors[0]
+    after = network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert for_mixed_precision(network.train()) is network
 
 
 def test_what_cannot_be_predicted_is_refused(network):
