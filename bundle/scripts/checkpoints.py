@@ -47,7 +47,7 @@ class ResumeCheckpoint:
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, whose state is saved too."""
         checkpoint = Checkpoint(
-            {**self.save_dict, "scaler": ScalerState(engine), "trainer": engine},
+            {**self.save_dict, "scaler": PrecisionState(engine), "trainer": engine},
             self._write,
             filename_prefix=RESUME_PREFIX,
             global_step_transform=lambda *_: engine.state.epoch,
@@ -66,24 +66,33 @@ class ResumeCheckpoint:
             path.unlink()
 
 
-class ScalerState:
-    """State of a trainer's scaler of mixed precision, which MONAI makes only when the run begins; empty without one."""
+class PrecisionState:
+    """What a trainer computes in, and its scaler of mixed precision if it has one (MONAI makes it when the run begins).
+
+    Weights and moments are float32 in any case, so a training goes on where the machine computes in something else.
+    """
 
     def __init__(self, engine: Workflow) -> None:
         """
         Args:
-            engine: the trainer.
+            engine: the trainer, a ``SemSimTrainer``.
         """
-        self.engine = engine
+        self.engine: Any = engine
 
     def state_dict(self) -> dict[str, Any]:
         """For the resume checkpoint."""
-        return {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+        scaler = {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+        return {"dtype": str(self.engine.precision.dtype), **scaler}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up that of an earlier process, where both had one."""
-        if state and self.engine.scaler is not None and self.engine.scaler.is_enabled():
-            self.engine.scaler.load_state_dict(dict(state))
+        """Take up the scaler of an earlier process, where both had one; say so where the precision is another."""
+        scaler = dict(state)
+        before = scaler.pop("dtype", None)
+        if before and before != str(self.engine.precision.dtype):
+            before = before.removeprefix("torch.")
+            logger.warning(f"So far this training computed in {before}; it goes on in {self.engine.precision}.")
+        if scaler and self.engine.scaler is not None and self.engine.scaler.is_enabled():
+            self.engine.scaler.load_state_dict(scaler)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
@@ -171,7 +180,7 @@ class ResumeFrom:
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
         if "scaler" in read_checkpoint(str(self.path)):
-            load_dict["scaler"] = ScalerState(engine)
+            load_dict["scaler"] = PrecisionState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
             raise InputError(

@@ -175,7 +175,8 @@ class Plan:
         share = f["loading_seconds"] / f["step_seconds"]
         batch = f"{size} + {size}" if self.loader.use_unlabeled else f"{size} labelled"
         lines = [
-            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step:",
+            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step, in "
+            f"{self.trainer.precision}:",
             f"  step        {f['step_seconds']:.2f} s, {share:.0%} of it waiting for data",
             f"  epoch       {f['steps_per_epoch']} steps, {duration(f['steps_per_epoch'] * f['step_seconds'])}",
             f"  validation  {duration(f['validation_seconds'])} for {volumes} volumes, every {interval} epochs"

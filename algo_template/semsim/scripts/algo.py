@@ -148,7 +148,7 @@ class SemsimAlgo(BundleAlgo):
             "val_interval": "$max(1, @epochs // 20)",
             "cache_rate": min(1.0, int(50 * memory / kept) / 100),
             "fusion": fusion,
-            "amp": gpu,
+            "amp": "auto",
             "intensity": _intensity(modality, stats),
         }
         if self.mlflow_tracking_uri is not None:
