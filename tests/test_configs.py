@@ -197,12 +197,14 @@ def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -
         grid.mode = "bilinear"
         if island:
             answers[-1][30:42, 30:42, 0] = 1
-    turn = iter(answers)
+    turn = iter(torch.cat(answers, dim=-1).movedim(-1, 0).split(1))
 
-    def knows(_image, _network):
-        return torch.nn.functional.one_hot(next(turn), 4).movedim(-1, 0)[None].float() * 50
+    class Knows(torch.nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            answer = torch.cat([next(turn) for _ in slices])
+            return torch.nn.functional.one_hot(answer, 4).movedim(-1, 1).float() * 50
 
-    evaluator.inferer = knows
+    evaluator.network = Knows()
     evaluator.run()
     return json.loads((output_dir / "scores.json").read_text())
 

@@ -216,6 +216,12 @@ def test_one_line_says_what_and_what_to_do(error, expected):
         assert (said is None) if expected is None else said.startswith(expected)
 
 
+def test_prediction_has_remedies_of_its_own():
+    full, stopped = (explain(e, "prediction") for e in (torch.OutOfMemoryError("CUDA"), KeyboardInterrupt()))
+    assert "Lower --slice_batch" in full and "--batch_size" not in full
+    assert all(said.endswith("go on with --existing skip.") for said in (full, stopped))
+
+
 class Killed(torch.utils.data.Dataset):
     def __len__(self):
         return 1
