@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
@@ -114,7 +115,9 @@ def knowing(folder: Path):
 
 def train(folder: Path, *args: str, check: bool = True, env: dict | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(folder / "scripts" / "train.py"), "run", *args]
-    result = subprocess.run(command, env=env or ENV, capture_output=True, text=True, timeout=200, cwd="/")
+    result = (subprocess if env else warm).run(
+        command, env=env or ENV, capture_output=True, text=True, timeout=200, cwd="/"
+    )
     assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     return result
 
@@ -294,7 +297,7 @@ def test_the_generated_folder_is_a_bundle(work, tmp_path):
     folder = generated(work, tmp_path / "bundle", bundle_root=".")
     files = "['configs/train.yaml','configs/hyper_parameters.yaml']"
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--epochs", "1"]
-    result = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=200)
+    result = warm.run(command, cwd=folder, env=ENV, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (folder / "model_fold0" / "model_last.pt").exists()
 
@@ -367,8 +370,7 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
     meta = json.loads(json.dumps(meta).replace(str(work / "semsim_0"), str(folder)))
     (folder / "algo_object.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "best_metric"}))
     output = folder / "model_fold0"
-    process = subprocess.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = warm.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV)
     end = time.monotonic() + 120
     while not list(output.glob("resume_checkpoint_*.pt")) or not (output / "progress.yaml").exists():
         assert process.poll() is None and time.monotonic() < end
@@ -591,7 +593,7 @@ def test_several_processes(work, tmp_path):
     folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                str(folder / "scripts" / "train.py"), "run"]  # fmt: skip
-    result = subprocess.run(command, env={**ENV, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250)
+    result = warm.run(command, env=ENV, timeout=250)
     assert result.returncode == 0, result.stderr[-3000:]
     (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
     assert 0 <= entry["best_avg_dice_score"] <= 1 and (folder / "model_fold0" / "scores.csv").exists()

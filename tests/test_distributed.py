@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from statistics import mean
@@ -15,6 +14,7 @@ from statistics import mean
 import psutil
 import pytest
 import torch
+import warm
 from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,11 +25,9 @@ ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
 STANDALONE = ("--standalone",)
 
 
-def torchrun(processes, *args, where=STANDALONE, **options) -> subprocess.Popen:
+def torchrun(processes, *args, where=STANDALONE) -> warm.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc_per_node={processes}", *args]
-    return subprocess.Popen(
-        command, cwd=BUNDLE, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+    return warm.Popen(command, cwd=BUNDLE, env=ONE_THREAD, stderr=warm.STDOUT)
 
 
 def succeeded(process, timeout=240) -> str:
