@@ -15,6 +15,7 @@ import time
 import types
 from pathlib import Path
 
+import monai
 import nibabel as nib
 import numpy as np
 import pytest
@@ -85,6 +86,12 @@ def work(data, tmp_path_factory) -> Path:
     finally:
         os.environ["PATH"] = before
     return folder
+
+
+@pytest.fixture
+def warm_trainings(monkeypatch):
+    """The commands of an AutoRunner in processes that have MONAI loaded."""
+    monkeypatch.setattr(monai.utils.misc, "subprocess", warm)
 
 
 def load(path: Path, name: str):
@@ -506,7 +513,7 @@ def test_the_commands_of_the_page(data, tmp_path):
     assert len(list((tmp_path / "work" / "ensemble_output").rglob("*.nii.gz"))) == 2
 
 
-def test_the_python_of_the_page(data, tmp_path, monkeypatch):
+def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
     """AutoRunner, beside another algorithm, and a search: each block as it stands there."""
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -558,7 +565,7 @@ def test_nni_dry_run(data, tmp_path):
     assert yaml.safe_load(copied.read_text())["epochs"] == 1
 
 
-def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys):
+def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm_trainings):
     """With and without the list, the same number of steps, scored on patients whose labels it never saw."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg

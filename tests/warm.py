@@ -19,14 +19,15 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
+from subprocess import STDOUT, CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import IO, Any
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "TimeoutExpired", "run"]
+__all__ = ["STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "TimeoutExpired", "run"]
 
 ROOT = Path(__file__).resolve().parents[1]
 #: where a new interpreter looks for modules: not in the folders of these tests
 INSTALLED = [p for p in sys.path if p.startswith(sys.prefix) or (p and ROOT not in Path(p).parents)]
+PYTHON = (sys.executable, "python")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["monai.bundle"])
 
@@ -63,7 +64,7 @@ class Popen:
     """What tests use of the class of that name; output is text in UTF-8."""
 
     def __init__(self, command: Sequence[str], *, cwd=None, env=None, stdout=None, stderr=None, text=True) -> None:
-        assert command[0] == sys.executable, command
+        assert command[0] in PYTHON, command
         self.args = command
         self._folder = tempfile.TemporaryDirectory(prefix="command_")
         out = self._path(stdout, "out")
@@ -111,7 +112,7 @@ class Popen:
 
 def run(command: Sequence[str], *, timeout=None, check=False, **options: Any) -> CompletedProcess:
     """As the function of that name, output always captured; other programs are left to it."""
-    if command[0] != sys.executable:
+    if command[0] not in PYTHON:
         return subprocess.run(command, timeout=timeout, check=check, **options)
     process = Popen(command, **{k: v for k, v in options.items() if k not in ("capture_output", "encoding")})
     try:
