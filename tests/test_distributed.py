@@ -30,6 +30,30 @@ def torchrun(processes, *args, where=STANDALONE) -> warm.Popen:
     return warm.Popen(command, cwd=BUNDLE, env=ONE_THREAD, stderr=warm.STDOUT)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def together(count, *args) -> str:
+    """Run the processes of one node without a launcher, which would start each in a new interpreter; the first's words.
+
+    What several processes compute is the same; how they are started is for the tests that take `torchrun`.
+    """
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    try:
+        for rank in map(str, range(count)):
+            env = {**ONE_THREAD, **group, "RANK": rank, "LOCAL_RANK": rank}
+            started.append(warm.Popen([sys.executable, *args], cwd=BUNDLE, env=env, stderr=warm.STDOUT))
+        first, *_ = [succeeded(process) for process in started]
+        return first
+    finally:
+        for process in started:
+            end(process)
+
+
 def succeeded(process, timeout=240) -> str:
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -87,7 +111,7 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     script = str(ROOT / "tests" / "distributed_steps.py")
     for count in (1, 2, 4):
-        succeeded(torchrun(count, script, str(folder / f"{count}.pt")))
+        together(count, script, str(folder / f"{count}.pt"))
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2, 4)}
 
 
@@ -118,7 +142,7 @@ def test_validation_is_shared_and_counts_every_case_once(run_bundle, shared, tra
         assert float(logged[-1][name]) == pytest.approx(scores["dice"], abs=2e-4), name
     (tmp_path / "scores.csv").unlink()
     evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
-    said = succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    said = together(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights)
     assert "[2/2]" in said and "[3/3]" not in said
     assert (tmp_path / "scores.csv").read_text() == alone, "the same table, in the same order"
 
@@ -129,15 +153,13 @@ def test_fewer_cases_than_processes(shared, trained, tmp_path):
     evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
     data = ("--dataset_dir", str(shared), "--datalist", str(tmp_path / "one.json"), "--output_dir", str(tmp_path))
     weights = ("--ckpt_path", str(trained / "model_last.pt"))
-    succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    together(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights)
     assert len(rows(tmp_path / "scores.csv")) == 3, "one row a class"
 
 
 def test_two_machines(shared, trained, tmp_path):
     """The same line on two nodes gives the weights of two processes of one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     nodes = []
     try:
         for rank in range(2):
