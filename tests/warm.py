@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def _become(arguments: Sequence[str], cwd: str, env: Mapping[str, str], streams:
     sys.argv[:] = rest if kind == "-m" else [kind, *(rest[1:] if kind == "-c" else rest)]
     first = cwd if kind in ("-m", "-c") else str(Path(kind).resolve().parent)
     sys.path[:] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *INSTALLED]
+    site.execsitecustomize()
     multiprocessing.set_start_method(None, force=True)  # the default again, for processes that load data
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
