@@ -205,7 +205,7 @@ def test_a_process_that_dies_ends_all(shared, tmp_path):
         end(process)
     assert "SIGKILL" in output and f"pid: {victim.pid}" in output, output[-4000:]
     done = int(rows(tmp_path / "training_log.csv")[-1]["epoch"])
-    succeeded(torchrun(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2)))
+    together(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2))
     assert [int(r["epoch"]) for r in rows(tmp_path / "training_log.csv")] == list(range(1, done + 3))
 
 
