@@ -21,14 +21,16 @@ sys.path[:0] = [str(BUNDLE), str(ROOT / "tests")]
 torch.set_num_threads(1)
 #: files whose tests take longest: first, so that processes which share the work end together
 LONGEST = (
-    "test_docs",
     "test_auto3dseg",
+    "test_docs",
     "test_distributed",
-    "test_errors",
-    "test_configs",
-    "test_accuracy",
-    "test_resume",
     "test_prediction",
+    "test_configs",
+    "test_resume",
+    "test_errors",
+    "test_plan",
+    "test_accuracy",
+    "test_step",
 )
 #: `make test-label` runs these in an environment of their own
 collect_ignore = [] if importlib.util.find_spec("monailabel") else ["label"]
