@@ -1,4 +1,4 @@
-"""Run by torch.distributed.run in several processes: steps at one global batch, losses as the mean over processes."""
+"""Run in several processes: steps at one global batch, losses as the mean over processes."""
 
 from __future__ import annotations
 
