@@ -108,11 +108,12 @@ def for_mixed_precision(network: Any) -> Any:
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule) or network.training:
         return network
     network = copy.deepcopy(network)
-    block: Any
     for block in network.modules():
-        if isinstance(block, Convolution) and isinstance(getattr(getattr(block, "adn", None), "N", None), _BatchNorm):
-            block.conv = fuse_conv_bn_eval(block.conv, block.adn.N)
-            del block.adn.N
+        norm: Any = getattr(getattr(block, "adn", None), "N", None)
+        if isinstance(block, Convolution) and isinstance(norm, _BatchNorm):
+            convolution: Any = block.conv
+            block.conv = fuse_conv_bn_eval(convolution, norm)
+            del block.adn.N  # type: ignore[union-attr]
     unet: Any
     for unet in [m for m in network.modules() if isinstance(m, BasicUNet)]:
         unet.conv_0, unet.final_conv = InFloat32(unet.conv_0), InFloat32(unet.final_conv)
