@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -25,7 +26,10 @@ def age() -> float:
     """Seconds since this process began, where it is a training from beginning to end; 0 in a notebook or a server."""
     if Path(sys.argv[0]).parts[-2:] not in PROGRAMS:
         return 0.0
-    return time.time() - psutil.Process().create_time()
+    process = psutil.Process()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun began earlier
+        process = process.parent() or process
+    return time.time() - process.create_time()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,12 @@ MEASURING = 0.04
 now = time.perf_counter
 
 
+def say(level: int, text: str) -> None:
+    """Log in the first of several processes."""
+    if rank_and_size()[0] == 0:
+        logger.log(level, text)
+
+
 class Clock:
     """How long a training by the clock is: measured once, kept by the processes that resume it.
 
@@ -119,8 +125,9 @@ class Clock:
         longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
         length = Length(**state)
         self.length = length = replace(length, epochs=int(longer * length.epochs))
-        logger.info(
-            f"Going on with {length.steps:,} steps; {duration(self.elapsed())} of {self.minutes:g} minutes are used."
+        say(
+            logging.INFO,
+            f"Going on with {length.steps:,} steps; {duration(self.elapsed())} of {self.minutes:g} minutes are used.",
         )
 
     def _measure(self, trainer: Callable[[], SemSimTrainer], evaluator: Callable[[], Any] | None) -> None:
@@ -139,11 +146,12 @@ class Clock:
             steps_per_epoch=self._steps_per_epoch, val_interval=self._val_interval,
         )  # fmt: skip
         validations = f" and {length.validations} validations of {self.validation_seconds:.1f} s"
-        logger.info(
+        say(
+            logging.INFO,
             f"{self.minutes:g} minutes buy {length.steps:,} steps of {step:.2f} s"
             + (validations if self.validation_seconds else "")
             + f". The same by hand: --epochs {length.epochs} --steps_per_epoch {length.steps_per_epoch} "
-            f"--val_interval {length.val_interval}"
+            f"--val_interval {length.val_interval}",
         )
 
 
@@ -190,10 +198,11 @@ class KeepTime:
         epochs = of_rank_0(self._epochs(engine.state.epoch, length))
         if epochs == length.epochs:
             return
-        logger.warning(
+        say(
+            logging.WARNING,
             f"{'Slower' if epochs < length.epochs else 'Faster'} than before: {epochs} epochs of "
             f"{length.steps_per_epoch} steps in place of {length.epochs}, so that the training ends after "
-            f"{self.clock.minutes:g} minutes."
+            f"{self.clock.minutes:g} minutes.",
         )
         self.clock.length = length = replace(length, epochs=epochs)
         engine.state.max_epochs = epochs
@@ -223,4 +232,4 @@ class KeepTime:
         return self.completed + (epochs - epoch) * pace + between
 
     def _tell(self, engine: Workflow) -> None:
-        logger.info(f"Trained {engine.state.iteration:,} steps in {duration(self.clock.elapsed())}.")
+        say(logging.INFO, f"Trained {engine.state.iteration:,} steps in {duration(self.clock.elapsed())}.")
