@@ -194,8 +194,7 @@ def measure(
 def memory(
     output: str,
     side: int = 512,
-    slices: tuple[int, ...] | int = (100, 600),
-    classes: tuple[int, ...] | int = (2, 14),
+    volumes: tuple[tuple[int, int], ...] = ((100, 2), (100, 14), (600, 14)),
     spatial_size: int = 224,
     threads: int = 1,
 ) -> None:
@@ -204,13 +203,10 @@ def memory(
     Args:
         output: file to write.
         side: pixels of a stored slice.
-        slices: of each volume.
-        classes: numbers of classes to predict; the weights of the last layer are random.
+        volumes: of each the number of slices, and of classes to predict; the weights of the last layer are random.
         spatial_size: pixels that the network sees.
         threads: of the CPU.
     """
-    names = lambda k: ["background", *(f"class {c}" for c in range(1, k))]  # noqa: E731
-    slices, classes = ((v,) if isinstance(v, int) else tuple(v) for v in (slices, classes))
     torch.manual_seed(0)
     result = provenance("infer", "cpu", threads, 1) | {"cases": "noise", "amp": str(precision("auto", "cpu"))}
     result["command"] = result["command"].replace(" measure ", " memory ")
@@ -218,21 +214,21 @@ def memory(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         plane = np.random.default_rng(0).normal(0, 300, (side, side)).astype(np.int16)
-        for number in slices:
-            volume = np.stack([np.roll(plane, 7 * k, axis=0) for k in range(number)], axis=-1)
-            nib.save(nib.Nifti1Image(volume, np.diag([0.8, 0.8, 1.5, 1.0])), folder / f"{number}.nii.gz")
-            del volume
-            for k in classes:
-                state = torch.load(CKPT, weights_only=True)
-                state = {n: torch.randn(k, *w.shape[1:]) if "final_conv" in n else w for n, w in state.items()}
-                torch.save(state, folder / "model.pt")
-                command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
-                options = {"dataset_dir": folder / f"{number}.nii.gz", "ckpt_path": folder / "model.pt",
-                           "class_names": names(k), "spatial_size": spatial_size, "show_progress": False,
-                           "output_dir": folder / f"{number}_{k}"}  # fmt: skip
-                for name, value in options.items():
-                    command += [f"--{name}", str(value)]
-                rows.append({"shape": [side, side, number], "classes": k} | resources(command, threads))
+        for number, classes in volumes:
+            image = folder / f"{number}.nii.gz"
+            if not image.exists():
+                volume = np.stack([np.roll(plane, 7 * k, axis=0) for k in range(number)], axis=-1)
+                nib.save(nib.Nifti1Image(volume, np.diag([0.8, 0.8, 1.5, 1.0])), image)
+            state = torch.load(CKPT, weights_only=True)
+            state = {n: torch.randn(classes, *w.shape[1:]) if "final_conv" in n else w for n, w in state.items()}
+            torch.save(state, folder / "model.pt")
+            names = ["background", *(f"class_{c}" for c in range(1, classes))]
+            options = {"dataset_dir": image, "ckpt_path": folder / "model.pt", "class_names": names,
+                       "spatial_size": spatial_size, "show_progress": False,
+                       "output_dir": folder / f"{number}_{classes}"}  # fmt: skip
+            command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
+            command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+            rows.append({"shape": [side, side, number], "classes": classes} | resources(command, threads))
     result["volumes"] = rows
     _write(output, result)
 

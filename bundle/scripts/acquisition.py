@@ -74,7 +74,7 @@ class Acquisition:
         affinity_temperature: float = 0.1,
         prototype_temperature: float = 0.1,
         batch_size: int = 8,
-        amp: bool | str = "auto",
+        amp: bool | str = False,
     ) -> None:
         """
         Args:

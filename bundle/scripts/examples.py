@@ -113,7 +113,7 @@ class FeatureLook:
         temperature: float = 0.1,
         slices: int = 12,
         per_class: int = 200,
-        amp: bool | str = "auto",
+        amp: bool | str = False,
     ) -> None:
         """
         Args:
