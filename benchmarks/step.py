@@ -5,8 +5,8 @@
     python benchmarks/step.py compare --against DIR --output benchmarks/results/step_against.json
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
-phantom; ``literal`` is ``benchmarks/literal.py``. Steps of the methods take turns, so that whatever else the machine
-does meets all of them; peak memory is taken in a process of its own for each method.
+phantom, in the precision that ``amp: auto`` means; ``literal`` is ``benchmarks/literal.py``, in float32. Steps of the
+methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its own for each method.
 """
 
 from __future__ import annotations
@@ -207,10 +207,13 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
 
 def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
     """What a result says of where it comes from. A ``+`` after the commit: with changes not committed."""
+    from scripts.precision import precision  # which an older checkout that `compare` serves may lack
+
     return {
         "command": f"python benchmarks/{script}.py measure " + " ".join(sys.argv[2:]),
         "seed": 0,
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "precision": str(precision("auto", device)),
         "threads": threads,
         "repeats": repeats,
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "bundle/scripts") else ""),
@@ -292,7 +295,8 @@ def table(path: str) -> None:
         rows = part["methods"]
         base = rows.get("unimatch")
         print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s), "
-              f"matrix product {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
+              f"{result.get('precision', 'float32')}; "
+              f"matrix product in float32 {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
         print("| method | seconds a step | range | x UniMatch | GFLOP | share of the matrix product's rate | "
               "peak memory MiB | x UniMatch |")  # fmt: skip
         print("|---" * 8 + "|")
