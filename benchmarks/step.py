@@ -6,7 +6,8 @@
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
 phantom, in the precision that ``amp: auto`` means; ``literal`` is ``benchmarks/literal.py``, in float32. Steps of the
-methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its own for each method.
+methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its
+own for each method.
 """
 
 from __future__ import annotations
