@@ -108,14 +108,16 @@ def for_mixed_precision(network: Any) -> Any:
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule) or network.training:
         return network
     network = copy.deepcopy(network)
-    modules: list[Any] = list(network.modules())
-    for block in modules:
-        if isinstance(block, Convolution) and isinstance(getattr(getattr(block, "adn", None), "N", None), _BatchNorm):
-            block.conv = fuse_conv_bn_eval(block.conv, block.adn.N)
+    blocks: list[Any] = [m for m in network.modules() if isinstance(m, Convolution)]
+    unets: list[Any] = [m for m in network.modules() if isinstance(m, BasicUNet)]
+    for block in blocks:
+        norm = getattr(getattr(block, "adn", None), "N", None)
+        if isinstance(norm, _BatchNorm):
+            block.conv = fuse_conv_bn_eval(block.conv, norm)
             del block.adn.N
-    for unet in [m for m in modules if isinstance(m, BasicUNet)]:
-        for owner, name in ((unet, "conv_0"), (unet.upcat_1, "upsample"), (unet.upcat_1, "convs"), (unet, "final_conv")):
-            setattr(owner, name, InFloat32(getattr(owner, name)))
+    for unet in unets:
+        unet.conv_0, unet.final_conv = InFloat32(unet.conv_0), InFloat32(unet.final_conv)
+        unet.upcat_1.upsample, unet.upcat_1.convs = InFloat32(unet.upcat_1.upsample), InFloat32(unet.upcat_1.convs)
     return network
 
 
