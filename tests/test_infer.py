@@ -43,12 +43,12 @@ def test_labels_of_both_precisions_are_compared(phantom_dir, tmp_path, capsys):
     (tmp_path / "images").symlink_to(phantom_dir / "images")
     case = next((phantom_dir / "images").iterdir()).name.removesuffix(".nii.gz")
     (tmp_path / "splits.json").write_text(json.dumps({"validation": [case]}))
-    infer.agreement(str(tmp_path), str(tmp_path / "agreement.json"), sizes=64, threads=2)
+    infer.agreement(str(tmp_path), str(tmp_path / "agreement.json"), sizes=192, threads=2)
     record = json.loads((tmp_path / "agreement.json").read_text())
-    row = record["agreement"]["64"]
+    row = record["agreement"]["192"]
     assert record["cases"] == [case] and "bfloat16" in record["amp"]
     assert row["foreground"] > 100 and 0.9 < row["same"] / row["foreground"] <= 1
-    assert "| 64 | " in capsys.readouterr().out
+    assert "| 192 | " in capsys.readouterr().out
 
 
 def test_memory_is_that_of_the_users_command(tmp_path, capsys):

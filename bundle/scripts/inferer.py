@@ -108,14 +108,14 @@ def for_mixed_precision(network: Any) -> Any:
     if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule) or network.training:
         return network
     network = copy.deepcopy(network)
-    for block in network.modules():
-        norm: Any = getattr(getattr(block, "adn", None), "N", None)
-        if isinstance(block, Convolution) and isinstance(norm, _BatchNorm):
-            convolution: Any = block.conv
-            block.conv = fuse_conv_bn_eval(convolution, norm)
-            del block.adn.N  # type: ignore[union-attr]
-    unet: Any
-    for unet in [m for m in network.modules() if isinstance(m, BasicUNet)]:
+    blocks: list[Any] = [m for m in network.modules() if isinstance(m, Convolution)]
+    unets: list[Any] = [m for m in network.modules() if isinstance(m, BasicUNet)]
+    for block in blocks:
+        norm = getattr(getattr(block, "adn", None), "N", None)
+        if isinstance(norm, _BatchNorm):
+            block.conv = fuse_conv_bn_eval(block.conv, norm)
+            del block.adn.N
+    for unet in unets:
         unet.conv_0, unet.final_conv = InFloat32(unet.conv_0), InFloat32(unet.final_conv)
         unet.upcat_1.upsample, unet.upcat_1.convs = InFloat32(unet.upcat_1.upsample), InFloat32(unet.upcat_1.convs)
     return network
