@@ -19,10 +19,11 @@ from ignite.engine import Events
 from monai.engines import Workflow
 
 from . import phantom
-from .checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_setting
+from .checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_intensity, trained_setting
 from .datalist import read_datalist, read_images
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
+from .intensity import configured
 
 logger = logging.getLogger("semsim")
 
@@ -52,6 +53,18 @@ def setting(bundle_root: str | os.PathLike, name: str, default: Any) -> Any:
     if not (Path(bundle_root) / "models" / SETTINGS_FILE).is_file():
         return default
     return trained_setting(Path(bundle_root) / "models" / "model.pt", name, default)
+
+
+def intensity(bundle_root: str | os.PathLike, transform: Any) -> Any:
+    """The transform of intensities of ``train.yaml``; in MONAI Label that of the weights in ``models``, if they say."""
+    if setting(bundle_root, "intensity", None) is None:
+        return transform
+    return trained_intensity(Path(bundle_root) / "models" / "model.pt", transform)
+
+
+def intensity_settings(bundle_root: str | os.PathLike, window: Any = None) -> Any:
+    """What :func:`intensity` takes, as data to be kept beside the weights."""
+    return setting(bundle_root, "intensity", None) or configured("intensity", window)
 
 
 def dataset_dir(bundle_root: str | os.PathLike) -> str:
