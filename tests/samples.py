@@ -91,3 +91,11 @@ def write_picture(path: Path, array: np.ndarray, **options) -> None:
     """PNG or JPG of ``(X, Y)`` or ``(X, Y, 3)`` uint8, X to the right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.moveaxis(array, 0, 1)).save(path, **options)
+
+
+def write_tiff(path: Path, array: np.ndarray, *, dpi: float, orientation: int = 1) -> None:
+    """TIFF of pages of ``(X, Y, pages)``, X to the right, with a print resolution."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = [Image.fromarray(np.ascontiguousarray(array[..., k].T)) for k in range(array.shape[2])]
+    tags = {274: orientation}
+    pages[0].save(path, save_all=True, append_images=pages[1:], dpi=(dpi, dpi), tiffinfo=tags)

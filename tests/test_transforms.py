@@ -222,7 +222,7 @@ def test_a_label_of_another_place_is_refused(tmp_path):
     steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), CheckVolumed(in_channels=1, num_classes=2)])
     with pytest.raises(RuntimeError) as error:
         steps({key: str(tmp_path / f"{key}.nii.gz") for key in keys})
-    assert "lies elsewhere in space" in str(error.value.__cause__)
+    assert "lies elsewhere by its header" in str(error.value.__cause__)
 
 
 def label_on_image(tmp_path, image_affine, label_affine, label_array=None):

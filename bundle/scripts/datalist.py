@@ -47,6 +47,16 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+def stated(datalist: str | os.PathLike, name: str) -> Any:
+    """What a datalist says about its data besides the lists; ``None`` where it does not, or where there is none.
+
+    Args:
+        datalist: JSON file.
+        name: ``trust``.
+    """
+    return _load(datalist).get(name) if os.path.isfile(datalist) else None
+
+
 def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
@@ -263,6 +273,7 @@ def create(
     channels: int | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
+    trust: str | None = None,
     check: bool = True,
     table: str = "",
     dry_run: bool = False,
@@ -286,6 +297,8 @@ def create(
         channels: Channels of the images, where 4D files hold them along their last axis
         image_suffix: What image names end with and label names do not, for instance _0000
         label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        trust: What counts where the headers of image and label put the same voxels in different places: header, or
+            voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
         dry_run: Say what is there and who would land where, and write no datalist.
@@ -297,7 +310,7 @@ def create(
     image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
-    found = survey(image_files, label_files, channels=channels) if check else None
+    found = survey(image_files, label_files, channels=channels, trust=trust) if check else None
     if found is not None:
         print_rows(describe(found, patients=len(cases.groups), class_names=names))
         if table:
@@ -325,7 +338,8 @@ def create(
         print("nothing written (--dry_run)")
         return
     classes = {"labels": dict(enumerate(names))} if names else {}
-    write_json(output, {**classes, **lists})
+    facts = {"trust": trust} if trust else {}
+    write_json(output, {**classes, **facts, **lists})
     print(f"wrote {output}; to train on it, in the bundle's folder:")
     print(command)
 

@@ -14,9 +14,10 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
 
-from .files import case_name
+from .files import case_name, is_picture
+from .geometry import on_image_grid, states_grid
 from .readers import image_loader
-from .transforms import find_slice_axis, states_grid
+from .transforms import find_slice_axis
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -101,11 +102,6 @@ def as_planes(
         aspect=plane[1] / plane[0],
         numbers=numbers[::-1] if flipped else numbers,
     )
-
-
-def is_picture(path: str | os.PathLike) -> bool:
-    """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
-    return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
 
 
 def choose_slices(planes: Planes, number: int) -> np.ndarray:
@@ -197,9 +193,11 @@ def overlay(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    load = image_loader()
-    labels = {"prediction": load(prediction)} | ({"truth": load(truth)} if truth else {})
-    planes = as_planes(load(image), labels, picture=is_picture(image))
+    load, read_label = image_loader(), image_loader(label=True)
+    files = {"prediction": prediction} | ({"truth": truth} if truth else {})
+    volume: Any = load(image)
+    labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
+    planes = as_planes(volume, labels, picture=is_picture(image))
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
     chosen = choose_slices(planes, slices)
     figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)

@@ -13,14 +13,14 @@ from monai.inferers import Inferer
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from .drawing import Planes, as_planes, is_picture
-from .files import case_name
+from .drawing import Planes, as_planes
+from .files import case_name, is_picture
 from .fusion import resize
+from .geometry import states_grid
 from .loaders import read_item
 from .network import SemSimNet, Streams
 from .readers import image_loader
 from .similarity import nearest
-from .transforms import states_grid
 
 Item = Mapping[str, Any]
 

@@ -26,6 +26,11 @@ def case_name(path: str | os.PathLike) -> str:
     return name
 
 
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
+    return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+
+
 def is_dicom(path: str | os.PathLike) -> bool:
     """Whether a file is a slice of a DICOM series, by its ending and its first bytes."""
     if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:

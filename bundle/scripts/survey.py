@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
+from .geometry import on_image_grid, states_grid, voxels_apart
 from .readers import image_loader
-from .transforms import on_image_grid, states_grid, voxels_apart
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,10 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     """
     kind = "label" if label else "image"
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*more than one DICOM series")
-            tensor = image_loader()(path)
+        tensor = image_loader(label=label)(path)
+    except InputError:
+        raise
     except Exception as error:
-        if "more than one DICOM series" in str(error):
-            raise InputError(f"{path}: several DICOM series in one folder; give each a folder of its own.") from error
         # ITK begins with a line of its source
         lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
         reason = (lines or [""])[0][:200]
@@ -111,11 +109,13 @@ class Survey:
         images: facts of every readable image, by case.
         labels: the same of every readable label.
         problems: one line for each file that cannot be used.
+        placed: cases whose label is stored otherwise than its image and was put on it.
     """
 
     images: dict[str, Facts]
     labels: dict[str, Facts]
     problems: list[str]
+    placed: list[str] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -135,7 +135,12 @@ class Survey:
 
 
 def survey(
-    images: Mapping[str, Path], labels: Mapping[str, Path], *, channels: int | None = None, progress: bool = True
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    *,
+    channels: int | None = None,
+    trust: str | None = None,
+    progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
@@ -143,6 +148,7 @@ def survey(
         images: image files by case.
         labels: label files by case, for some of them.
         channels: how many channels the images are said to have; ``None``: as most of them have.
+        trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
         progress: whether to show a progress bar.
     """
     problems: list[str] = []
@@ -159,7 +165,7 @@ def survey(
     result = Survey(*found, problems)
     problems += _channel_problems(result, channels or result.channels, channels is not None)
     problems += _pair_problems(result)
-    problems += _misplaced(result)
+    problems += _misplaced(result, trust)
     return result
 
 
@@ -175,38 +181,36 @@ def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]
 
 
 def _pair_problems(found: Survey) -> Iterable[str]:
-    for case, label in found.labels.items():
-        image = found.images.get(case)
+    for label in found.labels.values():
         if label.channels != 1:
             yield (
                 f"{label.path}: {label.channels} channels; expected one of class indices, for pictures with Pillow: "
                 "Image.open(FILE).convert('L')."
             )
-        elif image is not None and image.shape != label.shape:
-            yield (
-                f"{label.path}: its size is {join(label.shape)}, that of its image {image.path} {join(image.shape)}; "
-                "resample the label to the image's grid."
-            )
 
 
-def _misplaced(found: Survey) -> Iterable[str]:
-    """Labels that do not overlap their images by the headers; only those of :func:`elsewhere` are read again."""
+def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
+    """Labels that cannot be put on their images; only those of :func:`elsewhere` are read again."""
     for case in elsewhere(found):
-        load = image_loader()
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
         try:
-            on_image_grid(load(found.labels[case].path), load(found.images[case].path))  # type: ignore[arg-type]
+            on_image_grid(label, image, trust)
+            found.placed.append(case)
         except InputError as error:
             yield str(error)
 
 
 def elsewhere(found: Survey) -> list[str]:
-    """Cases whose label is put elsewhere than the image by its header, where both state a grid."""
+    """Cases whose label has another size than the image, or is put elsewhere by its header where both state a grid."""
     result = []
     for case, label in found.labels.items():
         image = found.images.get(case)
-        if image is None or image.shape != label.shape or not (states_grid(image.affine) and states_grid(label.affine)):
+        if image is None or label.channels != 1:
             continue
-        if voxels_apart(image.affine, label.affine, image.shape) > 0.5:
+        stated = states_grid(image.affine) and states_grid(label.affine)
+        same = (*image.shape, 1)[:3] == (*label.shape, 1)[:3]
+        if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
             result.append(case)
     return result
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
-from .survey import Survey, elsewhere, join
+from .survey import Survey, join
 
 
 def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
@@ -50,9 +50,9 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
-    if away := elsewhere(found):
-        rows.append(("headers", f"{len(away)} labels are stored in another orientation or place than their images, "
-                     f"{found.labels[away[0]].path} first: they follow their header"))  # fmt: skip
+    if placed := found.placed:
+        rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
+                     f"a part), {found.labels[placed[0]].path} first: they are put on them"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)

@@ -21,6 +21,7 @@ from monai.transforms import (
 from monai.utils import ensure_tuple_rep
 
 from .errors import InputError
+from .geometry import on_image_grid
 
 Item = Mapping[Hashable, Any]
 
@@ -201,58 +202,6 @@ class LabelValuesd(MapLabelValued):
         return super().__call__(data)  # type: ignore[arg-type]
 
 
-def states_grid(affine: Any, meta: Mapping[str, Any] | None = None) -> bool:
-    """Whether a file says how its voxels lie in space.
-
-    Args:
-        affine: as the reader gives it; the identity is what most make up where a file says nothing.
-        meta: what the reader tells besides. A NIfTI file says by two codes of zero that its affine means nothing, and
-            nibabel then makes one up from the voxel size.
-    """
-    codes = [meta[name] for name in ("qform_code", "sform_code") if meta is not None and name in meta]
-    if codes and not any(int(code) for code in codes):
-        return False
-    matrix = to_affine_nd(3, np.asarray(affine, dtype=float))
-    return not np.allclose(matrix, np.eye(4), atol=1e-6)
-
-
-def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
-    """How far apart two headers put the corners of a volume, at most, in voxels of the finest axis.
-
-    Args:
-        affine, other: from voxels to mm, ``(4, 4)`` (or smaller for a picture).
-        shape: voxels along each axis.
-    """
-    matrices = [to_affine_nd(3, np.asarray(a, dtype=float)) for a in (affine, other)]
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in (*shape, 1)[:3]), 1)
-    distance = np.linalg.norm(corners @ (matrices[0] - matrices[1]).T, axis=1).max()
-    return float(distance / np.linalg.norm(matrices[0][:3, :3], axis=0).min())
-
-
-def on_image_grid(label: MetaTensor, image: MetaTensor) -> MetaTensor:
-    """A label on the grid of its image, of the same shape.
-
-    One that does not state its grid, or whose image does not, lies on its image voxel by voxel. One that was stored in
-    another orientation is turned to its image's.
-
-    Raises:
-        InputError: by their headers the two do not overlap.
-    """
-    if not (states_grid(label.affine, label.meta) and states_grid(image.affine, image.meta)):
-        label = label.clone()
-        label.affine = image.affine
-    elif label.ndim == 4 and voxels_apart(image.affine, label.affine, image.shape[1:]) > 0.5:
-        resample = SpatialResample(mode="nearest", padding_mode="zeros")
-        turned: Any = resample(label, dst_affine=image.affine, spatial_size=image.shape[1:])
-        if label.any() and not turned.any():
-            raise InputError(
-                f"{file_of(None, label)}: by its header it lies elsewhere in space than its image "
-                f"{file_of(None, image)}; resample it to the image's grid, or copy the image's header."
-            )
-        return turned
-    return label
-
-
 class CheckVolumed(Transform):
     """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
 
@@ -260,16 +209,23 @@ class CheckVolumed(Transform):
     """
 
     def __init__(
-        self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label"
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        trust: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
     ) -> None:
         """
         Args:
             in_channels: channels that the network takes.
             num_classes: classes that the network predicts, background included.
+            trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
             image_key: key of the image, ``(C, ...)``.
             label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
         """
-        self.in_channels, self.num_classes = in_channels, num_classes
+        self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
         self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
@@ -289,22 +245,21 @@ class CheckVolumed(Transform):
         result = dict(data)
         if self.label_key in data:
             label = data[self.label_key]
-            self._check_label(label, image, name)
+            self._check_channels(label)
             if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
-                result[self.label_key] = on_image_grid(label, image)
+                result[self.label_key] = on_image_grid(label, image, self.trust)
+            self._check_values(label)
         return result
 
-    def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
-        name = file_of(None, label)
+    def _check_channels(self, label: torch.Tensor) -> None:
         if label.shape[0] != 1:
             raise InputError(
-                f"{name}: expected one channel of label values, received {label.shape[0]}; save it as indices."
+                f"{file_of(None, label)}: expected one channel of label values, received {label.shape[0]}; save it as "
+                "indices."
             )
-        if label.shape[1:] != image.shape[1:]:
-            raise InputError(
-                f"{name}: label has shape {tuple(label.shape[1:])}, its image {image_name} has "
-                f"{tuple(image.shape[1:])}; resample the label to the image's grid."
-            )
+
+    def _check_values(self, label: torch.Tensor) -> None:
+        name = file_of(None, label)
         values = torch.unique(torch.as_tensor(label))
         wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < self.num_classes]
         if wrong:
