@@ -10,7 +10,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
 from scripts.augmentation import CutMix, RandCutMix, StrongViewsd
 from scripts.errors import InputError, find_input_error
-from scripts.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd, find_slice_axis
+from scripts.slices import find_slice_axis
+from scripts.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
 
 RNG = np.random.default_rng(0)
 

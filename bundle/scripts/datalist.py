@@ -52,7 +52,7 @@ def stated(datalist: str | os.PathLike, name: str) -> Any:
 
     Args:
         datalist: JSON file.
-        name: ``trust``.
+        name: ``trust``, ``slice_axis``.
     """
     return _load(datalist).get(name) if os.path.isfile(datalist) else None
 
@@ -273,6 +273,7 @@ def create(
     channels: int | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
+    slice_axis: Any = None,
     trust: str | None = None,
     check: bool = True,
     table: str = "",
@@ -297,6 +298,8 @@ def create(
         channels: Channels of the images, where 4D files hold them along their last axis
         image_suffix: What image names end with and label names do not, for instance _0000
         label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
+            (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
         trust: What counts where the headers of image and label put the same voxels in different places: header, or
             voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
         check: Whether to read every file; false trusts them.
@@ -312,7 +315,7 @@ def create(
     names = [str(name) for name in _words(class_names)]
     found = survey(image_files, label_files, channels=channels, trust=trust) if check else None
     if found is not None:
-        print_rows(describe(found, patients=len(cases.groups), class_names=names))
+        print_rows(describe(found, patients=len(cases.groups), class_names=names, slice_axis=slice_axis))
         if table:
             write_table(found, table)
     if ignored := ignored_line(images):
@@ -338,7 +341,8 @@ def create(
         print("nothing written (--dry_run)")
         return
     classes = {"labels": dict(enumerate(names))} if names else {}
-    facts = {"trust": trust} if trust else {}
+    axis = found.direction if found is not None and slice_axis is None else slice_axis
+    facts = {name: value for name, value in (("slice_axis", axis), ("trust", trust)) if value is not None}
     write_json(output, {**classes, **facts, **lists})
     print(f"wrote {output}; to train on it, in the bundle's folder:")
     print(command)

@@ -42,7 +42,7 @@ class CasePictures:
         postprocessing: Callable[[Any], Any],
         device: str | torch.device,
         *,
-        slice_axis: int | None = None,
+        slice_axis: str | int | None = None,
     ) -> None:
         """
         Args:
@@ -52,7 +52,7 @@ class CasePictures:
             inferer: predicts a volume.
             postprocessing: of the evaluation; turns ``pred`` into class indices on the file's grid.
             device: where to predict.
-            slice_axis: axis that slices are stacked along; ``None``: the coarsest.
+            slice_axis: what slices are stacked along; ``None``: the coarsest axis.
         """
         self.data, self.transform, self.network = list(data), transform, network
         self.inferer, self.postprocessing, self.device = inferer, postprocessing, device

@@ -8,17 +8,19 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import ITKReader, PILReader
 from monai.data.image_reader import ImageReader
+from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, LoadImaged
 from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
 from .dicom import check_series
 from .errors import InputError
-from .files import is_dicom
+from .files import is_dicom, is_picture
 
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
@@ -155,3 +157,15 @@ class LoadFilesd(LoadImaged):
         for key in self.key_iterator(result):
             result[key] = self.loaders[key](result[key], reader)
         return result
+
+
+def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine ``(4, 4)`` and voxels along each axis of an image, without its voxels where that is easy."""
+    name = os.fspath(path).lower()
+    if name.endswith((".nii", ".nii.gz")):
+        header: Any = nib.load(path)
+        return to_affine_nd(3, header.affine), tuple(int(n) for n in header.shape[:3])
+    if is_picture(name) and not name.endswith((".tif", ".tiff")):
+        return np.eye(4), (2, 2)  # a plane, however large
+    image: Any = image_loader()(path)
+    return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])

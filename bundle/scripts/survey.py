@@ -14,8 +14,10 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
+from .files import is_picture
 from .geometry import on_image_grid, states_grid, voxels_apart
 from .readers import image_loader
+from .slices import common_direction
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,11 @@ class Survey:
     def values(self) -> list[float]:
         """Every value that labels show, sorted."""
         return sorted({value for facts in self.labels.values() for value in facts.values})
+
+    @property
+    def direction(self) -> str | None:
+        """What most volumes were acquired along: ``R``, ``A`` or ``S``; ``None`` for planes alone."""
+        return common_direction((f.affine, f.shape, is_picture(f.path)) for f in self.images.values())
 
     @property
     def has_spacing(self) -> bool:

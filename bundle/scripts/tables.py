@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .files import IMAGE_SUFFIXES
-from .survey import Survey, join
+from .files import IMAGE_SUFFIXES, is_picture
+from .slices import NAMES, coarser_elsewhere, stored_axis
+from .survey import Facts, Survey, join
 
 
 def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
@@ -23,7 +24,12 @@ def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
 
 
 def describe(
-    found: Survey, *, patients: int, class_names: Sequence[str] = (), note: str = "patients"
+    found: Survey,
+    *,
+    patients: int,
+    class_names: Sequence[str] = (),
+    note: str = "patients",
+    slice_axis: str | int | None = None,
 ) -> list[tuple[str, str]]:
     """What was found as rows of a table, name and value.
 
@@ -32,6 +38,7 @@ def describe(
         patients: number of patients the images belong to.
         class_names: names of the classes, in the order of their values.
         note: what they are called.
+        slice_axis: what slices are stacked along; ``None``: as most images suggest.
     """
     images, labels = list(found.images.values()), list(found.labels.values())
     if not images:
@@ -50,6 +57,9 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    axis = found.direction if slice_axis is None else slice_axis
+    if axis is not None:
+        rows.append(("slices", _slices(images, axis)))
     if placed := found.placed:
         rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
                      f"a part), {found.labels[placed[0]].path} first: they are put on them"))  # fmt: skip
@@ -63,6 +73,24 @@ def describe(
         rows.append((f"label {value:g}{name}", f"{totals[value] / voxels:.2%} of the voxels, in {cases} of "
                      f"{len(labels)} labels"))  # fmt: skip
     return rows
+
+
+def _slices(images: Sequence[Facts], axis: str | int) -> str:
+    """How many slices an image has, along what, and which images would by themselves be cut otherwise."""
+    counts, away = [], []
+    for facts in images:
+        if len(facts.shape) == 3:
+            stored = stored_axis(facts.affine, facts.shape, axis, picture=is_picture(facts.path))
+            counts.append(facts.shape[stored])
+            if counts[-1] > 1 and coarser_elsewhere(facts.affine, stored):
+                away.append(facts.path.name)
+    if not counts:
+        return "one an image"
+    number = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+    name = f"{axis} ({NAMES[axis]})" if axis in NAMES else f"the stored axis {axis}"
+    others = f", and {len(away) - 5} more" if len(away) > 5 else ""
+    warning = f"; {', '.join(away[:5])}{others}: cut so, too, though coarser along another axis" if away else ""
+    return f"{number} an image, {sum(counts)} in all, along {name}{warning}"
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
