@@ -9,6 +9,7 @@ import pytest
 import samples
 import torch
 from monai.data import MetaTensor
+from scripts.datalist import create
 from scripts.errors import InputError, find_input_error
 from scripts.intensity import Intensityd, padding_value, transform_of
 from test_configs import workflow
@@ -121,3 +122,23 @@ def test_padding_of_a_ct_counts_as_air():
     np.testing.assert_array_equal(*scaled)
     assert padding_value(padded) == -3024 and padding_value(air) is None
     assert padding_value(rng.integers(-4096, 4096, (9, 9))) is None, "values spread below air are no padding"
+
+
+def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
+    for case, outside in (("a", -3024), ("b", -1024), ("c", -3024)):
+        image, label = samples.blob((20, 20, 3), seed=1)
+        image = (image - 160).astype(np.int16)  # tissue -60 to 0, the organ 90 to 150
+        image[:2] = outside
+        label[:2] = 0
+        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labels/{case}.nii.gz", label)
+    options = {name: str(tmp_path / name) for name in ("images", "labels")}
+    create(**options, output=str(tmp_path / "d.json"), class_names="background,organ")
+    shown = capsys.readouterr().out
+    assert "Hounsfield units" in shown and "2 images are filled up" in shown and '--window "[30,210]"' in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]
+    assert "-3024 to 149; in the median image -60" in row, "percentiles leave the padding out"
+    for case in "abc":
+        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0])
+    create(**options, output=str(tmp_path / "e.json"), class_names="background,organ")
+    assert "--window" not in capsys.readouterr().out

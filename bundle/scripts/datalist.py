@@ -26,7 +26,7 @@ from typing import Any
 from .errors import InputError, raise_all
 from .files import case_name, find_images, ignored_line, pair_files
 from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
-from .survey import survey
+from .survey import foreground_window, survey
 from .tables import describe, print_rows, training_command, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
@@ -336,7 +336,8 @@ def create(
     lists = make_lists(cases, taken, root)
     for line in list_lines(cases, taken, lists):
         print(line)
-    command = training_command(root, output, found, names)
+    window = foreground_window(found, trust=trust) if found is not None and found.ct else None
+    command = training_command(root, output, found, names, window)
     if dry_run:
         print("nothing written (--dry_run)")
         return

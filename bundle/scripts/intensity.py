@@ -37,6 +37,12 @@ def padding_value(array: Any) -> float | None:
     return low
 
 
+def looks_like_ct(array: Any) -> bool:
+    """Whether intensities are Hounsfield units, by their smallest: that of air, or the padding of a scanner."""
+    low, high = float(np.min(array)), float(np.max(array))
+    return padding_value(array) is not None or (AIR - 100 < low < AIR + 124 and high > 0)
+
+
 class Intensityd(MapTransform):
     """Intensities of an image ``(C, ...)`` to [0, 1]: of a fixed window, or of each channel between its percentiles.
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .errors import InputError
 from .files import is_picture
 from .geometry import on_image_grid, states_grid, voxels_apart
+from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
 from .slices import common_direction
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
 MOST_VALUES = 64
+#: A usual window of CT, in Hounsfield units.
+SOFT_TISSUE = (-150.0, 250.0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Facts:
         shape: voxels along each axis, as stored.
         spacing: voxel size along each axis, mm; ones where the file states none.
         affine: from voxels to mm in space, ``(4, 4)``; the identity where the file does not say.
-        intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image.
+        intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image. The percentiles leave out the
+            padding of a CT.
+        ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label.
     """
 
@@ -46,6 +51,7 @@ class Facts:
     affine: np.ndarray
     intensity: tuple[float, float, float, float] | None = None
     values: Mapping[float, int] = field(default_factory=dict)
+    ct: bool = False
 
 
 def look(path: Path, *, label: bool = False, channels: int | None = None) -> Facts:
@@ -91,8 +97,11 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
     if not label:
-        low, high = np.percentile(array[..., ::4] if array.size > 4e6 else array, [0.5, 99.5])
-        return Facts(*facts, intensity=(float(array.min()), float(low), float(high), float(array.max())))
+        some = array[..., ::4] if array.size > 4e6 else array
+        padding = padding_value(some)
+        low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
+        intensity = (float(array.min()), float(low), float(high), float(array.max()))
+        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
     values, counts = np.unique(array, return_counts=True)
     if len(values) > MOST_VALUES or (values != np.round(values)).any():
         lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
@@ -129,6 +138,11 @@ class Survey:
     def values(self) -> list[float]:
         """Every value that labels show, sorted."""
         return sorted({value for facts in self.labels.values() for value in facts.values})
+
+    @property
+    def ct(self) -> bool:
+        """Whether most images look like CT."""
+        return 2 * sum(facts.ct for facts in self.images.values()) > len(self.images)
 
     @property
     def direction(self) -> str | None:
@@ -220,6 +234,32 @@ def elsewhere(found: Survey) -> list[str]:
         if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
             result.append(case)
     return result
+
+
+def foreground_window(found: Survey, *, trust: str | None = None, most: int = 8) -> tuple[float, float]:
+    """A window for CT: the labelled tissue, with as much on either side, in tens of Hounsfield units.
+
+    Args:
+        found: images of which some have a label without problems.
+        trust: what counts where the headers of image and label contradict each other.
+        most: how many images to look into.
+
+    Returns:
+        lowest and highest intensity; those of soft tissue where no label shows anything.
+    """
+    ranges = []
+    labelled = [case for case in found.labels if case in found.images]
+    for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
+        inside = np.asarray(image[0])[np.asarray(on_image_grid(label, image, trust)[0]) != 0]
+        if inside.size:
+            ranges.append(np.percentile(inside, [0.5, 99.5]))
+    if not ranges:
+        return SOFT_TISSUE
+    low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
+    margin = max(high - low, 20.0)
+    return float(max(10 * np.floor((low - margin) / 10), AIR)), float(10 * np.ceil((high + margin) / 10))
 
 
 def join(numbers: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .errors import InputError
 from .files import IMAGE_SUFFIXES, is_picture
+from .intensity import AIR
 from .slices import NAMES, coarser_elsewhere, stored_axis
 from .survey import Facts, Survey, join
 
@@ -57,6 +58,14 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    if found.ct:
+        others = [facts.path.name for facts in images if not facts.ct]
+        rows.append(("CT", "Hounsfield units: train with a window (--window, proposed below)" + (
+                     f"; {len(others)} images do not look like it, {others[0]} first" if others else "")))  # fmt: skip
+        padded = [facts for facts in images if facts.intensity and facts.intensity[0] < AIR - 100]
+        if padded:
+            rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "
+                         f"{padded[0].path.name} first, which count as air"))  # fmt: skip
     axis = found.direction if slice_axis is None else slice_axis
     if axis is not None:
         rows.append(("slices", _slices(images, axis)))
@@ -122,7 +131,11 @@ def write_table(found: Survey, output: str | Path) -> None:
 
 
 def training_command(
-    root: str | Path, output: str | Path, found: Survey | None = None, class_names: Sequence[str] = ()
+    root: str | Path,
+    output: str | Path,
+    found: Survey | None = None,
+    class_names: Sequence[str] = (),
+    window: Sequence[float] | None = None,
 ) -> str:
     """The command that trains on a datalist, with the options that its files ask for.
 
@@ -132,6 +145,7 @@ def training_command(
         found: what the files hold, if they were looked at.
         class_names: names of the classes, background first; made up where there are none and the labels do not show
             the four values that the configs start from.
+        window: lowest and highest intensity that become 0 and 1.
 
     Raises:
         InputError: label values that leave open which class is which.
@@ -153,6 +167,8 @@ def training_command(
         options.append(f'--class_names "{_compact(names)}"')
     if found is not None and found.channels != 1:
         options.append(f"--in_channels {found.channels}")
+    if window is not None:
+        options.append(f'--window "{_compact([int(value) for value in window])}"')
     return "  python -m monai.bundle run training --config_file configs/train.yaml " + " ".join(options)
 
 
