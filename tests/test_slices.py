@@ -61,6 +61,27 @@ def test_the_direction_that_most_volumes_were_acquired_along(volumes, expected):
     assert common_direction(volumes) == expected
 
 
+def oblique(normal, in_plane=(0.0, 0.0, 1.0)):
+    """A volume of thick slices across ``normal``, stored last."""
+    normal = np.array(normal) / np.linalg.norm(normal)
+    right = np.cross(in_plane, normal)
+    right /= np.linalg.norm(right)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([right, np.cross(normal, right), normal], 1) @ np.diag([1.5, 1.5, 8.0])
+    return affine, (20, 20, 8), False
+
+
+def test_oblique_slices_as_of_the_heart_stay_whole():
+    """Short axes of patients differ by some degrees, so that the nearest direction of the body does, too."""
+    patients = [oblique((0.6, 0.65, 0.47)), oblique((0.65, 0.6, 0.47)), oblique((0.6, 0.66, 0.45))]
+    assert common_direction(patients) == 2
+    assert common_direction(patients[:1]) == "A"
+    assert all(stored_axis(*patient[:2], "A") == 2 for patient in patients)
+    sagittal = volume((5.0, 0.9, 0.9), (8, 20, 20))
+    assert common_direction([volume(THICK), volume(THICK), sagittal]) == "S"
+    assert stored_axis(*sagittal[:2], "S") == 2
+
+
 def test_an_image_of_one_slice_is_that_slice():
     affine = np.diag([1.5, 1.5, 1.0, 1.0])
     assert find_slice_axis((1.5, 1.5, 1.0), (64, 80, 1)) == 2

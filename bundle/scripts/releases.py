@@ -302,7 +302,7 @@ def prepare(
         print("nothing written (--dry_run)")
         return
     facts = {"name": chosen.name, "seed": seed, "labels": dict(enumerate(chosen.class_names))}
-    write_json(output, {**facts, **({"slice_axis": axis} if axis else {}), **lists})
+    write_json(output, {**facts, **({} if axis is None else {"slice_axis": axis}), **lists})
     config = f"\"['configs/train.yaml','configs/{release}.yaml']\""
     print(f"wrote {output}; to train on it, in the bundle's folder:")
     print(f"  python -m monai.bundle run training --config_file {config} --dataset_dir {folder.absolute()} "

@@ -145,8 +145,8 @@ class Survey:
         return 2 * sum(facts.ct for facts in self.images.values()) > len(self.images)
 
     @property
-    def direction(self) -> str | None:
-        """What most volumes were acquired along: ``R``, ``A`` or ``S``; ``None`` for planes alone."""
+    def direction(self) -> str | int | None:
+        """What most volumes were acquired along, see :func:`common_direction`; ``None`` for planes alone."""
         return common_direction((f.affine, f.shape, is_picture(f.path)) for f in self.images.values())
 
     @property

@@ -12,7 +12,7 @@ import pandas as pd
 from .errors import InputError
 from .files import IMAGE_SUFFIXES, is_picture
 from .intensity import AIR
-from .slices import NAMES, coarser_elsewhere, stored_axis
+from .slices import coarser_elsewhere, name_of, stored_axis
 from .survey import Facts, Survey, join
 
 
@@ -96,10 +96,9 @@ def _slices(images: Sequence[Facts], axis: str | int) -> str:
     if not counts:
         return "one an image"
     number = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
-    name = f"{axis} ({NAMES[axis]})" if axis in NAMES else f"the stored axis {axis}"
     others = f", and {len(away) - 5} more" if len(away) > 5 else ""
     warning = f"; {', '.join(away[:5])}{others}: cut so, too, though coarser along another axis" if away else ""
-    return f"{number} an image, {sum(counts)} in all, along {name}{warning}"
+    return f"{number} an image, {sum(counts)} in all, along {name_of(axis)}{warning}"
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
