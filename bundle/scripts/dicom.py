@@ -6,16 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
-from .files import is_dicom
+from .files import is_dicom, is_segmentation
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
-#: Storage classes that are no images.
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def read_slice(path: str | os.PathLike) -> Slice:
     """The header of a DICOM file.
 
     Raises:
-        InputError: it is a segmentation object, or cannot be read.
+        InputError: it cannot be read.
     """
     import itk  # slow, and few data sets need it
 
@@ -64,11 +63,6 @@ def read_slice(path: str | os.PathLike) -> Slice:
     def value(tag: str) -> str:
         return str(tags[tag]).strip().strip("\0") if tags.HasKey(tag) else ""
 
-    if value("0008|0016") == SEGMENTATION:
-        raise InputError(
-            f"{path}: a DICOM segmentation object, which is not read here; convert it to NIfTI, for instance with "
-            "segimage2itkimage of dcmqi, or in 3D Slicer (Quantitative Reporting)."
-        )
     size = (value("0028|0010"), value("0028|0011"), value("0028|0030"))
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
     return Slice(os.path.basename(path), value("0020|000e"), size, position, directions)
@@ -81,7 +75,13 @@ def check_series(path: str | os.PathLike) -> None:
         InputError: in one line, what they are and what to do.
     """
     folder = Path(path)
-    files = sorted(f for f in folder.iterdir() if is_dicom(f)) if folder.is_dir() else [folder]
+    inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    if objects := [f.name for f in inside if is_segmentation(f)]:
+        raise InputError(
+            f"{path}: holds a DICOM segmentation object ({objects[0]}), which is a label and no image; keep labels in "
+            "a folder of their own."
+        )
+    files = [f for f in inside if is_dicom(f)]
     slices = [read_slice(file) for file in files]
     if len(slices) > 1:
         problem = _mixed(slices) or _uneven(slices)
@@ -99,10 +99,11 @@ def _mixed(slices: Sequence[Slice]) -> str:
             f"{len(slices)} DICOM files that do not say where they lie, which may be single pictures; give each a "
             "folder of its own, or convert them to PNG."
         )
-    for name, values in (
+    facets: list[tuple[str, list[Any]]] = [
         ("orientation", [np.round(one.directions, 3) + 0.0 for one in slices]),  # type: ignore[arg-type]
         ("size", [one.size for one in slices]),
-    ):
+    ]
+    for name, values in facets:
         kinds: dict[tuple, list[str]] = {}
         for one, kind in zip(slices, values):
             kinds.setdefault(tuple(kind), []).append(one.file)

@@ -107,8 +107,9 @@ def _placed(
     shape = (*image.shape[1:], 1)[:3]
     to_image = np.linalg.inv(target) @ source
     offset = np.round(to_image[:3, 3]).astype(int)
-    # one that begins where its image does may have lost its origin when it was cut
-    cut = array.shape != shape and (offset.any() or trust == "header")
+    # one that begins where its image does may have lost its origin when it was cut, unless its format does not let it
+    sure = trust == "header" or file_name(label).lower().endswith((".seg.nrrd", ".dcm"))
+    cut = array.shape != shape and (offset.any() or sure)
     part = cut and voxels_apart(np.eye(4), to_image - _shift(offset), array.shape) < 0.1
     if not part and trust is None and array.any():
         raise InputError(_contradiction(label, image, array, source, target))

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from .dicom import check_series
 from .errors import InputError
 from .files import is_dicom, is_picture
+from .segmentation import SegmentationReader
 
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
@@ -70,8 +71,10 @@ class PictureReader(PILReader):
 def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
     seen: Image.Image = ImageOps.exif_transpose(picture)
     if seen.mode == "P" and not label:
-        colors = np.reshape(seen.getpalette(), (-1, 3))
+        colors = np.array(seen.getpalette()).reshape(-1, 3)
         seen = seen.convert("L" if (colors == colors[:, :1]).all() else "RGB")
+    if seen.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        seen = seen.convert("RGB")
     seen.format = picture.format
     return seen
 
@@ -130,7 +133,7 @@ def _refuse_layers(path: str) -> None:
 
 
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
-    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SignedByteReader()):
+    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader(), SignedByteReader()):
         loader.register(reader)  # the last that takes a file reads it
     return loader
 

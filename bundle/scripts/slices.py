@@ -62,8 +62,9 @@ def stored_axis(
     Args:
         affine: from voxels to mm, ``(4, 4)``.
         shape: voxels along each axis.
-        slice_axis: ``R``, ``A`` or ``S``, the stored axis nearest to that direction of the body, or that of thick slices
-            within 60 degrees of it, except that an image of one slice is that slice; 0, 1 or 2, that stored axis; ``None``, see :func:`find_slice_axis`.
+        slice_axis: ``R``, ``A`` or ``S``, the stored axis nearest to that direction of the body, or that of thick
+            slices within 60 degrees of it, except that an image of one slice is that slice; 0, 1 or 2, that stored
+            axis; ``None``, see :func:`find_slice_axis`.
         picture: whether it is a stack of pictures, which are its slices.
 
     Raises:
