@@ -87,6 +87,11 @@ def read(ct):
     return image_loader()(ct / "images/b.nii.gz")
 
 
+def test_references_are_kept_as_what_they_stand_for(ct, tmp_path):
+    settings = trained(ct, tmp_path, intensity="@mine", mine={**WINDOW, "a_max": "$@limits[1]"}, limits=[0, 300])
+    assert settings["intensity"] == {**WINDOW, "a_max": 300}
+
+
 def test_a_window_that_nothing_reads_is_refused(ct, tmp_path):
     with pytest.raises(RuntimeError) as error:
         trained(ct, tmp_path, intensity=WINDOW, window=[0, 1])
@@ -137,7 +142,7 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "Hounsfield units" in shown and "2 images are filled up" in shown and '--window "[30,210]"' in shown
     (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]
-    assert "-3024 to 149; in the median image -60" in row, "percentiles leave the padding out"
+    assert "-3024 to 149; in the median image -59" in row, "percentiles leave the padding out"
     for case in "abc":
         samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0])
     create(**options, output=str(tmp_path / "e.json"), class_names="background,organ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -142,7 +143,14 @@ def _plain(parser: ConfigParser, name: str) -> Any:
         return {key: _plain(parser, f"{name}#{key}") for key in node}
     if isinstance(node, list):
         return [_plain(parser, f"{name}#{number}") for number in range(len(node))]
-    return parser.get_parsed_content(name) if isinstance(node, str) and node[:1] in ("@", "$") else node
+    if not isinstance(node, str) or node[:1] not in ("@", "$"):
+        return node
+    value = parser.get_parsed_content(name)
+    try:
+        json.dumps(value)
+    except TypeError:  # a transform that stands elsewhere
+        return _plain(parser, node[1:])
+    return value
 
 
 def transform_of(node: Any, source: str) -> Any:
