@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import device_list
 logger = logging.getLogger(__name__)
 
 #: Settings that prediction depends on; with others the bundle is taken up anew.
-SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "keep_largest")
+SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "keep_largest")
 
 
 def input_error(error: BaseException | None) -> str | None:
