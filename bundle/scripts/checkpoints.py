@@ -16,8 +16,8 @@ from ignite.handlers import Checkpoint
 from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 
-from .datalist import case_name
 from .errors import InputError, chain
+from .files import case_names
 from .loaders import check_agreed, rank_and_size
 from .trainer import unwrapped
 
@@ -25,6 +25,8 @@ logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
 SETTINGS_FILE = "training.json"
+#: Which files a training reads, for a resume to compare.
+LISTS_FILE = "training_lists.json"
 
 
 class ResumeCheckpoint:
@@ -274,17 +276,30 @@ class SaveSettings:
     """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
 
     def __init__(
-        self, output_dir: str | os.PathLike, settings: Mapping[str, Any], labeled: Sequence[Mapping[str, Any]]
+        self,
+        output_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        labeled: Sequence[Mapping[str, Any]],
+        *,
+        unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        dataset_dir: str | os.PathLike = "",
     ) -> None:
         """
         Args:
             output_dir: folder of the training.
             settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis`` and whatever else is worth it.
             labeled: items of the datalist that were trained on with their labels.
+            unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
         """
         self.path = Path(output_dir) / SETTINGS_FILE
-        cases = [case_name(item["image"] if isinstance(item["image"], str) else item["image"][0]) for item in labeled]
+        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "labeled_cases": cases}
+        root = os.path.abspath(dataset_dir) if dataset_dir else ""
+        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
+        if unlabeled is not None:
+            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, before what resumes it."""
@@ -302,8 +317,41 @@ class SaveSettings:
                     + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
                     + "); resume with those, or give another --output_dir."
                 )
+            self._compare_lists()
         versions = {"monai": monai.__version__, "torch": torch.__version__}
         self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+
+    def _compare_lists(self) -> None:
+        """That a resumed training reads the files that it began with, in their order."""
+        path = self.path.with_name(LISTS_FILE)
+        began = json.loads(path.read_text()) if path.is_file() else {}
+        for stream, now in self.lists.items():
+            earlier = began.get(stream, now)
+            if earlier == now:
+                continue
+            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
+            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
+            raise InputError(
+                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
+                "resume with the datalist that it began with, or give another --output_dir."
+            )
+
+
+def _identity(item: Mapping[str, Any], root: str) -> str:
+    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
+
+    def shown(path: str) -> str:
+        path = os.path.abspath(path)
+        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
+
+    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
+    parts = [" + ".join(map(shown, images))]
+    if item.get("label"):
+        parts.append(f"with {shown(item['label'])}")
+    if item.get("labeled_slices") is not None:
+        parts.append(f"slices {item['labeled_slices']}")
+    return " ".join(parts)
 
 
 def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, raise_all
-from .files import case_name, find_images, ignored_line, pair_files
+from .files import case_name, case_names, find_images, ignored_line, pair_files
 from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
 from .survey import survey
 from .tables import describe, print_rows, training_command, write_table
@@ -109,7 +109,8 @@ def read_datalist(
 
     Returns:
         one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
-        ``label`` unless the item is unlabelled. A list that the file does not have is empty.
+        ``label`` unless the item is unlabelled, and ``case``: a name that no other image of the file has. A list that
+        the file does not have is empty.
 
     Raises:
         InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists, paths
@@ -135,7 +136,9 @@ def read_datalist(
     if key == "unlabeled" and unlabeled_key != key:
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
-    problems += _in_two_lists(datalist, lists)
+    root = os.path.abspath(dataset_dir)
+    problems += _in_two_lists(datalist, lists, root)
+    _name(lists, root)
 
     chosen = [dict(item, stream=key) for item in lists[key]]
     if key == "unlabeled":
@@ -182,18 +185,30 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_o
     return problems
 
 
-def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]]) -> list[str]:
-    first: dict[str, str] = {}
+def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
+    """Give every item its name among all images of the datalist, as ``case``."""
+    items = [item for members in lists.values() for item in members]
+    for item, name in zip(items, case_names([os.path.join(root, _image_files(item)[0]) for item in items])):
+        several = isinstance(item["image"], list) and len(item["image"]) > 1
+        item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
+
+
+def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str) -> list[str]:
+    """Images that two items name, whether as a relative path, an absolute one or a link."""
+    first: dict[str, tuple[str, str]] = {}
     problems = []
     for name, items in lists.items():
         for item in items:
-            path = os.path.normpath(_image_files(item)[0])
+            shown = _image_files(item)[0]
+            path = os.path.realpath(os.path.join(root, shown))
             if path in first:
+                other, earlier = first[path]
+                also = "" if os.path.normpath(shown) == os.path.normpath(earlier) else f" (as {earlier})"
                 problems.append(
-                    f"{datalist}: {path} stands in `{first[path]}` and again in `{name}`; a case belongs to one list, "
-                    'once (for single labelled slices give "labeled_slices" in `training`).'
+                    f"{datalist}: {shown} stands in `{other}`{also} and again in `{name}`; a case belongs to one "
+                    'list, once (for single labelled slices give "labeled_slices" in `training`).'
                 )
-            first.setdefault(path, name)
+            first.setdefault(path, (name, shown))
     return problems
 
 

@@ -163,10 +163,11 @@ class FeatureLook:
         else:
             shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
         path = first_file(item)
+        name = item.get("case") or case_name(path)
         meta = getattr(volume["image"], "meta", {})
         oriented = states_grid(meta.get("original_affine", np.eye(4)), meta)
         return [
-            Slice(f"{case_name(path)}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
+            Slice(f"{name}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
             for i, k in enumerate(numbers)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import InputError, raise_all
@@ -24,6 +24,28 @@ def case_name(path: str | os.PathLike) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def case_names(files: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each of some image files that no other has.
+
+    Args:
+        files: paths, absolute or relative to one folder.
+
+    Returns:
+        the file names without endings; where two files share one, all with the folders below the deepest that holds
+        them all: ``P01/mr``, ``P02/mr``. In the order of ``files``.
+    """
+    paths = [os.path.normpath(os.fspath(f)) for f in files]
+    names = [case_name(path) for path in paths]
+    distinct = set(paths)
+    if len({case_name(path) for path in distinct}) == len(distinct):
+        return names
+    top = os.path.commonpath([os.path.dirname(path) for path in distinct])
+    below = {path: os.path.relpath(path, top or ".") for path in distinct}
+    short = {path: os.path.join(os.path.dirname(below[path]), case_name(path)) for path in distinct}
+    shared = Counter(short.values())  # a.nii.gz beside a.mha keep their endings
+    return [short[path] if shared[short[path]] == 1 else below[path] for path in paths]
 
 
 def is_dicom(path: str | os.PathLike) -> bool:

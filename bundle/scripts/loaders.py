@@ -190,12 +190,13 @@ class SliceDataset(Dataset, Randomizable):
     def __getitem__(self, position: int) -> dict[str, Any]:
         number, k = self.index[position]
         volume = self._cache.get(number) or self._read(number)
-        image = self.data[number]["image"]
+        source = self.data[number]
+        image = source["image"]
         item: dict[str, Any] = {key: volume[key][k].clone() for key in volume}
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
-        item["case"] = f"{case_name(image if isinstance(image, str) else image[0])}/{k}"
+        item["case"] = f"{source.get('case') or case_name(image if isinstance(image, str) else image[0])}/{k}"
         return item
 
 

@@ -1,0 +1,96 @@
+"""Who is who: cases of one file name, patients of several images, cases that stand twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import samples
+import torch
+from scripts.checkpoints import SaveSettings
+from scripts.datalist import read_datalist
+from scripts.errors import InputError
+from scripts.files import case_names
+from scripts.html_report import Report
+from scripts.network import SegmentationNet
+from scripts.prediction import prepared_output
+from test_configs import workflow
+from test_handlers import engine_with
+
+
+@pytest.fixture
+def same_names(tmp_path) -> Path:
+    """Four patients with a folder each, in which the files are called alike; the truth of one is empty."""
+    items = []
+    for patient in range(4):
+        image, label = samples.blob((24, 20, 3), seed=patient)
+        samples.write_nifti(tmp_path / f"images/P{patient}/mr.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labels/P{patient}/mr.nii.gz", label * (patient != 2))
+        items.append({"image": f"images/P{patient}/mr.nii.gz", "label": f"labels/P{patient}/mr.nii.gz"})
+    (tmp_path / "list.json").write_text(json.dumps({"training": items[:1], "testing": items[1:]}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        (["images/a.nii.gz", "images/b.nii.gz"], ["a", "b"]),
+        (["images/P01/mr.nii.gz", "images/P02/mr.nii.gz", "images/P03/ct.mha"], ["P01/mr", "P02/mr", "P03/ct"]),
+        (["x/a.nii.gz", "x/a.mha", "x/b.mha"], ["a.nii.gz", "a.mha", "b"]),
+        (["x/a.nii.gz", "x/a.nii.gz"], ["a", "a"]),
+        (["x/p1/dicom", "x/p2/dicom"], ["p1/dicom", "p2/dicom"]),
+    ],
+)
+def test_a_name_is_short_where_it_tells_a_case_apart(files, expected):
+    assert case_names(files) == expected
+    assert case_names([f"/data/{file}" for file in files]) == expected
+
+
+def test_patients_with_files_of_one_name_are_scored_and_reported_apart(same_names):
+    network = SegmentationNet(out_channels=2)
+    torch.save(network.state_dict(), same_names / "model_last.pt")
+    common = {"dataset_dir": str(same_names), "datalist": str(same_names / "list.json"), "spatial_size": 32,
+              "output_dir": str(same_names), "class_names": ["background", "organ"]}  # fmt: skip
+    flow = workflow("train", "train", "evaluate", **common)
+    flow.initialize()
+    flow.run()
+    scores = pd.read_csv(same_names / "scores.csv")
+    assert list(scores["case"]) == ["P1/mr", "P2/mr", "P3/mr"]
+    assert json.loads((same_names / "scores.json").read_text())["cases"] == 3
+    page = Report(same_names, class_names=["background", "organ"]).run().read_text()
+    assert all(f"P{k}/mr" in page for k in (1, 2, 3))
+    assert [i["case"] for i in read_datalist(same_names / "list.json", same_names, "training")] == ["P0/mr"]
+    items = read_datalist(same_names / "list.json", same_names, "testing")
+    kept = prepared_output(items, same_names / "out")
+    assert len(kept) == 3, "predictions keep the patients' folders"
+
+
+def test_one_case_relative_absolute_and_by_a_link_in_two_lists_is_refused(same_names):
+    os.symlink(same_names / "images/P0", same_names / "images/again")
+    for other in (str(same_names / "images/P0/mr.nii.gz"), "images/again/mr.nii.gz", "images/../images/P0/mr.nii.gz"):
+        lists = {"training": [{"image": "images/P0/mr.nii.gz", "label": "labels/P0/mr.nii.gz"}],
+                 "unlabeled": [{"image": other}]}  # fmt: skip
+        (same_names / "two.json").write_text(json.dumps(lists))
+        with pytest.raises(InputError, match=r"stands in `training`.* and again in `unlabeled`"):
+            read_datalist(same_names / "two.json", same_names, "training")
+
+
+def test_a_resume_with_other_patients_of_the_same_names_is_refused(tmp_path):
+    def start(labeled, unlabeled, folder="data"):
+        engine = engine_with([{"loss": 1.0}])
+        items = [[{"image": str(tmp_path / folder / f"{p}/mr.nii.gz")} for p in part] for part in (labeled, unlabeled)]
+        SaveSettings(tmp_path / "run", {}, items[0], unlabeled=items[1], dataset_dir=tmp_path / folder).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    start(["P0"], ["P1", "P2"])
+    (tmp_path / "run" / "resume_checkpoint_1.pt").touch()
+    start(["P0"], ["P1", "P2"], folder="moved")
+    with pytest.raises(InputError, match=r"other labelled images \(1 new, P5/mr\.nii\.gz first; 1 gone, P0/mr"):
+        start(["P5"], ["P1", "P2"])
+    with pytest.raises(InputError, match=r"other unlabelled images \(1 new, P3/mr"):
+        start(["P0"], ["P1", "P3"])
+    with pytest.raises(InputError, match="another order"):
+        start(["P0"], ["P2", "P1"])
