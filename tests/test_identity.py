@@ -11,12 +11,13 @@ import pytest
 import samples
 import torch
 from scripts.checkpoints import SaveSettings
-from scripts.datalist import read_datalist
+from scripts.datalist import create, read_datalist
 from scripts.errors import InputError
 from scripts.files import case_names
 from scripts.html_report import Report
 from scripts.network import SegmentationNet
 from scripts.prediction import prepared_output
+from scripts.split import group_cases, patients_line
 from test_configs import workflow
 from test_handlers import engine_with
 
@@ -94,3 +95,43 @@ def test_a_resume_with_other_patients_of_the_same_names_is_refused(tmp_path):
         start(["P0"], ["P1", "P3"])
     with pytest.raises(InputError, match="another order"):
         start(["P0"], ["P2", "P1"])
+
+
+def cases_of(*names: str, **options):
+    files = {name: Path(f"{name}.nii.gz") for name in names}
+    return group_cases(files, {}, **options)
+
+
+@pytest.mark.parametrize(
+    "names, patients",
+    [
+        (["sub-01_ses-01_T1w", "sub-01_ses-02_T1w", "sub-02_ses-01_T1w"], ["sub-01", "sub-02"]),
+        (["ses-1/sub-A1/anat/sub-A1_T1w", "ses-2/sub-A1/anat/sub-A1_T1w"], ["sub-A1"]),
+        (["patient001_slice_03", "patient001_slice_04", "patient002_slice_03"], ["patient001", "patient002"]),
+        (["siteA/patient001/mr", "siteA/patient002/mr"], ["patient001", "patient002"]),
+        (["A0S9_visit2_T1", "A0S9_visit10_T1", "B1_visit2_T1"], ["A0S9", "B1"]),
+        (["P01/pre", "P01/post", "P02/pre"], ["P01", "P02"]),
+        (["case_001", "case_002"], ["case_001", "case_002"]),
+        (["slice_001", "image_002"], ["slice_001", "image_002"]),
+    ],
+)
+def test_names_that_show_patients_are_grouped(names, patients):
+    assert list(cases_of(*names).groups) == patients
+
+
+def test_what_is_not_known_of_patients_is_said(tmp_path, capsys):
+    for name in ("genius_0800", "genius_0801", "genius_0900", "genius_1000"):
+        image, label = samples.blob((6, 6, 2))
+        samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", image)
+        samples.write_nifti(tmp_path / "labels" / f"{name}.nii.gz", label)
+    folders = [str(tmp_path / "images"), str(tmp_path / "labels")]
+    create(*folders, str(tmp_path / "d.json"), dry_run=True, class_names="background,organ")
+    shown = capsys.readouterr().out
+    assert "not known: no name shows" in shown and r"--group_by, for instance '^(genius_\d{2})'" in shown
+    assert " 4 cases" in shown and "of 4 patients" not in shown and "4 patients" not in shown
+    group = r"^(genius_\d{2})"
+    create(*folders, str(tmp_path / "d.json"), dry_run=True, class_names="background,organ", group_by=group)
+    shown = capsys.readouterr().out
+    assert "patients    3 of 4 images, by --group_by" in shown and "4 of 3 patients" in shown
+    assert "their outermost folder (2)" in patients_line(cases_of("a/x", "b/x", "sub-01_T1w"))
+    assert "if they are of several" in patients_line(cases_of("skin/1", "skin/2"))

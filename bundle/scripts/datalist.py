@@ -25,7 +25,9 @@ from typing import Any
 
 from .errors import InputError, raise_all
 from .files import case_name, case_names, find_images, ignored_line, pair_files
-from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
+from .split import (
+    LISTS, as_names, distribute, group_cases, list_lines, make_lists, patients_line, write_json,
+)  # fmt: skip
 from .survey import survey
 from .tables import describe, print_rows, training_command, write_table
 
@@ -294,8 +296,8 @@ def create(
         labeled: Number of patients to train on with labels, drawn by seed, or their names; default all
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
-        group_by: Regular expression whose first group is the patient in a name. Default: the outermost folder, or the
-            name without _frameNN
+        group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
+            behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
         seed: Seed of the draw.
         class_names: Names of the classes in the order of their label values, background first
         channels: Channels of the images, where 4D files hold them along their last axis
@@ -314,9 +316,10 @@ def create(
     names = [str(name) for name in _words(class_names)]
     found = survey(image_files, label_files, channels=channels) if check else None
     if found is not None:
-        print_rows(describe(found, patients=len(cases.groups), class_names=names))
+        print_rows(describe(found, patients=cases.known * len(cases.groups), class_names=names))
         if table:
             write_table(found, table)
+    print(f"{'patients':<11} {patients_line(cases)}")
     if ignored := ignored_line(images):
         print(ignored)
     stray = [
@@ -333,7 +336,7 @@ def create(
     taken = distribute(cases, wanted, seed=seed)
     root = Path(os.path.commonpath([Path(images).absolute(), Path(labels).absolute()]))
     lists = make_lists(cases, taken, root)
-    for line in list_lines(cases, taken, lists):
+    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)
     command = training_command(root, output, found, names)
     if dry_run:

@@ -157,7 +157,9 @@ class Report:
         section.tables = [Table(rows, ["class", *names.values(), "cases"])]
         section.figures = [Figure(file, "box plots of the scores of every class", "Case by case",
                                   "Each dot is a case; the line in the box is the median.")]  # fmt: skip
-        pivot = self.scores.pivot_table(index="case", columns="class", values=self.metrics[0], sort=False)
+        if self.scores.duplicated(["case", "class"]).any():
+            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
+        pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
         pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
         pivot["mean"] = pivot.mean(axis=1)
         pivot = pivot.sort_values("mean", ascending=self.metrics[0] == "dice")

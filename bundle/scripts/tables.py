@@ -23,13 +23,13 @@ def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
 
 
 def describe(
-    found: Survey, *, patients: int, class_names: Sequence[str] = (), note: str = "patients"
+    found: Survey, *, patients: int = 0, class_names: Sequence[str] = (), note: str = "patients"
 ) -> list[tuple[str, str]]:
     """What was found as rows of a table, name and value.
 
     Args:
         found: the survey.
-        patients: number of patients the images belong to.
+        patients: number of patients the images belong to; 0: not known.
         class_names: names of the classes, in the order of their values.
         note: what they are called.
     """
@@ -38,7 +38,7 @@ def describe(
         return [("images", "none that can be read")]
     endings = Counter(_ending(facts.path) for facts in images)
     rows = [
-        ("images", f"{len(images)} of {patients} {note}, {len(labels)} with a label"),
+        ("images", f"{len(images)}{f' of {patients} {note}' if patients else ''}, {len(labels)} with a label"),
         ("formats", ", ".join(f"{ending} {number}" for ending, number in endings.most_common())),
         ("channels", ", ".join(str(c) for c in sorted({facts.channels for facts in images}))),
         ("size", _range((facts.shape for facts in images), "voxels")),
