@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -205,6 +206,7 @@ class SaveBest:
         """
         self.path, self.network = Path(output_dir) / filename, network
         self.best, self.epoch = float("-inf"), 0
+        self.told = False
 
     def state_dict(self) -> dict[str, float]:
         """The record, for the resume checkpoint."""
@@ -220,6 +222,12 @@ class SaveBest:
 
     def _save(self, engine: Workflow) -> None:
         score = float(engine.state.metrics[engine.state.key_metric_name])
+        if math.isnan(score) and not self.told and rank_and_size()[0] == 0:
+            self.told = True
+            logger.warning(
+                "Nothing to score: no label of `validation` shows a class, so no best weights are kept and "
+                "model_last.pt counts; put a case that shows every class there."
+            )
         if not score > self.best:
             return
         self.best, self.epoch = score, engine.state.epoch
@@ -354,15 +362,26 @@ def _identity(item: Mapping[str, Any], root: str) -> str:
     return " ".join(parts)
 
 
+def weights_file(ckpt_path: str | os.PathLike) -> Path:
+    """The file of weights that is meant: of a training's folder ``model_best.pt``, or else ``model_last.pt``.
+
+    Without a case to validate on there is no best.
+    """
+    path = Path(ckpt_path)
+    if not path.is_dir():
+        return path
+    return path / ("model_best.pt" if (path / "model_best.pt").is_file() else "model_last.pt")
+
+
 def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
     """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
 
     Args:
-        ckpt_path: weights; ``training.json`` is looked for beside them.
+        ckpt_path: weights, or their folder; ``training.json`` is looked for beside them.
         name: key in that file.
         default: returned when there is no such file or key.
     """
-    path = Path(ckpt_path).parent / SETTINGS_FILE
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
     if not path.is_file():
         if default is not None:
             logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
@@ -403,6 +422,7 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
     Raises:
         InputError: the file is missing, is no state (or would run code), or is that of another network.
     """
+    ckpt_path = str(weights_file(ckpt_path))
     try:
         state = torch.load(ckpt_path, map_location=device, weights_only=True)
     except FileNotFoundError:

@@ -18,6 +18,7 @@ Command line: ``python -m scripts.datalist create --help``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,21 @@ from typing import Any
 from .errors import InputError, raise_all
 from .files import case_name, case_names, find_images, ignored_line, pair_files
 from .split import (
-    LISTS, as_names, distribute, group_cases, list_lines, make_lists, patients_line, write_json,
+    LISTS,
+    as_names,
+    distribute,
+    group_cases,
+    list_lines,
+    make_lists,
+    patients_line,
+    write_json,
 )  # fmt: skip
 from .survey import survey
 from .tables import describe, print_rows, training_command, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
+
+logger = logging.getLogger("semsim")
 
 
 def _load(datalist: str | os.PathLike) -> dict[str, Any]:
@@ -215,20 +225,33 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
 
 
 def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``).
-
-    Raises:
-        InputError: neither has a labelled case.
-    """
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
     content, problems = _load(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
     raise_all(problems)
     for key in ("testing", "validation"):
         if any(item.get("label") for item in lists[key]):
             return key
-    if fold is not None and any(item.get("fold") == fold for item in lists["training"]):
-        return "validation"
-    raise InputError(f"{datalist}: expected labelled cases in `testing` or `validation`, received none; add some.")
+    return "validation"
+
+
+def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]], *, required: bool = True) -> None:
+    """Say so where an evaluation has nothing to score.
+
+    Args:
+        datalist: JSON file.
+        data: items to be scored.
+        required: whether that is an error, or said in the log.
+
+    Raises:
+        InputError: it is required and there is none.
+    """
+    if data:
+        return
+    text = f"{datalist}: expected labelled cases in `testing` or `validation`, received none; "
+    if required:
+        raise InputError(f"{text}add some, or `run reporting` writes a report of the training alone.")
+    logger.warning(f"{text}this is a report of the training alone.")
 
 
 def read_images(

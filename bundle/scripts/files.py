@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, raise_all
 
@@ -152,3 +155,16 @@ def ignored_line(folder: str | os.PathLike) -> str:
     kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
     shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))
     return f"{'ignored':<11} {kept.total()} files that are no images: {shown}" if kept else ""
+
+
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """JSON that other programs can read: a number that is none (nan, infinity) becomes ``null``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"

@@ -273,11 +273,12 @@ class Report:
 
 
 def _number(value: float, metric: str) -> str:
-    return f"{value:.3f}" if metric == "dice" else f"{value:.2f}"
+    return "-" if np.isnan(value) else f"{value:.3f}" if metric == "dice" else f"{value:.2f}"
 
 
 def _spread(values: pd.Series, metric: str) -> str:
-    return f"{_number(values.mean(), metric)} \u00b1 {_number(values.std(ddof=0), metric)}"
+    counted = values.dropna()
+    return f"{_number(counted.mean(), metric)} \u00b1 {_number(counted.std(ddof=0), metric)}" if len(counted) else "-"
 
 
 def write(output_dir: str) -> None:
