@@ -36,8 +36,8 @@ from .split import (
     patients_line,
     write_json,
 )  # fmt: skip
-from .survey import survey
-from .tables import describe, print_rows, training_command, write_table
+from .survey import MOST_VALUES, survey
+from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
 
@@ -303,6 +303,9 @@ def create(
     channels: int | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
+    label_values: Any = None,
+    ignore_label: int | None = None,
+    most_classes: int = MOST_VALUES,
     check: bool = True,
     table: str = "",
     dry_run: bool = False,
@@ -326,6 +329,9 @@ def create(
         channels: Channels of the images, where 4D files hold them along their last axis
         image_suffix: What image names end with and label names do not, for instance _0000
         label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        label_values: Value of each class in the label files, background first, where the files leave that open
+        ignore_label: Value of voxels that nobody judged, which count in no loss and no score
+        most_classes: How many values a label may show
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
         dry_run: Say what is there and who would land where, and write no datalist.
@@ -337,9 +343,15 @@ def create(
     image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
-    found = survey(image_files, label_files, channels=channels) if check else None
+    values, doubts = [int(v) for v in _words(label_values)], []
+    found = survey(image_files, label_files, channels=channels, most_classes=most_classes) if check else None
     if found is not None:
-        print_rows(describe(found, patients=cases.known * len(cases.groups), class_names=names))
+        try:
+            values = class_values(found, names, values, ignore_label)
+        except InputError as error:
+            doubts = [str(error)]
+        patients = cases.known * len(cases.groups)
+        print_rows(describe(found, patients=patients, class_names=names, values=values, ignore_label=ignore_label))
         if table:
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
@@ -351,7 +363,7 @@ def create(
         for name, path in label_files.items()
         if name not in image_files
     ]
-    raise_all(stray + (found.problems if found is not None else []))
+    raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}
     if labeled is not None:
@@ -361,7 +373,11 @@ def create(
     lists = make_lists(cases, taken, root)
     for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)
-    command = training_command(root, output, found, names)
+    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+    if found is not None and (line := unseen_line(found, training, values, named(values, names))):
+        print(line)
+    command = training_command(root, output, channels=found.channels if found is not None else 1, class_names=names,
+                               values=values, ignore_label=ignore_label)  # fmt: skip
     if dry_run:
         print("nothing written (--dry_run)")
         return
@@ -375,7 +391,9 @@ def _words(value: Any) -> list[Any]:
     """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
     if value is None:
         return []
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        return [name.strip() for name in value.strip("[]").split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def main() -> None:

@@ -176,7 +176,7 @@ class FeatureLook:
         features = torch.cat([s.features.flatten(1).T for s in slices]).numpy()
         classes = torch.cat([s.classes.flatten() for s in slices]).numpy()
         rng = np.random.default_rng(seed)
-        kept = [rng.permutation(np.flatnonzero(classes == c))[: self.per_class] for c in np.unique(classes)]
+        kept = [rng.permutation(np.flatnonzero(classes == c))[: self.per_class] for c in np.unique(classes) if c >= 0]
         order = np.concatenate(kept)
         return features[order], classes[order]
 

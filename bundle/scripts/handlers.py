@@ -171,9 +171,11 @@ class PseudoLabelQuality:
                 image, label = batch["image"].to(engine.state.device), batch["label"].flatten().long()
                 logits = network({"weak": image}, Streams(decode=("weak",))).logits["weak"]
                 p, pseudo = logits.float().softmax(dim=1).cpu().max(dim=1)
-                sure = p.flatten() >= self.threshold
+                judged = (label >= 0).cpu()
+                label = label.cpu().clamp(min=0)
+                sure = (p.flatten() >= self.threshold) & judged
                 confident += torch.bincount(label[sure] * k + pseudo.flatten()[sure], minlength=k * k).view(k, k)
-                total += torch.bincount(label, minlength=k)
+                total += torch.bincount(label[judged], minlength=k)
         row: dict[str, Any] = {"epoch": engine.state.epoch}
         for c, name in enumerate(self.class_names):
             values = {

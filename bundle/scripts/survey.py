@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
 from .readers import image_loader
-from .transforms import on_image_grid, states_grid, voxels_apart
+from .transforms import on_image_grid, states_grid, voxels_apart, whole
 
 logger = logging.getLogger(__name__)
 
 #: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
 MOST_VALUES = 64
+#: More classes than this no prediction can hold, which is stored in bytes.
+MOST_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Facts:
     values: Mapping[float, int] = field(default_factory=dict)
 
 
-def look(path: Path, *, label: bool = False, channels: int | None = None) -> Facts:
+def look(path: Path, *, label: bool = False, channels: int | None = None, most_classes: int = MOST_VALUES) -> Facts:
     """Read one file and check it on its own.
 
     Args:
         path: image or label, or the folder of a DICOM series.
         label: whether it is a label.
         channels: how many channels the images are said to have; with more than one a 4D file is one of channels.
+        most_classes: how many values a label may show.
 
     Raises:
         InputError: in one line with the file and the remedy.
@@ -93,8 +97,15 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     if not label:
         low, high = np.percentile(array[..., ::4] if array.size > 4e6 else array, [0.5, 99.5])
         return Facts(*facts, intensity=(float(array.min()), float(low), float(high), float(array.max())))
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) > MOST_VALUES or (values != np.round(values)).any():
+    values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
+    fractions = bool((values != np.round(values)).any())
+    if most_classes < len(values) <= MOST_CLASSES and not fractions and path.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InputError(
+            f"{path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
+            f"{most_classes} classes that a label may show; if these are classes give --most_classes {len(values)} "
+            f"(at most {MOST_CLASSES}), if it is an image take it out of the labels."
+        )
+    if len(values) > most_classes or fractions:
         lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
         raise InputError(
             f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a few "
@@ -135,7 +146,12 @@ class Survey:
 
 
 def survey(
-    images: Mapping[str, Path], labels: Mapping[str, Path], *, channels: int | None = None, progress: bool = True
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    *,
+    channels: int | None = None,
+    most_classes: int = MOST_VALUES,
+    progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
@@ -143,6 +159,7 @@ def survey(
         images: image files by case.
         labels: label files by case, for some of them.
         channels: how many channels the images are said to have; ``None``: as most of them have.
+        most_classes: how many values a label may show.
         progress: whether to show a progress bar.
     """
     problems: list[str] = []
@@ -151,7 +168,7 @@ def survey(
     for kind, files in enumerate((images, labels)):
         for case, path in files.items():
             try:
-                found[kind][case] = look(path, label=bool(kind), channels=channels)
+                found[kind][case] = look(path, label=bool(kind), channels=channels, most_classes=most_classes)
             except InputError as error:
                 problems.append(str(error))
             bar.update()
