@@ -11,7 +11,7 @@ import pytest
 import samples
 import torch
 from scripts.checkpoints import SaveSettings
-from scripts.datalist import create, read_datalist
+from scripts.datalist import create, evaluation_key, read_datalist
 from scripts.errors import InputError
 from scripts.files import case_names
 from scripts.html_report import Report
@@ -135,3 +135,29 @@ def test_what_is_not_known_of_patients_is_said(tmp_path, capsys):
     assert "patients    3 of 4 images, by --group_by" in shown and "4 of 3 patients" in shown
     assert "their outermost folder (2)" in patients_line(cases_of("a/x", "b/x", "sub-01_T1w"))
     assert "if they are of several" in patients_line(cases_of("skin/1", "skin/2"))
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [("val", "validation"), ("test", "testing"), ("unlabelled", "unlabeled"), ("train", "training"),
+     ("Testing", "testing"), ("validaton", "validation")],
+)  # fmt: skip
+def test_lists_that_nothing_reads_are_refused_with_the_name_that_is_meant(same_names, name, meant):
+    items = {"training": [{"image": "images/P0/mr.nii.gz", "label": "labels/P0/mr.nii.gz"}]}
+    for value in (["images/P1/mr.nii.gz"], [{"image": "images/P1/mr.nii.gz"}]):
+        (same_names / "l.json").write_text(json.dumps({**items, name: value, "modality": ["MR"]}))
+        with pytest.raises(InputError, match=f"nothing reads the list `{name}`; if `{meant}` is meant"):
+            read_datalist(same_names / "l.json", same_names, "training")
+    if meant == "testing":
+        with pytest.raises(InputError, match="nothing reads"):
+            evaluation_key(same_names / "l.json")
+
+
+def test_a_list_of_another_name_is_read_when_named_and_others_are_told_of(same_names, caplog):
+    content = {"training": ["images/P0/mr.nii.gz"], "unlabelled": ["images/P1/mr.nii.gz"],
+               "phantoms": ["images/P2/mr.nii.gz"], "names": ["Jane"]}  # fmt: skip
+    (same_names / "l.json").write_text(json.dumps(content))
+    for key in ("training", "unlabeled"):
+        read_datalist(same_names / "l.json", same_names, key, unlabeled_key="unlabelled", require_label=False)
+    assert "nothing reads the list `phantoms`" in caplog.text and "names" not in caplog.text
+    assert read_datalist(same_names / "l.json", same_names, "testing") == [], "a prediction of `testing` goes on"

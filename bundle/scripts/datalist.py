@@ -17,6 +17,7 @@ Command line: ``python -m scripts.datalist create --help``.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, raise_all
-from .files import case_name, case_names, find_images, ignored_line, pair_files
+from .files import IMAGE_SUFFIXES, case_name, case_names, find_images, ignored_line, pair_files
 from .split import (
     LISTS,
     as_names,
@@ -57,6 +58,44 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict) or not any(key in content for key in LISTS):
         raise InputError(f"{datalist}: expected a JSON object with at least one of the lists {', '.join(LISTS)}.")
     return content
+
+
+#: Other names that people give the lists.
+OTHER_NAMES = {
+    "train": "training", "trainset": "training", "training_set": "training", "labeled": "training",
+    "labelled": "training", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "testing", "tests": "testing", "testset": "testing",
+    "unlabelled": "unlabeled", "unlabel": "unlabeled", "unlabelled_images": "unlabeled",
+}  # fmt: skip
+
+
+def _unread(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, unlabeled_key: str) -> list[str]:
+    """Lists of images that nothing reads: one line each where the name of one that is read is likely meant.
+
+    Args:
+        datalist: file, for messages.
+        content: of it.
+        key: list that is being read; for ``testing`` alone, as in a prediction, the others do not matter.
+        unlabeled_key: a list of another name that is read.
+    """
+    problems = []
+    for name, value in content.items():
+        if name in (*LISTS, unlabeled_key) or not isinstance(value, list):
+            continue
+        if not value or not all((isinstance(item, dict) and "image" in item) or _is_image(item) for item in value):
+            continue
+        near = difflib.get_close_matches(name.lower(), [*LISTS, *OTHER_NAMES], n=1, cutoff=0.8)
+        likely = OTHER_NAMES.get(near[0], near[0]) if near else ""
+        if not likely:
+            logger.warning(f"{datalist}: nothing reads the list `{name}`; the lists are {', '.join(LISTS)}.")
+        elif key != "testing" or likely == "testing":
+            also = f", or read it as it is by --unlabeled_key {name}" if likely == "unlabeled" else ""
+            problems.append(f"{datalist}: nothing reads the list `{name}`; if `{likely}` is meant call it so{also}.")
+    return problems
+
+
+def _is_image(item: Any) -> bool:
+    return isinstance(item, str) and item.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
@@ -148,6 +187,7 @@ def read_datalist(
     if key == "unlabeled" and unlabeled_key != key:
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
+    problems += _unread(datalist, content, key, unlabeled_key)
     root = os.path.abspath(dataset_dir)
     problems += _in_two_lists(datalist, lists, root)
     _name(lists, root)
@@ -228,7 +268,7 @@ def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
     """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
     content, problems = _load(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
-    raise_all(problems)
+    raise_all(problems + _unread(datalist, content, "testing", ""))
     for key in ("testing", "validation"):
         if any(item.get("label") for item in lists[key]):
             return key

@@ -63,8 +63,8 @@ class SemsimAlgo(BundleAlgo):
             )
         if labels != list(range(len(labels))):
             return (
-                f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber them, or "
-                "give as ignore_label in the input a value that nobody judged."
+                f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber "
+                "them, or give as ignore_label in the input a value that nobody judged."
             )
         spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
         if len(shape) < 3 or given.get("force_2d"):
