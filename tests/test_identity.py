@@ -161,3 +161,27 @@ def test_a_list_of_another_name_is_read_when_named_and_others_are_told_of(same_n
         read_datalist(same_names / "l.json", same_names, key, unlabeled_key="unlabelled", require_label=False)
     assert "nothing reads the list `phantoms`" in caplog.text and "names" not in caplog.text
     assert read_datalist(same_names / "l.json", same_names, "testing") == [], "a prediction of `testing` goes on"
+
+
+def test_patients_of_any_name_can_be_named(tmp_path, capsys):
+    for name in ("Jane Doe", "Roe, John", "6", "12", "p7"):
+        image, label = samples.blob((6, 6, 2))
+        samples.write_nifti(tmp_path / "images" / name / "mr.nii.gz", image)
+        samples.write_nifti(tmp_path / "labels" / name / "mr.nii.gz", label)
+    (tmp_path / "names.txt").write_text("Jane Doe\nRoe, John\n\n")
+
+    def made(**options) -> dict[str, set[str]]:
+        (tmp_path / "d.json").unlink(missing_ok=True)
+        create(*(str(tmp_path / name) for name in ("images", "labels", "d.json")), check=False, **options)
+        lists = json.loads((tmp_path / "d.json").read_text())
+        return {key: {Path(i["image"]).parts[1] for i in items} for key, items in lists.items() if items}
+
+    assert made(labeled=str(tmp_path / "names.txt"))["training"] == {"Jane Doe", "Roe, John"}
+    assert made(labeled="Jane Doe,p7")["training"] == {"Jane Doe", "p7"}
+    assert made(labeled="p7 12")["training"] == {"p7", "12"} == made(labeled=("p7", 12))["training"]
+    assert made(labeled="patient:6", validation="patient:12,p7")["training"] == {"6"}
+    assert "would be patient" not in capsys.readouterr().out
+    (tmp_path / "images" / "6").rename(tmp_path / "images" / "2")
+    (tmp_path / "labels" / "6").rename(tmp_path / "labels" / "2")
+    assert len(made(labeled=2)["training"]) == 2
+    assert "training: 2 patients are drawn; the patient of that name would be patient:2" in capsys.readouterr().out

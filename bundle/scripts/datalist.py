@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, raise_all
-from .files import IMAGE_SUFFIXES, case_name, case_names, find_images, ignored_line, pair_files
+from .files import (
+    IMAGE_SUFFIXES,
+    case_name,
+    case_names,
+    find_images,
+    ignored_line,
+    join_channels,
+    pair_files,
+    without_labels,
+)
 from .split import (
     LISTS,
     as_names,
@@ -300,7 +309,8 @@ def read_images(
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
     Args:
-        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it), or one image file.
+        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it but what is a label
+            by its name), or one image file.
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
 
@@ -321,7 +331,13 @@ def read_images(
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
-    return [{"image": str(path)} for path in find_images(folder, recursive=True).values()]
+    found = find_images(folder, recursive=True)
+    images = without_labels(found)
+    if len(images) < len(found):
+        first = next(path for name, path in found.items() if name not in images)
+        logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
+    joined = join_channels(images).values()
+    return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 
 
 def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
@@ -359,7 +375,8 @@ def create(
         images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
         labels: Folder of labels, matched by name without ending; not every image needs one.
         output: JSON file to write, which must not exist yet.
-        labeled: Number of patients to train on with labels, drawn by seed, or their names; default all
+        labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
+            line; patient:6 for one whose name is a number; default all
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
         group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number

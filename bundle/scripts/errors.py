@@ -53,6 +53,14 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, of the machine or of a GPU, in the chain of causes of ``error``."""
+    return any(
+        isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or "allocate memory" in str(cause)
+        for cause in chain(error)
+    )
+
+
 def explain(error: BaseException) -> str | None:
     """What happened and what to do about it, in one line; ``None`` where only a traceback helps."""
     found = find_input_error(error)
@@ -70,7 +78,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:
             return (
                 "Out of memory. Lower --batch_size or --spatial_size, or take --fusion_checkpoint True or "
-                f"configs/semsim_minus.yaml; `run planning` says what fits. Otherwise {GO_ON}."
+                "configs/semsim_minus.yaml; `run planning` says what fits. A prediction or evaluation: end other "
+                f"programs, or --device cpu. Otherwise {GO_ON}."
             )
         if text.startswith("DataLoader worker"):
             return (

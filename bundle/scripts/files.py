@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,14 @@ from .errors import InputError, raise_all
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 #: Endings of the slices of a DICOM series; many have none at all.
 DICOM_SUFFIXES = (".dcm", ".ima", "")
+#: Folders of labels, and what names of labels end with beside their images.
+LABEL_FOLDERS = re.compile(
+    r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
+    re.IGNORECASE,
+)
+LABEL_ENDINGS = re.compile(r"(.+)[_.-](seg|segmentation|labels?|mask|gt)", re.IGNORECASE)
+#: nnU-Net's number of a channel behind a name.
+CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Other files that image formats bring along, and what systems leave behind.
 COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
 
@@ -107,6 +116,49 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[s
             f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}) or folders of DICOM slices, found none."
         )
     return found
+
+
+def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
+
+    Args:
+        found: files by case name; ``labelsTr/a`` is a label, and ``a_seg`` beside ``a``.
+    """
+    images = {}
+    for name, path in found.items():
+        ending = LABEL_ENDINGS.fullmatch(name)
+        in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in name.split("/")[:-1])
+        if not in_folder and not (ending and ending[1] in found):
+            images[name] = path
+    return images or dict(found)
+
+
+def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
+    """Files of a case name with ``_0000``, ``_0001``, ... behind it as the channels of one image, as nnU-Net has them.
+
+    Where no name ends with ``_0001`` all stay as they are.
+
+    Raises:
+        InputError: cases that lack a channel which others have.
+    """
+    numbered = {name: match for name in found if (match := CHANNEL.fullmatch(name))}
+    stems: dict[str, dict[str, Path]] = {}
+    for name, match in numbered.items():
+        stems.setdefault(match[1], {})[match[2]] = found[name]
+    several = {stem: parts for stem, parts in stems.items() if {"0000", "0001"} <= {*parts}}
+    if not several:
+        return dict(found)
+    every = sorted({channel for parts in several.values() for channel in parts})
+    raise_all(
+        f"{next(iter(parts.values()))}: the channels {', '.join(sorted({*every} - {*parts}))} of {stem} are missing, "
+        "which other cases have; add them or take the case out."
+        for stem, parts in stems.items()
+        if "0000" in parts and {*parts} != {*every}
+    )
+    joined: dict[str, Path | list[Path]] = {name: path for name, path in found.items() if name not in numbered}
+    joined |= {stem: [parts[channel] for channel in every] for stem, parts in several.items()}
+    joined |= {name: found[name] for name, match in numbered.items() if match[1] not in several}
+    return dict(sorted(joined.items()))
 
 
 def pair_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Events
 from monai.data import FolderLayout, list_data_collate
 from monai.data.folder_layout import default_name_formatter
@@ -17,10 +19,18 @@ from monai.transforms import Transform
 from torch.utils.data import Dataset
 
 from .datalist import common_folder
-from .errors import InputError, raise_all
+from .errors import InputError, out_of_memory, raise_all
+from .files import IMAGE_SUFFIXES
 from .loaders import read_item
+from .transforms import file_of
 
 logger = logging.getLogger("semsim")
+
+#: What is said of an image that is too large for the machine.
+NO_MEMORY = (
+    "out of memory, not predicted; lower --slice_batch, end other programs, give --device cpu if a GPU is too small, "
+    "or take a machine with more memory for it"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class PredictionDataset(Dataset):
         try:
             return read_item(self.transform, self.data[index])
         except InputError as error:
+            if out_of_memory(error):
+                return Unreadable(f"{self.data[index]['image']}: {NO_MEMORY}.")
             return Unreadable(str(error))
 
 
@@ -71,10 +83,25 @@ class Predictor(SupervisedEvaluator):
         self.add_event_handler(Events.COMPLETED, self._tell)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict:
-        if not isinstance(batchdata, Unreadable):
+        if isinstance(batchdata, Unreadable):
+            return self._pass_over(batchdata.problem)
+        try:
             return super()._iteration(engine, batchdata)
-        self.problems.append(batchdata.problem)
-        logger.warning(batchdata.problem)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            file, shape = file_of(None, batchdata["image"]), tuple(batchdata["image"].shape[2:])
+        # outside of the handler, whose traceback holds the tensors
+        self.state.batch = self.state.output = None  # type: ignore[assignment]
+        del batchdata
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._pass_over(f"{file}: {NO_MEMORY} (its grid in slices is {'x'.join(map(str, shape))}).")
+
+    def _pass_over(self, problem: str) -> dict:
+        self.problems.append(problem)
+        logger.warning(problem)
         return {}
 
     def _tell(self) -> None:
@@ -142,7 +169,10 @@ def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
 
 
 def _subject(image: str) -> str:
-    return f"{image}.dcm" if os.path.isdir(image) else image  # MONAI cuts off what follows the last dot
+    if os.path.isdir(image):
+        return f"{image}.dcm"  # MONAI cuts off what follows the last dot
+    ending = next((suffix for suffix in IMAGE_SUFFIXES if image.lower().endswith(suffix)), "")
+    return image[: len(image) - len(ending)] + ending  # and knows .nii.gz in small letters alone
 
 
 def _files(item: Mapping[str, Any]) -> list[str]:

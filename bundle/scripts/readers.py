@@ -12,6 +12,8 @@ from monai.data import ITKReader
 from monai.transforms import LoadImage, LoadImaged
 from monai.utils import ensure_tuple
 
+from .endings import register
+
 #: What the headers of MetaImage and NRRD call a signed byte.
 SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
 
@@ -44,6 +46,7 @@ def image_loader() -> LoadImage:
     """MONAI's ``LoadImage`` with :class:`SignedByteReader`; files and DICOM folders become ``(C, *spatial)``."""
     loader = LoadImage(image_only=True, ensure_channel_first=True)
     loader.register(SignedByteReader())
+    register(loader)
     return loader
 
 
@@ -54,3 +57,4 @@ class LoadFilesd(LoadImaged):
         """Arguments as in ``LoadImaged``."""
         super().__init__(keys, allow_missing_keys=allow_missing_keys)
         self._loader.register(SignedByteReader())
+        register(self._loader)

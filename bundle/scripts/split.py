@@ -112,7 +112,12 @@ def patients_line(cases: Cases) -> str:
 
 
 def as_names(value: Any) -> list[str] | int:
-    """A number of patients, or a list of names, from a command line: ``7``, ``"038,050"``, ``[038, 050]``, a file."""
+    """A number of patients, or a list of names, from a command line.
+
+    Args:
+        value: ``7``; ``"038,050"`` or ``[038, 050]``; ``patient:6`` for one whose name is a number; or a file of names,
+            one a line, which may hold blanks and commas.
+    """
     if value is None:
         return 0
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -121,9 +126,9 @@ def as_names(value: Any) -> list[str] | int:
         raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
     if isinstance(value, str):
         if os.path.isfile(value):
-            return Path(value).read_text().split()
-        return [name for name in re.split(r"[,\s]+", value) if name]
-    return [str(name) for name in value]
+            return [name for line in Path(value).read_text().splitlines() if (name := line.strip())]
+        value = value.split(",")
+    return [name for part in value if (name := str(part).strip().removeprefix("patient:").strip())]
 
 
 def distribute(cases: Cases, wanted: Mapping[str, list[str] | int], *, seed: int = 0) -> dict[str, str]:
@@ -160,8 +165,12 @@ def _choose(
                 "lower the numbers, label more, or tell patients apart otherwise (--group_by)."
             )
         chosen = rng.sample(free, wanted)
+        if wanted and str(wanted) in groups:
+            print(f"{use}: {wanted} patients are drawn; the patient of that name would be patient:{wanted}")
     else:
         by_case = {case: group for group, cases in groups.items() for case in cases}
+        # names parted by blanks, unless a name holds one
+        wanted = [part for name in wanted for part in ([name] if name in groups or name in by_case else name.split())]
         unknown = [name for name in wanted if name not in groups and name not in by_case]
         raise_all(f"{name}: named for {use}, but there is no such patient or case." for name in unknown)
         chosen = list(dict.fromkeys(by_case.get(name, name) for name in wanted))
