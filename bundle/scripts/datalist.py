@@ -33,9 +33,10 @@ from .files import (
     find_images,
     ignored_line,
     join_channels,
-    pair_files,
+    paired,
     without_labels,
 )
+from .layouts import Layout, recognise
 from .split import (
     LISTS,
     as_names,
@@ -347,9 +348,10 @@ def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def create(
-    images: str,
-    labels: str,
-    output: str,
+    images: str = "",
+    labels: str = "",
+    output: str = "",
+    data: str = "",
     labeled: Any = None,
     validation: Any = 0,
     testing: Any = 0,
@@ -367,7 +369,10 @@ def create(
     dry_run: bool = False,
     **unknown: Any,
 ) -> None:
-    r"""Look at a folder of images and a folder of labels, say what is there, and make a datalist, split by patient.
+    r"""Look at images and labels, say what is there, and make a datalist, split by patient.
+
+    They come as two folders, or as one data set whose layout is recognised: nnU-Net, Medical Segmentation Decathlon,
+    BIDS, a folder for each patient, 3D Slicer's segmentations.
 
     A patient is used with labels only if every image of that patient has one.
 
@@ -375,6 +380,7 @@ def create(
         images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
         labels: Folder of labels, matched by name without ending; not every image needs one.
         output: JSON file to write, which must not exist yet.
+        data: Folder of a data set in place of images and labels
         labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
             line; patient:6 for one whose name is a number; default all
         validation: The same for validation, none by default.
@@ -395,9 +401,22 @@ def create(
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
+    if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
+        raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
     if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
-    image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
+    if data:
+        layout = recognise(data, image_suffix, label_suffix)
+    else:
+        layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
+    image_files, label_files = layout.images, layout.labels
+    if layout.name:
+        print(f"{'layout':<11} {layout.name}")
+        class_names = class_names or layout.class_names
+        label_values = label_values or layout.label_values
+        ignore_label = layout.ignore_label if ignore_label is None else ignore_label
+        channels = channels or layout.channels
+        testing = testing or layout.testing
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
     values, doubts = [int(v) for v in _words(label_values)], []
@@ -412,11 +431,11 @@ def create(
         if table:
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
-    if ignored := ignored_line(images):
+    if ignored := ignored_line(images or data):
         print(ignored)
     stray = [
-        f"{path}: a label without an image of that name in {images}; rename or remove it, or say what label names end "
-        "with by --label_suffix."
+        f"{path}: a label without an image of that name in {images or data}; rename or remove it, or say what label "
+        "names end with by --label_suffix."
         for name, path in label_files.items()
         if name not in image_files
     ]
@@ -426,7 +445,7 @@ def create(
     if labeled is not None:
         wanted["training"] = as_names(labeled)
     taken = distribute(cases, wanted, seed=seed)
-    root = Path(os.path.commonpath([Path(images).absolute(), Path(labels).absolute()]))
+    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     lists = make_lists(cases, taken, root)
     for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)

@@ -22,6 +22,8 @@ LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
     re.IGNORECASE,
 )
+LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
+BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
 LABEL_ENDINGS = re.compile(r"(.+)[_.-](seg|segmentation|labels?|mask|gt)", re.IGNORECASE)
 #: nnU-Net's number of a channel behind a name.
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -122,13 +124,15 @@ def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
     """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
 
     Args:
-        found: files by case name; ``labelsTr/a`` is a label, and ``a_seg`` beside ``a``.
+        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` beside ``a``, ``P1/mask``, ``sub-1_dseg``.
     """
     images = {}
     for name, path in found.items():
         ending = LABEL_ENDINGS.fullmatch(name)
-        in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in name.split("/")[:-1])
-        if not in_folder and not (ending and ending[1] in found):
+        *folders, own = name.split("/")
+        in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in folders)
+        alone = LABEL_NAMES.fullmatch(own) or BIDS_LABELS.fullmatch(own)
+        if not in_folder and not alone and not (ending and ending[1] in found):
             images[name] = path
     return images or dict(found)
 
@@ -220,3 +224,24 @@ def json_text(content: Any, indent: int | None = 2) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+
+
+def paired(
+    images: str | os.PathLike, labels: str | os.PathLike, image_suffix: str = "", label_suffix: str = ""
+) -> tuple[dict[str, Path | list[Path]], dict[str, Path]]:
+    """:func:`pair_files` with nnU-Net's channels joined, and without what all labels or all images end with.
+
+    So nobody has to say ``_0000`` or ``.seg``, and the channels of a patient are not taken for unlabelled ones.
+
+    Args:
+        images, labels, image_suffix, label_suffix: as in :func:`pair_files`.
+    """
+    found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
+    joined = join_channels(found)
+    if not any(name in joined for name in truth):
+        joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
+    endings = {match[2] for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
+    if len(endings) == 1 and not any(name in joined for name in truth):
+        cut = {match[1]: path for name, path in truth.items() if (match := LABEL_ENDINGS.fullmatch(name))}
+        truth = cut if len(cut) == len(truth) else truth
+    return joined, truth

@@ -16,13 +16,13 @@ from monai.data import FolderLayout, list_data_collate
 from monai.data.folder_layout import default_name_formatter
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
+from monai.utils import ensure_tuple
 from torch.utils.data import Dataset
 
 from .datalist import common_folder
 from .errors import InputError, out_of_memory, raise_all
 from .files import IMAGE_SUFFIXES
 from .loaders import read_item
-from .transforms import file_of
 
 logger = logging.getLogger("semsim")
 
@@ -90,14 +90,15 @@ class Predictor(SupervisedEvaluator):
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            file, shape = file_of(None, batchdata["image"]), tuple(batchdata["image"].shape[2:])
+            meta, shape = batchdata["image"].meta, tuple(batchdata["image"].shape[2:])
+            names = ensure_tuple(meta.get("filename_or_obj") or "(in memory)")
         # outside of the handler, whose traceback holds the tensors
         self.state.batch = self.state.output = None  # type: ignore[assignment]
         del batchdata
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._pass_over(f"{file}: {NO_MEMORY} (its grid in slices is {'x'.join(map(str, shape))}).")
+        return self._pass_over(f"{names[0]}: {NO_MEMORY} (its grid in slices is {'x'.join(map(str, shape))}).")
 
     def _pass_over(self, problem: str) -> dict:
         self.problems.append(problem)

@@ -32,13 +32,13 @@ class Cases:
     """Images and labels by patient.
 
     Attributes:
-        images: file of every case.
+        images: file of every case, or the files of its channels.
         labels: label file of some of them.
         groups: cases of every patient.
         found_by: how many images were given their patient by what; those of no rule count as a patient each.
     """
 
-    images: Mapping[str, Path]
+    images: Mapping[str, Path | list[Path]]
     labels: Mapping[str, Path]
     groups: Mapping[str, list[str]]
     found_by: Mapping[str, int] = field(default_factory=dict)
@@ -54,7 +54,9 @@ class Cases:
         return {g: cases for g, cases in self.groups.items() if all(case in self.labels for case in cases)}
 
 
-def group_cases(images: Mapping[str, Path], labels: Mapping[str, Path], group_by: str | None = None) -> Cases:
+def group_cases(
+    images: Mapping[str, Path | list[Path]], labels: Mapping[str, Path], group_by: str | None = None
+) -> Cases:
     """Sort images by patient.
 
     Args:
@@ -180,18 +182,21 @@ def _choose(
         taken[group] = use
 
 
-def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, list[dict[str, str]]]:
+def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists of a datalist, paths relative to ``root``; a patient that is in no list is unlabelled.
 
     Raises:
         InputError: cases chosen for a list of labelled ones that have no label, or none left to train on.
     """
-    lists: dict[str, list[dict[str, str]]] = {name: [] for name in LISTS}
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
     problems = []
     for group, members in cases.groups.items():
         use = taken.get(group, "unlabeled")
         for case in members:
-            item = {"image": _relative(cases.images[case], root)}
+            files = cases.images[case]
+            item: dict[str, Any] = {
+                "image": [_relative(f, root) for f in files] if isinstance(files, list) else _relative(files, root)
+            }
             if use != "unlabeled":
                 if case not in cases.labels:
                     problems.append(f"{cases.images[case]}: chosen for {use}, but it has no label of that name.")

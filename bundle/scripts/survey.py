@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,14 @@ class Facts:
     values: Mapping[float, int] = field(default_factory=dict)
 
 
-def look(path: Path, *, label: bool = False, channels: int | None = None, most_classes: int = MOST_VALUES) -> Facts:
+def look(
+    path: Path,
+    *,
+    label: bool = False,
+    channels: int | None = None,
+    most_classes: int = MOST_VALUES,
+    files: Sequence[Path] = (),
+) -> Facts:
     """Read one file and check it on its own.
 
     Args:
@@ -57,6 +65,7 @@ def look(path: Path, *, label: bool = False, channels: int | None = None, most_c
         label: whether it is a label.
         channels: how many channels the images are said to have; with more than one a 4D file is one of channels.
         most_classes: how many values a label may show.
+        files: of all channels, where each has a file; ``path`` is the first.
 
     Raises:
         InputError: in one line with the file and the remedy.
@@ -65,7 +74,7 @@ def look(path: Path, *, label: bool = False, channels: int | None = None, most_c
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*more than one DICOM series")
-            tensor = image_loader()(path)
+            tensor = image_loader()(list(files) or path)
     except Exception as error:
         if "more than one DICOM series" in str(error):
             raise InputError(f"{path}: several DICOM series in one folder; give each a folder of its own.") from error
@@ -146,7 +155,7 @@ class Survey:
 
 
 def survey(
-    images: Mapping[str, Path],
+    images: Mapping[str, Path | list[Path]],
     labels: Mapping[str, Path],
     *,
     channels: int | None = None,
@@ -156,7 +165,7 @@ def survey(
     """Read every file once.
 
     Args:
-        images: image files by case.
+        images: image files by case, or the files of its channels.
         labels: label files by case, for some of them.
         channels: how many channels the images are said to have; ``None``: as most of them have.
         most_classes: how many values a label may show.
@@ -165,10 +174,15 @@ def survey(
     problems: list[str] = []
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
     bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file", disable=not progress)
-    for kind, files in enumerate((images, labels)):
+    both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
+    for kind, files in enumerate(both):
         for case, path in files.items():
+            parts = path if isinstance(path, list) else []
+            path, number = (parts[0], len(parts)) if parts else (path, channels)
             try:
-                found[kind][case] = look(path, label=bool(kind), channels=channels, most_classes=most_classes)
+                found[kind][case] = look(
+                    path, label=bool(kind), channels=number, most_classes=most_classes, files=parts
+                )
             except InputError as error:
                 problems.append(str(error))
             bar.update()
