@@ -53,7 +53,7 @@ class SemsimAlgo(BundleAlgo):
 
     @staticmethod
     def _refusal(given: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
-        labels = stats["label_stats"]["labels"]
+        labels = _judged(stats, given)
         if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
             return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
         if given.get("extra_modalities"):
@@ -61,8 +61,11 @@ class SemsimAlgo(BundleAlgo):
                 "SemSim is skipped: it does not read extra_modalities; list the files of one image as its channels "
                 '("image": [FILE, FILE]).'
             )
-        if [int(v) for v in labels] != list(range(len(labels))):
-            return f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber them."
+        if labels != list(range(len(labels))):
+            return (
+                f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber "
+                "them, or give as ignore_label in the input a value that nobody judged."
+            )
         spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
         if len(shape) < 3 or given.get("force_2d"):
             return ""
@@ -140,7 +143,7 @@ class SemsimAlgo(BundleAlgo):
             "data_list_file_path": os.path.abspath(str(given["datalist"])),
             "modality": modality,
             "in_channels": channels,
-            "class_names": _class_names(given.get("class_names"), [int(v) for v in stats["label_stats"]["labels"]]),
+            "class_names": _class_names(given.get("class_names"), _judged(stats, given)),
             "spatial_size": [size] * 2,
             "working_resolution": round(pixel, 4),
             "epochs": epochs,
@@ -191,6 +194,11 @@ class SemsimAlgo(BundleAlgo):
 def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
     content = data_stats if isinstance(data_stats, Mapping) else ConfigParser.load_config_file(str(data_stats))
     return content["stats_summary"]
+
+
+def _judged(stats: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
+    """Label values without that of voxels that nobody judged."""
+    return [int(v) for v in stats["label_stats"]["labels"] if int(v) != given.get("ignore_label")]
 
 
 def _short(values: np.ndarray) -> str:
