@@ -1,7 +1,7 @@
 """SemSim for MONAI. One direction of travel; each module imports only from those to its left:
 
-errors -> resources -> phantom -> files -> readers -> transforms -> survey -> tables -> split -> datalist -> releases
--> drawing -> loaders -> augmentation -> fusion -> network -> similarity -> losses -> acquisition -> trainer
--> prediction -> checkpoints -> query -> label -> handlers -> views -> report -> figures -> examples -> page
--> html_report -> plan -> command_line
+errors -> resources -> phantom -> files -> layouts -> endings -> readers -> transforms -> survey -> tables -> split
+-> datalist -> releases -> drawing -> loaders -> augmentation -> fusion -> network -> similarity -> losses
+-> acquisition -> trainer -> prediction -> checkpoints -> query -> label -> handlers -> views -> report -> figures
+-> examples -> page -> html_report -> plan -> command_line
 """
