@@ -434,7 +434,8 @@ def create(
         except InputError as error:
             doubts = [str(error)]
         patients = cases.known * len(cases.groups)
-        print_rows(describe(found, patients=patients, class_names=names, values=values, ignore_label=ignore_label))
+        shown = [] if doubts else names  # whose values are not known
+        print_rows(describe(found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label))
         if table:
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
