@@ -452,9 +452,10 @@ def create(
         except InputError as error:
             doubts = [str(error)]
         patients = cases.known * len(cases.groups)
+        shown = [] if doubts else names  # whose values are not known
         print_rows(
             describe(
-                found, patients=patients, class_names=names, values=values, ignore_label=ignore_label,
+                found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
                 slice_axis=slice_axis,
             )
         )  # fmt: skip
