@@ -480,7 +480,7 @@ def create(
     lists = make_lists(cases, taken, root)
     for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)
-    window = foreground_window(found, trust=trust) if found is not None and found.ct else None
+    window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
     training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
     if found is not None and (line := unseen_line(found, training, values, named(values, names))):
         print(line)

@@ -266,11 +266,14 @@ def elsewhere(found: Survey) -> list[str]:
     return result
 
 
-def foreground_window(found: Survey, *, trust: str | None = None, most: int = 8) -> tuple[float, float]:
+def foreground_window(
+    found: Survey, *, classes: Sequence[float] = (), trust: str | None = None, most: int = 8
+) -> tuple[float, float]:
     """A window for CT: the labelled tissue, with as much on either side, in tens of Hounsfield units.
 
     Args:
         found: images of which some have a label without problems.
+        classes: label values of the tissue; none: all but 0.
         trust: what counts where the headers of image and label contradict each other.
         most: how many images to look into.
 
@@ -282,7 +285,8 @@ def foreground_window(found: Survey, *, trust: str | None = None, most: int = 8)
     for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)
-        inside = np.asarray(image[0])[np.asarray(on_image_grid(label, image, trust)[0]) != 0]
+        placed = np.asarray(on_image_grid(label, image, trust)[0])
+        inside = np.asarray(image[0])[np.isin(placed, list(classes)) if classes else placed != 0]
         if inside.size:
             ranges.append(np.percentile(inside, [0.5, 99.5]))
     if not ranges:
