@@ -2,6 +2,6 @@
 
 errors -> resources -> phantom -> files -> readers -> transforms -> survey -> tables -> split -> datalist -> releases
 -> drawing -> loaders -> augmentation -> fusion -> network -> similarity -> losses -> acquisition -> trainer
--> prediction -> checkpoints -> query -> label -> handlers -> views -> report -> figures -> examples -> page
+-> prediction -> checkpoints -> initial -> query -> label -> handlers -> views -> report -> figures -> examples -> page
 -> html_report -> plan -> command_line
 """

@@ -25,6 +25,8 @@ logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
 SETTINGS_FILE = "training.json"
+#: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
+WRAPPINGS = ("model", "network", "state_dict")
 
 
 class ResumeCheckpoint:
@@ -349,24 +351,42 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
     )
 
 
+def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state of a network in a file, out of what programs wrap it in: ``{"model": state}``, ``module.`` before names.
+
+    Raises:
+        InputError: the file is missing, or is no state (or would run code).
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
+            "a model_best.pt or model_last.pt."
+        ) from error
+    for name in WRAPPINGS:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
+    prefix = "module."
+    if state and all(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
 def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:
     """Load a state into ``network``, strictly, and return it in evaluation mode on ``device``.
 
     Raises:
         InputError: the file is missing, is no state (or would run code), or is that of another network.
     """
-    try:
-        state = torch.load(ckpt_path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"{ckpt_path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
-        ) from None
-    except Exception as error:
-        raise InputError(
-            f"{ckpt_path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
-            "a model_best.pt or model_last.pt."
-        ) from error
-    state = state.get("model", state.get("network", state))
+    state = read_state(ckpt_path, device)
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError) as error:
