@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def wait_until_up(process: subprocess.Popen, url: str, seconds: float = 120) -> 
     while time.monotonic() < end and process.poll() is None:
         try:
             urllib.request.urlopen(url + "/", timeout=5)
+            return
+        except urllib.error.HTTPError:  # it answers, and asks for a token
             return
         except OSError:
             time.sleep(0.5)

@@ -80,7 +80,9 @@ class SemSimApp(MONAILabelApp):
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
         datastore = super().init_datastore()
-        if isinstance(datastore, LocalDatastore) and not self.is_server:  # a copy of an archive: the server keeps its books
+        if (
+            isinstance(datastore, LocalDatastore) and not self.is_server
+        ):  # a copy of an archive: the server keeps its books
             datastore._update_datastore_file = lambda lock=True: None
         return datastore
 

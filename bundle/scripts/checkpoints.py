@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -390,7 +391,7 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = textwrap.shorten(str(error).strip().splitlines()[-1].strip(), 200, placeholder=" ...")
         raise InputError(
             f"{ckpt_path}: these weights are of another network ({reason}); in_channels, class_names and the network "
             "must be those of the training."

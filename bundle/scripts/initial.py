@@ -49,7 +49,7 @@ def initialized(
         before = json.loads(settings.read_text()).get("class_names")
     new: list[str] = []
     others = before is not None and list(before) != list(class_names)
-    if others or _differ(state, own, HEAD):
+    if others or (any(k.startswith(HEAD) for k in state) and _differ(state, own, HEAD)):
         was = f"classes {', '.join(before)}" if others and before else "another number of classes"
         if same_classes:
             raise InputError(f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others.")

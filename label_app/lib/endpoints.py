@@ -49,7 +49,9 @@ def _suffix(file: UploadFile) -> str:
 
 
 def _checked_task(original: Any) -> Any:
-    def run(method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False) -> Any:
+    def run(
+        method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
+    ) -> Any:
         request = app_instance().checked(method, {**(request or {}), **(params or {})})
         return original(method, request=request, force_sync=force_sync, enqueue=enqueue)
 

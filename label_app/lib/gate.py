@@ -109,7 +109,8 @@ class Gate:
         if path == "/auth/token" and scope["method"] == "POST":
             given = parse_qs((await Request(scope, receive).body()).decode("latin-1")).get("password", [""])[0]
         else:
-            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            given = given.strip() if kind.lower() == "bearer" else ""
         if not hmac.compare_digest(given.encode("latin-1", "replace"), self.token.encode()):
             raise HTTPException(401, "Expected the server's token as a bearer.", {"WWW-Authenticate": "Bearer"})
         if path.startswith("/auth/token"):
@@ -128,7 +129,9 @@ class Gate:
             if key in NAMES:
                 check_name(key, value)
             if key == "uncompress" and value.lower() not in ("false", "0", "no", "off", "f", "n"):
-                raise refuse("uncompress: archives are not unpacked here, for they may name files anywhere; send files.")
+                raise refuse(
+                    "uncompress: archives are not unpacked here, for they may name files anywhere; send files."
+                )
 
 
 def _is_address(name: str) -> bool:

@@ -98,9 +98,7 @@ class Segmentation(InferTask):
         """
         self.bundle, self.app_conf = Path(path), conf
         metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text())
-        super().__init__(
-            InferType.SEGMENTATION, self._labels(), 3, metadata["description"], {"device": device_list()}
-        )
+        super().__init__(InferType.SEGMENTATION, self._labels(), 3, metadata["description"], {"device": device_list()})
         self.version = metadata["version"]
         self._lock = threading.Lock()
         self._task: BundleInferTask | None = None

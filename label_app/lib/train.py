@@ -63,9 +63,7 @@ class SemiSupervised(BundleTrainTask):
         self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
         return labelled
 
-    def _usable(
-        self, labelled: list[dict[str, Any]], datastore: Datastore
-    ) -> tuple[list[dict[str, Any]], list[str]]:
+    def _usable(self, labelled: list[dict[str, Any]], datastore: Datastore) -> tuple[list[dict[str, Any]], list[str]]:
         """The labels that a training can use, and a line for each of the others."""
         final = DefaultLabelTag.FINAL.value
         names = [i for i in datastore.get_labeled_images() if datastore.get_label_info(i, final).get("empty") is True]
