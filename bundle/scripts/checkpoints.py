@@ -173,7 +173,13 @@ class ResumeFrom:
         total = getattr(schedule, "total_iters", None)
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
-        if "scaler" in read_checkpoint(str(self.path)):
+        content = read_checkpoint(str(self.path))
+        if "trainer" not in content:
+            raise InputError(
+                f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received weights "
+                "alone; begin a new training with them by --initial FILE."
+            )
+        if "scaler" in content:
             load_dict["scaler"] = ScalerState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
@@ -353,7 +359,7 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
 
 
 def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """The state of a network in a file, out of what programs wrap it in: ``{"model": state}``, ``module.`` before names.
+    """The state of a network in a file, taken out of ``{"model": state}`` and the like, without ``module.`` in names.
 
     Raises:
         InputError: the file is missing, or is no state (or would run code).

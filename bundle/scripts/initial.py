@@ -26,8 +26,8 @@ def initialized(
 ) -> torch.nn.Module:
     """``network`` with the weights of a file, as far as they mean the same in it.
 
-    Its last layer is made anew where the file's classes are others, and so is the fusion where the file has another kind.
-    Everything else has to fit.
+    Its last layer is made anew where the file's classes are others, and so is the fusion where the file has another
+    kind. Everything else has to fit.
 
     Args:
         network: of the training, with random weights.
@@ -65,8 +65,8 @@ def initialized(
     wrong = sorted(k for k in kept.keys() | expected.keys() if _shape(kept, k) != _shape(expected, k))
     if wrong:
         raise InputError(
-            f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, received "
-            f"{_shape(kept, wrong[0])}); in_channels and the network must be those of their training."
+            f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, "
+            f"received {_shape(kept, wrong[0])}); in_channels and the network must be those of their training."
         )
     network.load_state_dict({**own, **kept})
     logger.info(f"Begins with the weights of {initial}")

@@ -12,13 +12,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from lib.studies import Studies
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
+
+from lib.studies import Studies
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
-from lib import bundles
-from lib.names import check_name, checked, refuse
-from lib.studies import known_image
 from monailabel.endpoints import datastore, infer, model
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
+
+from lib import bundles
+from lib.names import check_name, refuse
+from lib.studies import known_image
 
 
 def install() -> None:

@@ -17,10 +17,11 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from fastapi import FastAPI, HTTPException
-from lib.names import check_name, refuse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+from lib.names import check_name, refuse
 
 #: Parameters that become parts of paths.
 NAMES = ("image", "id", "label", "tag", "session_id")

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from fastapi import HTTPException
-from lib import bundles
-from lib.names import LEVELS
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import device_list
+
+from lib import bundles
+from lib.names import LEVELS
 
 logger = logging.getLogger(__name__)
 

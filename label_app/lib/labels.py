@@ -11,6 +11,7 @@ from typing import Any
 import itk
 import nibabel as nib
 import numpy as np
+
 from lib import bundles
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
-from lib.names import check_name, refuse
 from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
+
+from lib.names import check_name, refuse
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lib.labels import check
-from lib.names import EMPTY
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
+
+from lib.labels import check
+from lib.names import EMPTY
 
 logger = logging.getLogger(__name__)
 
