@@ -66,7 +66,7 @@ def test_unlabelled_images_of_a_datastore(studies, caplog):
     assert label.unlabeled_of("https://archive.example.org/dicom-web") == []
     assert "without unlabelled images" in caplog.text
     (studies / label.BOOKS).write_text("{")
-    with pytest.raises(InputError, match=r"datastore_v2\.json.*removing the file"):
+    with pytest.raises(InputError, match=r"datastore_v2\.json.*move the file elsewhere"):
         label.unlabeled_of(studies)
 
 

@@ -3,5 +3,5 @@
 errors -> resources -> phantom -> files -> readers -> transforms -> survey -> tables -> split -> datalist -> releases
 -> drawing -> loaders -> augmentation -> fusion -> network -> similarity -> losses -> acquisition -> trainer
 -> prediction -> checkpoints -> initial -> query -> label -> handlers -> views -> report -> figures -> examples -> page
--> html_report -> plan -> doors -> command_line
+-> html_report -> plan -> doors -> command_line -> export -> __main__
 """
