@@ -64,6 +64,8 @@ def server(
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += [part for key, value in (conf or {}).items() for part in ("--conf", key, value)]
     settings = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ""}
+    if not any(name in os.environ for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        settings["USER"] = f"user{os.getuid()}"  # which MONAI asks for; in a container it may have no entry
     # a session of its own: Ctrl-C reaches this program, which ends the server in order
     return subprocess.Popen(command, env={**os.environ, **settings, **environment}, start_new_session=True)
 

@@ -99,7 +99,7 @@ class SemSimApp(MONAILabelApp):
             raise refuse(f"{what}: expected one of {', '.join(among)}; received {str(name)[:80]!r}.", 404)
 
     def checked(self, method: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request of the kind ``train``, ``scoring``, ``batch_infer`` or ``infer`` with values that are offered alone."""
+        """A request to ``train``, ``scoring``, ``batch_infer`` or ``infer``, with values that are offered alone."""
         if method == "scoring":
             self.known("method", request.get("method"), self._scoring_methods)
             return checked(request, {"device": devices(), "gpus": "", "max_samples": 0, "logging": LEVELS})

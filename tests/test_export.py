@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import BUNDLE
 from scripts import __main__ as command
-from scripts.checkpoints import load_weights
 from scripts.errors import InputError
 from scripts.export import export, network_of, settings_of
 
@@ -23,7 +22,7 @@ def liver(tmp_path):
     file = tmp_path / "model_best.pt"
     shipped = settings_of(BUNDLE / "models" / "model.pt")
     network = network_of(BUNDLE / "models" / "model.pt", shipped)
-    state = {k: v for k, v in network.state_dict().items()}
+    state = dict(network.state_dict())
     torch.manual_seed(0)
     state["backbone.conv_0.conv_0.conv.weight"] = torch.randn_like(state["backbone.conv_0.conv_0.conv.weight"]).repeat(
         1, 2, 1, 1

@@ -61,13 +61,13 @@ def test_a_network_without_fusion_takes_the_rest(weights):
 
 
 def test_what_cannot_be_meant_is_refused(weights):
-    with pytest.raises(InputError, match="of another network.*conv_0"):
+    with pytest.raises(InputError, match=r"of another network.*conv_0"):
         initialized(net(channels=3), weights, HEART)
     with pytest.raises(InputError, match="expected weights of background, liver"):
         initialized(net(2), weights, ["background", "liver"], same_classes=True)
     state = read_state(weights)
     torch.save({k: v for k, v in state.items() if "final_conv" not in k}, weights)
-    with pytest.raises(InputError, match="of another network.*final_conv"):
+    with pytest.raises(InputError, match=r"of another network.*final_conv"):
         initialized(net(), weights, HEART)
     with pytest.raises(InputError, match="no such file"):
         initialized(net(), weights.with_name("none.pt"), HEART)

@@ -12,6 +12,8 @@ bundle's folder, in any folder.
 from __future__ import annotations
 
 import ast
+import getpass
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -50,6 +52,10 @@ def run_options(options: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Command line."""
+    try:
+        getpass.getuser()  # which MONAI asks for when it is loaded
+    except (KeyError, OSError):  # a container whose user has no entry
+        os.environ["USER"] = f"user{os.getuid()}"
     name, *options = sys.argv[1:] or ["--help"]
     if name == "run":
         sys.argv = ["semsim run", "run", *run_options(options)]

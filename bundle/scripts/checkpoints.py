@@ -176,8 +176,8 @@ class ResumeFrom:
         content = read_checkpoint(str(self.path))
         if "trainer" not in content:
             raise InputError(
-                f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received weights "
-                "alone; begin a new training with them by --initial FILE."
+                f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
+                "weights alone; begin a new training with them by --initial FILE."
             )
         if "scaler" in content:
             load_dict["scaler"] = ScalerState(engine)

@@ -19,7 +19,7 @@ FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "exper
 
 
 def running() -> ConfigWorkflow | None:
-    """The workflow that this call comes out of, found among its callers: MONAI hands a configuration to nothing in it."""
+    """The workflow that this call comes out of, found among its callers: MONAI hands it to nobody."""
     frame = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -40,10 +40,12 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     for key in PATHS:
         value = config.get(key)
         if isinstance(value, str) and "::" in value and value[:1] not in "$@%":
-            yield f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as it " \
-                "became); rename or link that folder."  # fmt: skip
+            yield (
+                f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
+                "it became); rename or link that folder."
+            )
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{key}: expected a path, received the number {value}; write ./{value} for a file or folder of that name."
+            yield f"{key}: expected a path, received the number {value}; write ./{value} if that is its name."
 
 
 def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
@@ -61,7 +63,7 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
         if not _named(key, others) and not _copied(config[key], others):
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
-            yield f"{key}: expected a key of {files[0].name} or one that another entry names, received {key!r}; {remedy}"
+            yield f"{key}: expected a key of {files[0].name} or one that an entry names, received {key!r}; {remedy}"
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -90,5 +92,7 @@ def _other_code(bundle: Path) -> Iterator[str]:
     """MONAI keeps the first ``scripts`` that it has imported, also for a second bundle of the same process."""
     here, there = Path(__file__).resolve(), bundle.resolve() / "scripts" / Path(__file__).name
     if there.is_file() and there != here:
-        yield f"{there.parent}: expected the code of this bundle, but this process has loaded {here.parent} before; run " \
-            "the two in processes of their own."  # fmt: skip
+        yield (
+            f"{there.parent}: expected the code of this bundle, but this process has loaded {here.parent} before; run "
+            "the two in processes of their own."
+        )

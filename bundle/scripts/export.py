@@ -27,6 +27,12 @@ logger = logging.getLogger("semsim")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+#: What the bundle's metadata tell of the shipped weights alone.
+SHIPPED = (
+    "eval_metrics", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use",
+    "references", "authors", "copyright", "changelog",
+)  # fmt: skip
+
 
 def settings_of(ckpt_path: Path) -> dict[str, Any]:
     """``training.json`` beside the weights.
@@ -55,9 +61,7 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     shape = [size, size] if isinstance(size, int) else list(size)
     content["description"] = f"SemSim's U-Net for slices, classes {', '.join(names)}; weights {ckpt_path.name}"
     content["task"] = f"Segmentation of {', '.join(names[1:])}"
-    about = ("eval_metrics", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use",
-             "references", "authors", "copyright", "changelog")  # fmt: skip
-    for key in about:  # of the shipped weights
+    for key in SHIPPED:
         content.pop(key, None)
     image, pred = (next(iter(content["network_data_format"][k].values())) for k in ("inputs", "outputs"))
     image["num_channels"], pred["num_channels"] = channels, len(names)

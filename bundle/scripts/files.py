@@ -130,3 +130,8 @@ def ignored_line(folder: str | os.PathLike) -> str:
     kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
     shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))
     return f"{'ignored':<11} {kept.total()} files that are no images: {shown}" if kept else ""
+
+
+def cell(text: str) -> str:
+    """A text for a cell of a table: one that spreadsheets would run as a formula gets a quote in front."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

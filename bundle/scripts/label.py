@@ -55,7 +55,7 @@ def setting(bundle_root: str | os.PathLike, name: str, default: Any) -> Any:
 
 
 def place(bundle_root: str | os.PathLike) -> Path:
-    """Where data and results go by default: the bundle's folder, or the working folder where that is an installed package."""
+    """Where data and results go by default: the bundle's folder; the working folder where that is installed."""
     root = Path(bundle_root)
     return Path() if "site-packages" in root.resolve().parts else root
 
@@ -127,8 +127,8 @@ def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected the books of a MONAI Label datastore, could not read them ({type(error).__name__}: "
-            f"{error}); stop the server, move the file elsewhere and start it again: images and labels are in their own files, "
-            "and the newest one of a label counts."
+            f"{error}); stop the server, move the file elsewhere and start it again: images and labels are in files of "
+            "their own, and the newest one of a label counts."
         ) from error
     images = [str(f.resolve()) for f in files if f.name.lower().endswith(IMAGE_SUFFIXES) and f.is_file()]
     return [{"image": image, "stream": "unlabeled"} for image in sorted(images)]

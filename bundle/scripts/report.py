@@ -20,7 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from .drawing import overlay
-from .files import case_name
+from .files import case_name, cell
 from .loaders import rank_and_size
 from .transforms import file_of
 
@@ -145,7 +145,7 @@ class ScoreCases:
             unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
             file = file_of(None, output["image"])
             for c, name in enumerate(self.names[1:]):
-                row: dict[str, Any] = {"case": case_name(file), "class": name}
+                row: dict[str, Any] = {"case": cell(case_name(file)), "class": cell(name)}
                 row |= {metric: scores[metric][c] for metric in self.metrics}
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
                 self.rows.setdefault(file, []).append(row)

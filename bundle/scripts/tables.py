@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .files import IMAGE_SUFFIXES
+from .files import IMAGE_SUFFIXES, cell
 from .survey import Survey, elsewhere, join
 
 
@@ -85,7 +85,7 @@ def write_table(found: Survey, output: str | Path) -> None:
         low, p_low, p_high, high = facts.intensity or (float("nan"),) * 4
         label = found.labels.get(case)
         rows.append({
-            "case": case, "file": str(facts.path), "channels": facts.channels, "size": join(facts.shape),
+            "case": cell(case), "file": cell(str(facts.path)), "channels": facts.channels, "size": join(facts.shape),
             "spacing": join(facts.spacing), "smallest": low, "percentile_0.5": p_low, "percentile_99.5": p_high,
             "largest": high, "label": str(label.path) if label else "",
             "label_values": " ".join(f"{v:g}" for v in label.values) if label else "",

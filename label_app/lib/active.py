@@ -54,7 +54,7 @@ def strategies(default: str) -> dict[str, Strategy]:
 class Scores(ScoringMethod):
     """Scores the images without a label by the bundle's ``scripts/acquisition.py``.
 
-    It runs in a process of its own beside the server and writes a file of scores; the server enters them into the books.
+    It runs in a process beside the server and writes a file of scores; the server enters them into the books.
     """
 
     def __init__(self, bundle: str | Path, studies: str) -> None:

@@ -90,8 +90,8 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host and origin.rstrip("/") not in self.origins:
             raise refuse(
-                f"Origin {origin[:80]!r}: pages of other sites may not send requests; start the server with --conf origins "
-                "ADDRESS if this one may.", 403,
+                f"Origin {origin[:80]!r}: pages of other sites may not send requests; start the server with --conf "
+                "origins ADDRESS if this one may.", 403,
             )  # fmt: skip
         name = str(urlsplit(f"//{host}").hostname or "")
         if not self.token and name not in self.hosts and not _is_address(name):

@@ -60,8 +60,8 @@ def check_readable(bundle: Path, label: Path) -> None:
         raise error_of(f"{label.name}: expected a label file, could not read it ({type(error).__name__}).") from error
     if channels != 1:
         raise error_of(
-            f"{label.name}: expected one value a voxel, received {channels} layers; segments may not overlap: save it as "
-            "a label map."
+            f"{label.name}: expected one value a voxel, received {channels} layers; segments may not overlap: save it "
+            "as a label map."
         )
 
 

@@ -21,7 +21,7 @@ SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
 
 
 def as_is(value: Any) -> Any:
-    """A value for a configuration in which MONAI takes a ``#`` in a text for a separator, and ``@`` and ``%`` for references.
+    """A value for a configuration, in which MONAI gives a meaning to ``#``, ``@`` and ``%`` within a text.
 
     Such a text becomes an expression of Python that is nothing but this text.
     """
@@ -91,7 +91,7 @@ class SemiSupervised(BundleTrainTask):
         return {**info, "config": {key: value for key, value in info["config"].items() if key not in EMPTY}}
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict]) -> None:
-        """Hand over the weights to begin with, which the bundle loads strictly; MONAI Label's loader takes what fits."""
+        """Hand over the weights to begin with; the bundle loads them strictly, MONAI Label's loader takes what fits."""
         train_handlers[:] = [h for h in train_handlers if h.get("_target_") != "CheckpointLoader"]
         self.initial = model_pytorch if pretrained and Path(model_pytorch).is_file() else ""
 

@@ -1,4 +1,4 @@
-"""What a request must not do: run code, write or read outside the studies, lose a label, or predict with any weights."""
+"""What no request does: run code, write or read outside the studies, lose a label, predict with any weights."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ CODE = "$__import__('pathlib').Path('{mark}').touch() or {value}"
 @pytest.mark.parametrize(
     ("path", "key", "value"),
     [
-        ("/train/semsim", "device", "'cpu'"), ("/train/semsim", "max_epochs", "1"), ("/train/semsim", "run_id", "'run'"),
+        ("/train/semsim", "device", "'cpu'"), ("/train/semsim", "max_epochs", "1"),
+        ("/train/semsim", "run_id", "'run'"),
         ("/train/semsim", "spatial_size", "64"), ("/train/semsim", "model_filename", "'model.pt'"),
         ("/train/semsim", "tracking_uri", "''"), ("/train/semsim", "anything", "1"), ("/train/semsim", "gpus", "'all'"),
         ("/train/semsim", "bundle_path", "'.'"), ("/scoring/semsim", "device", "'cpu'"),
@@ -99,7 +100,8 @@ def test_names_stay_inside_the_studies(server, name):
     before = {p: p.stat().st_mtime_ns for p in server.folder.rglob("*.py")}
     upload = {"file": ("x.nii.gz", b"x")}
     for method, key, path in (
-        ("PUT", "image", "/datastore/image"), ("GET", "image", "/datastore/image"), ("DELETE", "id", "/datastore/image"),
+        ("PUT", "image", "/datastore/image"), ("GET", "image", "/datastore/image"),
+        ("DELETE", "id", "/datastore/image"),
         ("PUT", "image", "/datastore/label"), ("POST", "image", "/infer/semsim"),
     ):  # fmt: skip
         files = {"label": upload["file"]} if path.endswith("label") else upload if method == "PUT" else None

@@ -265,8 +265,8 @@ def _class_names(class_names: Any, labels: list[int]) -> list[str]:
             named = ["background", *named]
         if max(labels) >= len(named) or len({name.lower() for name in named}) < len(named) or not all(named):
             raise ValueError(
-                f"class_names {class_names}: expected a name of its own for each of the label values 1 to {max(labels)}; "
-                "the background needs none."
+                f"class_names {class_names}: expected a name of its own for each of the label values 1 to "
+                f"{max(labels)}; the background needs none."
             )
         return named
     names = {v: f"class {v}" for v in labels} | {0: "background"}
