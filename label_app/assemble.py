@@ -20,7 +20,7 @@ IGNORE = shutil.ignore_patterns("__pycache__", "data", "output", "models_before"
 
 
 def named(class_names: list[str]) -> list[str]:
-    """Names of the label values 0, 1, 2, ...; the background is added where it is not the first of them.
+    """Names of the values 0, 1, 2, ...; the background is added where it is not the first of them.
 
     Raises:
         SystemExit: no name, one twice, or one that is none.
@@ -31,8 +31,8 @@ def named(class_names: list[str]) -> list[str]:
     wrong = [name for name in names if not re.fullmatch(r"\w[\w .()+-]*", name)]
     if wrong or len(names) < 2 or len({name.lower() for name in names}) < len(names):
         raise SystemExit(
-            f"class_names {','.join(class_names)!r}: expected names that differ, of letters, digits and blanks, such as "
-            "liver,tumour."
+            f"class_names {','.join(class_names)!r}: expected names that differ, of letters, digits and blanks, such "
+            "as liver,tumour."
         )
     return names
 

@@ -95,7 +95,7 @@ class SemSimApp(MONAILabelApp):
 
     def known(self, what: str, name: Any, among: Mapping[str, Any]) -> None:
         """Raise 404 where a request names what is not there."""
-        if name not in among:
+        if not isinstance(name, str) or name not in among:
             raise refuse(f"{what}: expected one of {', '.join(among)}; received {str(name)[:80]!r}.", 404)
 
     def checked(self, method: str, request: Mapping[str, Any]) -> dict[str, Any]:

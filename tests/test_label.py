@@ -200,7 +200,8 @@ def test_what_monai_label_looks_for():
         ("liver,tumour", ["background", "liver", "tumour"]),
         ("background, Liver, Tumour", ["background", "Liver", "Tumour"]),
         ("liver", ["background", "liver"]),
-        ("", None), ("background", None), ("liver,liver", None), ("Lesion,lesion", None), ("<b>x</b>", None), ("a,,b", None),
+        ("", None), ("background", None), ("liver,liver", None), ("Lesion,lesion", None),
+        ("<b>x</b>", None), ("a,,b", None),
     ],
 )  # fmt: skip
 def test_a_name_belongs_to_one_value(tmp_path, given, names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
 import os
 import tempfile
@@ -123,6 +124,7 @@ class SemsimAlgo(BundleAlgo):
         values |= understood(kwargs, known, source="parameters") | place
         content = ConfigParser.load_config_file(str(path)) | copy.deepcopy(values)
         ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
+        _fill_metadata(path.with_name("metadata.json"), content["class_names"], content["in_channels"])
         return {HYPER_PARAMETERS: values}
 
     def _values(self, data_stats_filename: str, fold: int | None) -> dict[str, Any]:
@@ -233,6 +235,16 @@ def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
         return 2
     candidates = [a for a in range(3) if spacing[a] >= 0.99 * spacing.max()]
     return min(candidates, key=lambda a: (shape[a], -a))
+
+
+def _fill_metadata(path: Path, class_names: Sequence[str], in_channels: int) -> None:
+    """Classes and channels of this folder in its ``metadata.json``, for whoever takes it as a bundle."""
+    metadata = json.loads(path.read_text())
+    image, pred = (next(iter(metadata["network_data_format"][key].values())) for key in ("inputs", "outputs"))
+    image["num_channels"], image["channel_def"] = in_channels, {str(k): f"image {k}" for k in range(in_channels)}
+    pred["num_channels"] = len(class_names)
+    pred["channel_def"] = {str(value): name for value, name in enumerate(class_names)}
+    path.write_text(json.dumps(metadata, indent=4) + "\n")
 
 
 def _groups(class_names: Any, class_index: Any) -> list[list[int]]:
