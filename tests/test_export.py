@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import tomllib
 
 import onnxruntime
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
 from scripts.export import export, network_of, settings_of
@@ -103,3 +105,28 @@ def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):
     package = tmp_path / "lib" / "site-packages" / "semsim_bundle"
     assert label.output_dir(package) == "output" and label.output_dir(package, "predictions") == "output/predictions"
     assert label.output_dir(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
+
+
+def test_an_installed_package(tmp_path):
+    """The files that pyproject.toml packs, in another place: the command works and writes into the working folder."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    place, work = tmp_path / "site-packages", tmp_path / "work"
+    work.mkdir()
+    packed = ["__init__.py", "scripts/*.py", *project["tool"]["setuptools"]["package-data"]["semsim_bundle"]]
+    for file in [file for pattern in packed for file in BUNDLE.glob(pattern)]:
+        target = place / "semsim_bundle" / file.relative_to(BUNDLE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    before = {p for p in place.rglob("*") if p.suffix != ".pyc"}
+    module, function = project["project"]["scripts"]["semsim"].split(":")
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(place)}
+    files = "['configs/train.yaml','configs/labeled_only.yaml']"
+    small = ["--epochs", "1", "--steps_per_epoch", "1", "--spatial_size", "32", "--batch_size", "2"]
+    for words in (["export", "--output", "m.ts"], ["run", "training", "--config_file", files, *small]):
+        done = subprocess.run(
+            [*command, *words], cwd=work, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (work / "m.ts").is_file() and (work / "output" / "model_last.pt").is_file()
+    assert {p for p in place.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__"} <= before, "nothing in it"

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,10 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def network_of(ckpt_path: Path, settings: Mapping[str, Any]) -> torch.nn.Module:
     """The U-Net with these weights."""
-    parser = ConfigParser()
-    parser.read_config(str(ROOT / "configs" / "inference.yaml"))
-    classes, channels = len(settings["class_names"]), settings["in_channels"]
-    parser.update({"network_def#out_channels": classes, "network_def#in_channels": channels})
-    network = parser.get_parsed_content("network_def")
+    config = dict(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml"))["network_def"])
+    kind = getattr(import_module(".network", __package__), config.pop("_target_").rsplit(".", 1)[-1])
+    channels, classes = settings["in_channels"], len(settings["class_names"])
+    network = kind(**{**config, "in_channels": channels, "out_channels": classes})
     return load_weights(network, str(ckpt_path), "cpu")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
-from monailabel.endpoints import datastore, infer, model
+from monailabel.endpoints import datastore, infer, model, session
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -29,6 +29,7 @@ def install() -> None:
     datastore.add_image = _checked_image(datastore.add_image)
     datastore.save_label = save_label
     model.update_model = update_model
+    session.create_session = _checked_session(session.create_session)
     AsyncTask.run = staticmethod(_checked_task(AsyncTask.run))
     AsyncTask.semsim = True
 
@@ -89,6 +90,15 @@ def _checked_image(original: Any) -> Any:
         return original(background_tasks, image, params, file, user)
 
     return add_image
+
+
+def _checked_session(original: Any) -> Any:
+    def create_session(background_tasks: Any, uncompress: bool = False, expiry: int = 0, files: Any = ()) -> Any:
+        for file in files:
+            check_name("file", os.path.basename(file.filename or "x.nii.gz"))
+        return original(background_tasks, uncompress, expiry, files)
+
+    return create_session
 
 
 def save_label(

@@ -146,4 +146,14 @@ class Segmentation(InferTask):
             if message := input_error(error):
                 logger.error(message)
                 raise HTTPException(422, message) from error
+            self._check_image(request.get("image"))
             raise
+
+    def _check_image(self, image: Any) -> None:
+        """Raise 422 where the image is what has failed."""
+        try:
+            bundles.module(self.bundle, "readers").image_loader()(str(image))
+        except Exception as error:
+            name = Path(str(image)).name
+            message = f"{name}: expected an image, could not read it ({type(error).__name__})."
+            raise HTTPException(422, message) from error

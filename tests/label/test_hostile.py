@@ -135,6 +135,10 @@ def test_files_of_the_server_are_not_read_or_written(server):
 def test_what_is_not_there_is_a_404(server):
     for path in ("/infer/semsim?image=gone", "/infer/other?image=patient001"):
         assert call(server, "POST", path, data={"params": "{}"}).status_code == 404
+    for name in (["semsim"], {"a": 1}):
+        assert call(server, "POST", "/train/semsim", json={"model": name}).status_code in (400, 404)
+    odd = {"info": json.dumps({"strategy": "x"})}
+    assert call(server, "PUT", "/datastore/image/info?image=patient001", data=odd).status_code == 400
     for path in ("/train/other", "/scoring/other", "/batch/infer/other", "/activelearning/other"):
         assert call(server, "POST", path, json={}).status_code == 404, path
     refused(submit(server, "gone", truth(server, "patient001")), "no such image", status=404)
@@ -243,6 +247,8 @@ def test_batch_inference_without_a_gpu(server):
     while "broken" not in server.books() and time.monotonic() < deadline:
         time.sleep(0.3)
     kept = (server.studies / "labels" / "final" / "patient001.nii.gz").read_bytes()
+    response = call(server, "POST", "/infer/semsim?image=broken", data={"params": "{}"})
+    refused(response, "broken.nii.gz", "could not read", status=422)
     for params in ({}, {"label_tag": "final", "device": "cuda"}):
         assert call(server, "POST", "/batch/infer/semsim", json=params).status_code == 200
         task = server.wait("batch/infer")
