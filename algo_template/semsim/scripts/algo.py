@@ -195,6 +195,12 @@ class SemsimAlgo(BundleAlgo):
 
     def train(self, train_params: Any = None, device_setting: Any = None) -> Any:
         """Train; by way of a link where the folder has blanks in its name, at which MONAI would cut the command."""
+        for path in Path(self.output_path).glob("model_fold*/progress.yaml"):
+            if (ConfigParser.load_config_file(str(path)) or [{}])[-1].get("finished"):
+                logger.warning(
+                    f"{path.parent}: finished before, so that only more epochs go on; new labels and settings count once "
+                    "this folder is moved away, or with not_use_cache in another work_dir."
+                )
         if not any(sign.isspace() for sign in str(self.output_path)):
             return super().train(train_params, device_setting)
         place = self.output_path
