@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -195,12 +196,11 @@ class SemsimAlgo(BundleAlgo):
 
     def train(self, train_params: Any = None, device_setting: Any = None) -> Any:
         """Train; by way of a link where the folder has blanks in its name, at which MONAI would cut the command."""
-        for path in Path(self.output_path).glob("model_fold*/progress.yaml"):
-            if (ConfigParser.load_config_file(str(path)) or [{}])[-1].get("finished"):
-                logger.warning(
-                    f"{path.parent}: finished before, so that only more epochs go on; new labels and settings count once "
-                    "this folder is moved away, or with not_use_cache in another work_dir."
-                )
+        with contextlib.suppress(ValueError):  # there is none of a training that has not finished
+            logger.warning(
+                f"{self.output_path}: finished before, mean Dice {self.get_score():.3f}; only more epochs go on. For new "
+                "labels and settings take another work_dir, or move this folder away."
+            )
         if not any(sign.isspace() for sign in str(self.output_path)):
             return super().train(train_params, device_setting)
         place = self.output_path
