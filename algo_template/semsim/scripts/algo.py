@@ -198,8 +198,8 @@ class SemsimAlgo(BundleAlgo):
         """Train; by way of a link where the folder has blanks in its name, at which MONAI would cut the command."""
         with contextlib.suppress(ValueError):  # there is none of a training that has not finished
             logger.warning(
-                f"{self.output_path}: finished before, mean Dice {self.get_score():.3f}; only more epochs go on. For new "
-                "labels and settings take another work_dir, or move this folder away."
+                f"{self.output_path}: finished before, mean Dice {self.get_score():.3f}; only more epochs go on. For "
+                "new labels and settings take another work_dir, or move this folder away."
             )
         if not any(sign.isspace() for sign in str(self.output_path)):
             return super().train(train_params, device_setting)
