@@ -12,6 +12,9 @@ LABEL := .venv-label
 LABEL_PORT ?= 8000
 LABEL_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
+# processes that share the tests, one thread each
+JOBS ?= 2
+
 .PHONY: install demo test test-long lint clean label-demo test-label
 
 install: $(VENV)/.installed
@@ -37,8 +40,9 @@ demo: $(VENV)/.installed
 	@echo "report:  demo_output/report/index.html"
 	@echo "picture: demo_output/overlay.png"
 
+# a file of tests stays with one process: what it trains, it trains once
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
 
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow --timeout 7200

@@ -1,20 +1,25 @@
 """The cost of prediction: slices a second, arithmetic and memory, against a bare U-Net, and of the exported models.
 
     python benchmarks/infer.py measure --output benchmarks/results/infer_cpu.json
+    python benchmarks/infer.py memory --output benchmarks/results/infer_memory.json
+    python benchmarks/infer.py agreement --data DIR --output benchmarks/results/infer_agreement.json
     python benchmarks/infer.py table benchmarks/results/infer_cpu.json
 
-``pipeline`` is the whole of ``inference.yaml``, from the files of the phantom to the files of its prediction, once with
-the network it names and once with MONAI's ``BasicUNet`` of the same weights in its place. ``network`` is the network
-alone on a batch of slices; there the exports take part. All take turns in one run.
+``pipeline`` is the whole of ``inference.yaml``, from the files of the phantom to the files of its prediction, in
+float32 (``bundle``), as the device does it fastest (``amp``), and with MONAI's ``BasicUNet`` of the same weights in its
+place (``bare``, float32). ``network`` is the network alone on a batch of slices; there the exports take part. All take
+turns in one run. ``memory`` predicts long volumes, ``agreement`` compares the labels of both precisions.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +27,21 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
+import nibabel as nib
 import numpy as np
 import onnxruntime
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
+from scripts.inferer import SliceLabelInferer
+from scripts.precision import precision
 from scripts.resources import PeakMemory, keep_freed_memory
 from step import Step, count, make_data, provenance, seconds_of, spread
 
 CKPT = BUNDLE / "models" / "model.pt"
 SLICES = 16
+#: ways to predict, see above
+VARIANTS = ("bundle", "amp", "bare")
 
 
 def bare_unet(state: dict[str, torch.Tensor], features: list[int], classes: int) -> BasicUNet:
@@ -42,7 +52,7 @@ def bare_unet(state: dict[str, torch.Tensor], features: list[int], classes: int)
 
 
 def build(which: str, size: int, data: Path, output: Path, device: str) -> ConfigParser:
-    """``inference.yaml`` on the phantom's images; ``which``: ``bundle`` or ``bare``."""
+    """``inference.yaml`` on the phantom's images; ``which``: ``bundle``, ``amp`` or ``bare``."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.yaml"))
     parser.update(
@@ -53,6 +63,7 @@ def build(which: str, size: int, data: Path, output: Path, device: str) -> Confi
             "ckpt_path": str(CKPT),
             "spatial_size": size,
             "device": device,
+            "amp": "auto" if which == "amp" else False,
             "show_progress": False,
         }
     )
@@ -86,17 +97,19 @@ def forwards(size: int, data: Path, folder: Path, device: str, threads: int, wit
     """Calls that predict one batch of slices."""
     image = torch.rand(SLICES, 1, size, size, device=device)
 
-    def predict(network: Any) -> Step:
+    def predict(network: Any, amp: bool | str = False) -> Step:
+        inferer = SliceLabelInferer(roi_size=(size, size), sw_batch_size=SLICES, spatial_dim=2, amp=amp)
+        network = inferer.prepared(network, image.device)
+
         def call() -> None:
             with torch.no_grad():
-                network(image)
+                inferer.network_wrapper(network, image[..., None])
 
         return call
 
-    networks = {
-        w: build(w, size, data, folder, device).get_parsed_content("network").eval() for w in ("bundle", "bare")
-    }
-    calls = {name: predict(network) for name, network in networks.items()}
+    parsers = {w: build(w, size, data, folder, device) for w in VARIANTS}
+    networks = {w: parser.get_parsed_content("network").eval() for w, parser in parsers.items()}
+    calls = {w: predict(networks[w], parsers[w].get_parsed_content("amp")) for w in VARIANTS}
     if with_exports:
         files = export(size, folder)
         calls["torchscript"] = predict(torch.jit.load(str(files["torchscript"]), map_location=device).eval())
@@ -108,15 +121,15 @@ def forwards(size: int, data: Path, folder: Path, device: str, threads: int, wit
     return calls
 
 
-def memory(which: str, size: int, data: str, device: str = "cpu", threads: int = 1) -> None:
+def peak(which: str, size: int, data: str, device: str = "cpu", threads: int = 1) -> None:
     """Print the peak memory of a run of the pipeline above what the process held before, in bytes."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         evaluator = build(which, size, Path(data), Path(folder), device).get_parsed_content("evaluator")
-        with PeakMemory(torch.device(device)) as peak:
+        with PeakMemory(torch.device(device)) as used:
             evaluator.run()
-    print(peak.peak - peak.before)
+    print(used.peak - used.before)
 
 
 def measure(
@@ -143,11 +156,12 @@ def measure(
     keep_freed_memory()
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     result = provenance("infer", device, threads, repeats) | {"cases": "6 phantom patients", "sizes": {}}
+    result["amp"] = str(precision("auto", device))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = make_data(folder)
         for size in sizes:
-            parsers = {w: build(w, size, data, folder, device) for w in ("bundle", "bare")}
+            parsers = {w: build(w, size, data, folder, device) for w in VARIANTS}
             evaluators = {w: parser.get_parsed_content("evaluator") for w, parser in parsers.items()}
             slices = sum(item["image"].shape[-1] for item in parsers["bundle"].get_parsed_content("dataset"))
             calls = forwards(size, data, folder, device, threads, with_exports)
@@ -166,14 +180,104 @@ def measure(
                 row: dict[str, Any] = {"seconds": spread(times[name]), "slices": number}
                 row["slices_per_second"] = number / statistics.median(times[name])
                 which = name.split()[1]
-                if name.startswith("network") and which in ("bundle", "bare"):
+                if name.startswith("network") and which in VARIANTS:
                     row["gflop_per_slice"] = count(calls[which])["gflop"] / SLICES
                 if name.startswith("pipeline"):
-                    command = [sys.executable, __file__, "memory", which, str(size), str(data), device, str(threads)]
+                    command = [sys.executable, __file__, "peak", which, str(size), str(data), device, str(threads)]
                     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                     row["peak_bytes"] = int(printed.split()[-1])
                 rows[name] = row
             result["sizes"][str(size)] = rows
+    _write(output, result)
+
+
+def memory(
+    output: str,
+    side: int = 512,
+    volumes: tuple[tuple[int, int], ...] = ((100, 2), (100, 14), (600, 14)),
+    spatial_size: int = 224,
+    threads: int = 1,
+) -> None:
+    """Predict synthetic volumes by the command of a user and write time and resident memory of the process.
+
+    Args:
+        output: file to write.
+        side: pixels of a stored slice.
+        volumes: of each the number of slices, and of classes to predict; the weights of the last layer are random.
+        spatial_size: pixels that the network sees.
+        threads: of the CPU.
+    """
+    torch.manual_seed(0)
+    result = provenance("infer", "cpu", threads, 1) | {"cases": "noise", "amp": str(precision("auto", "cpu"))}
+    result["command"] = result["command"].replace(" measure ", " memory ")
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        plane = np.random.default_rng(0).normal(0, 300, (side, side)).astype(np.int16)
+        for number, classes in volumes:
+            image = folder / f"{number}.nii.gz"
+            if not image.exists():
+                volume = np.stack([np.roll(plane, 7 * k, axis=0) for k in range(number)], axis=-1)
+                nib.save(nib.Nifti1Image(volume, np.diag([0.8, 0.8, 1.5, 1.0])), image)
+            state = torch.load(CKPT, weights_only=True)
+            state = {n: torch.randn(classes, *w.shape[1:]) if "final_conv" in n else w for n, w in state.items()}
+            torch.save(state, folder / "model.pt")
+            names = ["background", *(f"class_{c}" for c in range(1, classes))]
+            options = {"dataset_dir": image, "ckpt_path": folder / "model.pt", "class_names": names,
+                       "spatial_size": spatial_size, "show_progress": False,
+                       "output_dir": folder / f"{number}_{classes}"}  # fmt: skip
+            command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
+            command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+            rows.append({"shape": [side, side, number], "classes": classes} | resources(command, threads))
+    result["volumes"] = rows
+    _write(output, result)
+
+
+def resources(command: list[str], threads: int) -> dict[str, float]:
+    """Run a command in the bundle's folder: its wall and processor seconds and the most memory that it held."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}.")
+    seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": used.ru_utime + used.ru_stime}
+    return seconds | {"peak_bytes": used.ru_maxrss * 1024}
+
+
+@torch.no_grad()
+def agreement(data: str, output: str, sizes: tuple[int, ...] | int = (192, 224), threads: int = 1) -> None:
+    """Predict the validation patients in float32 and in half precision and write how many voxels get the same label.
+
+    Args:
+        data: ACDC as in accuracy.py: ``images`` and ``splits.json``.
+        output: file to write.
+        sizes: pixels that the network sees; the shipped weights are of 192.
+        threads: of the CPU.
+    """
+    torch.set_num_threads(threads)
+    cases = json.loads((Path(data) / "splits.json").read_text())["validation"]
+    result = provenance("infer", "cpu", threads, 1) | {"cases": cases, "amp": str(precision(True, "cpu"))}
+    result["command"] = f"python benchmarks/infer.py agreement --data DIR --output {output}"
+    rows = {}
+    for size in (sizes,) if isinstance(sizes, int) else sizes:
+        parser = build("bundle", size, Path(data), Path(data), "cpu")
+        network, preprocessing = (parser.get_parsed_content(k) for k in ("network", "preprocessing"))
+        options = {"roi_size": (size, size), "sw_batch_size": SLICES, "spatial_dim": 2}
+        inferers = [SliceLabelInferer(**options, amp=amp) for amp in (False, True)]
+        total = {"foreground": 0, "same": 0}
+        for case in cases:
+            volume = preprocessing({"image": str(Path(data) / "images" / f"{case}.nii.gz")})["image"][None]
+            a, b = (inferer(volume, network.eval()) for inferer in inferers)
+            foreground = (a > 0) | (b > 0)
+            total["foreground"] += int(foreground.sum())
+            total["same"] += int((a == b)[foreground].sum())
+        rows[str(size)] = total
+    result["agreement"] = rows
+    _write(output, result)
+
+
+def _write(output: str, result: dict[str, Any]) -> None:
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(json.dumps(result, indent=1) + "\n")
     table(output)
@@ -182,6 +286,23 @@ def measure(
 def table(path: str) -> None:
     """Print a result as Markdown."""
     result = json.loads(Path(path).read_text())
+    if "volumes" in result:
+        print("| volume | classes | seconds | of the processor | peak memory of the process, GB |")
+        print("|---" * 5 + "|")
+        for row in result["volumes"]:
+            shape = " x ".join(map(str, row["shape"]))
+            figures = f"{row['seconds']:.0f} | {row['cpu_seconds']:.0f} | {row['peak_bytes'] / 1e9:.2f}"
+            print(f"| {shape} | {row['classes']} | {figures} |")
+    elif "agreement" in result:
+        print("| pixels | foreground voxels, either | same label |")
+        print("|---" * 3 + "|")
+        for size, row in result["agreement"].items():
+            print(f"| {size} | {row['foreground']} | {row['same'] / row['foreground']:.2%} |")
+    else:
+        _table_of_speed(result)
+
+
+def _table_of_speed(result: dict[str, Any]) -> None:
     for size, rows in result["sizes"].items():
         print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s)\n")
         print("| what | slices a second | time x bare U-Net | GFLOP a slice | peak memory MiB |")
@@ -197,4 +318,5 @@ def table(path: str) -> None:
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({"measure": measure, "table": table, "memory": memory})
+    commands = {"measure": measure, "memory": memory, "agreement": agreement, "table": table, "peak": peak}
+    fire.Fire(commands)

@@ -2,10 +2,12 @@
 
     python benchmarks/step.py measure --output benchmarks/results/step_cpu.json
     python benchmarks/step.py table benchmarks/results/step_cpu.json
+    python benchmarks/step.py compare --against DIR --output benchmarks/results/step_against.json
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
-phantom; ``literal`` is ``benchmarks/literal.py``. Steps of the methods take turns, so that whatever else the machine
-does meets all of them; peak memory is taken in a process of its own for each method.
+phantom, in the precision that ``amp: auto`` means; ``literal`` is ``benchmarks/literal.py``, in float32. Steps of the
+methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its
+own for each method.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
+BUNDLE = Path(os.environ.get("SEMSIM_BUNDLE", ROOT / "bundle"))  # of another checkout, for `compare`
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
 from accuracy import METHODS, git, machine
@@ -206,10 +208,13 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
 
 def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
     """What a result says of where it comes from. A ``+`` after the commit: with changes not committed."""
+    from scripts.precision import precision  # which an older checkout that `compare` serves may lack
+
     return {
         "command": f"python benchmarks/{script}.py measure " + " ".join(sys.argv[2:]),
         "seed": 0,
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "precision": str(precision("auto", device)),
         "threads": threads,
         "repeats": repeats,
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "bundle/scripts") else ""),
@@ -291,7 +296,8 @@ def table(path: str) -> None:
         rows = part["methods"]
         base = rows.get("unimatch")
         print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s), "
-              f"matrix product {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
+              f"{result.get('precision', 'float32')}; "
+              f"matrix product in float32 {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
         print("| method | seconds a step | range | x UniMatch | GFLOP | share of the matrix product's rate | "
               "peak memory MiB | x UniMatch |")  # fmt: skip
         print("|---" * 8 + "|")
@@ -312,7 +318,124 @@ def table(path: str) -> None:
             print(f"| {positions} | " + " | ".join(cells) + " |")
 
 
+class Remote:
+    """A training step in a process of its own, which takes its turn when it is called."""
+
+    def __init__(self, checkout: Path, method: str, size: int, data: str, threads: int, amp: bool) -> None:
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "serve",
+            method,
+            str(size),
+            data,
+            str(threads),
+            str(amp),
+        ]
+        environment = os.environ | {"SEMSIM_BUNDLE": str(checkout / "bundle")}
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(self) -> float:
+        """Seconds of one step."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print("step", file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise RuntimeError(f"{self.process.args}: ended with {self.process.wait()}")
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def serve(method: str, size: int, data: str, threads: int, amp: bool) -> None:
+    """A step for each line of the standard input, its seconds to the standard output."""
+    torch.set_num_threads(threads)
+    step = build(method, size, Path(data), "cpu", amp=amp)
+    for _ in sys.stdin:
+        print("seconds", seconds_of(step, "cpu"), flush=True)
+
+
+def compare(
+    output: str,
+    against: str,
+    sizes: tuple[int, ...] | int = (128, 224),
+    methods: tuple[str, ...] | str = ("fixmatch", "unimatch", "semsim_minus", "semsim_light", "semsim"),
+    repeats: int = 7,
+    threads: int = 1,
+    amps: tuple[bool, ...] = (True, False),
+) -> None:
+    """Steps of this checkout and of another one in turn, in mixed precision and in float32, on a CPU; writes a JSON.
+
+    Args:
+        output: file to write.
+        against: root of the other checkout.
+        sizes: image sides in pixels.
+        methods: some of the methods.
+        repeats: timed steps of each, after one that is not timed.
+        threads: of the CPU.
+        amps: of mixed precision and float32.
+    """
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    other = Path(against).resolve()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=other, capture_output=True, text=True, check=True).stdout
+    result = provenance("step", "cpu", threads, repeats) | {
+        "command": f"python benchmarks/step.py compare --against DIR --sizes {','.join(map(str, sizes))}",
+        "against": commit.strip(),
+        "cases": "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices",
+        "sizes": {},
+    }
+    keys = [(name, amp, who) for name in methods for amp in amps for who in ("here", "against")]
+    with tempfile.TemporaryDirectory() as folder:
+        data = str(make_data(folder))
+        for size in sizes:
+            remotes = {k: Remote(ROOT if k[2] == "here" else other, k[0], size, data, threads, k[1]) for k in keys}
+            times: dict[tuple, list[float]] = {k: [] for k in keys}
+            for turn in range(repeats + 1):
+                for k in keys if turn % 2 else reversed(keys):
+                    times[k].append(remotes[k]())
+            for remote in remotes.values():
+                remote.close()
+            rows: dict[str, Any] = {}
+            for (name, amp, who), seconds in times.items():
+                rows.setdefault(name, {})[f"{'amp' if amp else 'float32'}_{who}"] = spread(seconds[1:])
+            result["sizes"][str(size)] = rows
+            Path(output).write_text(json.dumps(result, indent=1) + "\n")
+    compared(output)
+
+
+def compared(path: str) -> None:
+    """Print a result of ``compare`` as Markdown: seconds of this checkout, and its ratios."""
+    result = json.loads(Path(path).read_text())
+    for size, rows in result["sizes"].items():
+        print(f"\n{size} x {size}, {result['threads']} thread(s), {result['machine']}\n")
+        print("| method | amp, s | float32, s | amp / amp before | float32 / float32 before | amp / float32 | "
+              "amp x UniMatch |")  # fmt: skip
+        print("|---" * 7 + "|")
+        median = {name: {k: v["median"] for k, v in row.items()} for name, row in rows.items()}
+        for name, m in median.items():
+
+            def ratio(a: str, b: str, m: dict[str, float] = m) -> str:
+                return f"{m[a] / m[b]:.2f}" if a in m and b in m else ""
+
+            base = median.get("unimatch", {}).get("amp_here")
+            shown = [f"{m[k]:.3f}" if k in m else "" for k in ("amp_here", "float32_here")]
+            shown += [ratio("amp_here", "amp_against"), ratio("float32_here", "float32_against")]
+            shown += [ratio("amp_here", "float32_here"), f"{m['amp_here'] / base:.2f}" if base else ""]
+            print(f"| {name} | " + " | ".join(shown) + " |")
+
+
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({"measure": measure, "table": table, "memory": memory, "affinity_memory": affinity_memory})
+    commands = (measure, table, compare, compared, serve, memory, affinity_memory)
+    fire.Fire({command.__name__: command for command in commands})

@@ -23,7 +23,8 @@ from assemble import assemble  # noqa: E402
 TELL = """
 The server runs at {url} (this machine alone).
   3D Slicer: install the extension MONAILabel, open its module, type {url} as server and press the round arrow.
-             Next Sample opens a volume, Auto Segmentation runs the model, Submit Label saves, Train trains.
+             Next Sample opens a volume, Auto Segmentation runs the model, Submit Label saves, Train trains
+             (5 minutes, with a GPU 2; Options, section train).
   Browser:   {url} shows the interface of the server.
   Images:    {studies} (8 generated volumes, labels for 3)
 Ctrl-C ends it.

@@ -105,7 +105,9 @@ class SemSimApp(MONAILabelApp):
             return checked(request, {"device": devices(), "gpus": "", "max_samples": 0, "logging": LEVELS})
         self.known("model", request.get("model"), self._trainers if method == "train" else self._infers)
         if method == "train":
-            return checked(request, {**self._trainers[request["model"]].config(), "device": devices(), "gpus": ""})
+            counted = {"max_epochs": 20, "steps_per_epoch": 0}  # what a request may say in the place of minutes
+            panel = {**counted, **self._trainers[request["model"]].config()}
+            return checked(request, {**panel, "device": devices(), "gpus": ""})
         models = Path(self.bundles[request["model"]]) / "models"
         files = sorted((path.name for path in models.glob("*.pt")), key=len)
         panel = {**OPTIONS, "device": devices(), "gpus": "", "model_filename": files or ["model.pt"]}

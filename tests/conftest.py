@@ -8,15 +8,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see the Makefile
+#: of these tests and of processes that they start, before torch is loaded: see the Makefile
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", MPLBACKEND="Agg")
 
 import pytest
 import torch
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "tests")]
-torch.set_num_threads(2)
+torch.set_num_threads(1)
+#: files whose tests take longest: first, so that processes which share the work end together
+LONGEST = (
+    "test_auto3dseg",
+    "test_docs",
+    "test_distributed",
+    "test_prediction",
+    "test_configs",
+    "test_resume",
+    "test_errors",
+    "test_plan",
+    "test_accuracy",
+    "test_step",
+)
 #: `make test-label` runs these in an environment of their own
 collect_ignore = [] if importlib.util.find_spec("monailabel") else ["label"]
 
@@ -33,21 +48,27 @@ def phantom_dir(tmp_path_factory) -> Path:
 #: of processes that tests start; MONAI calls `python` by name
 ENVIRONMENT = {
     **os.environ,
-    "OMP_NUM_THREADS": "2",
-    "MPLBACKEND": "Agg",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
 
 
 @pytest.fixture
 def run_bundle():
-    """Run ``python -m monai.bundle ...`` (or another module) in the bundle's folder, as a user would."""
+    """Run ``python -m monai.bundle ...`` (or another module) in the bundle's folder, as a user would.
+
+    ``fresh``: in a new interpreter, instead of one that has MONAI loaded.
+    """
 
     def run(
-        *args: str, module: str = "monai.bundle", check: bool = True, cwd: Path = BUNDLE, timeout: int = 240
+        *args: str,
+        module: str = "monai.bundle",
+        check: bool = True,
+        cwd: Path = BUNDLE,
+        timeout: int = 240,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", module, *args]
-        result = subprocess.run(
+        result = (subprocess if fresh else warm).run(
             command, cwd=cwd, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=timeout
         )
         if check:
@@ -61,3 +82,9 @@ def config_args(*names: str) -> list[str]:
     """``--config_file`` for files of ``configs/``, as they are written on a command line."""
     files = [f"configs/{name}.yaml" for name in names]
     return ["--config_file", files[0] if len(files) == 1 else str(files)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; within a file the order stays, which some tests rely on."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))

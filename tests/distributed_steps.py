@@ -1,4 +1,4 @@
-"""Run by torch.distributed.run in several processes: steps at one global batch, losses as the mean over processes."""
+"""Run in several processes: steps at one global batch, losses as the mean over processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import torch
 import torch.distributed as dist
 from ignite.engine import Events
-from scripts.loaders import TwoStreamLoader
+from scripts.loaders import TwoStreamLoader, of_rank_0
 from scripts.losses import SemSimLoss
 from scripts.network import SemSimNet
 from scripts.trainer import SemSimTrainer, Teacher
@@ -62,6 +62,7 @@ def steps(**loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
+    assert of_rank_0(("said by", dist.get_rank())) == ("said by", 0)
     result = {"gathered": steps(dice="image", gather_prototypes=True), "own": steps()}
     if dist.get_rank() == 0:
         torch.save(result, sys.argv[1])

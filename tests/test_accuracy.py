@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import warm
 import yaml
 from conftest import BUNDLE, ROOT
 
@@ -20,8 +21,9 @@ RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 
 
 @pytest.fixture
-def protocol(phantom_dir, tmp_path):
+def protocol(phantom_dir, tmp_path, monkeypatch):
     """Arguments of a tiny protocol: 1 labelled, 2 unlabelled, 1 validation patient."""
+    monkeypatch.setattr(accuracy, "subprocess", warm)
     names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
     splits = {"training": names[:3], "validation": names[3:4], "labelled": {"1": names[:1]}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
@@ -84,10 +86,9 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
                     raise accuracy.subprocess.TimeoutExpired("training", timeout)
             return super().wait()
 
-    monkeypatch.setattr(accuracy.subprocess, "Popen", Stopped)
-    with pytest.raises(accuracy.Unfinished):
+    with monkeypatch.context() as patch, pytest.raises(accuracy.Unfinished):
+        patch.setattr(accuracy.subprocess, "Popen", Stopped)
         accuracy.train(method="labelled_only", **{**protocol, "iterations": 40}, minutes=1)
-    monkeypatch.undo()
     assert not accuracy.Path(protocol["results"]).exists()
     accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
     resumed = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import warm
 from conftest import ROOT
 from scripts import phantom
 
@@ -17,8 +18,9 @@ import annotation
 
 
 @pytest.fixture
-def simulation(tmp_path):
+def simulation(tmp_path, monkeypatch):
     """Arguments of a tiny simulation: six patients to choose from, one to validate, one that is nobody's."""
+    monkeypatch.setattr(annotation, "subprocess", warm)
     data = phantom.generate(tmp_path / "p", seed=7, split={"training": 7, "testing": 1})
     names = [f"patient{n:03d}" for n in range(7)]
     (tmp_path / "splits.json").write_text(json.dumps({"training": names[:6], "validation": names[6:]}))
@@ -47,9 +49,9 @@ def test_rounds_grow_and_go_on(simulation, tmp_path, monkeypatch, capsys):
     assert "--steps_per_epoch 2" in second["command"] and re.fullmatch("[0-9a-f]{40}", second["commit"][0])
 
     # again: nothing is trained twice; a result that is missing is made anew, alike
-    monkeypatch.setattr(annotation, "train", lambda *_: pytest.fail("trained again"))
-    annotation.run(strategies=["disagreement"], **simulation)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(annotation, "train", lambda *_: pytest.fail("trained again"))
+        annotation.run(strategies=["disagreement"], **simulation)
     (tmp_path / "results" / "seed0_disagreement_4.json").unlink()
     annotation.run(strategies=["disagreement"], **simulation)
     again = json.loads((tmp_path / "results" / "seed0_disagreement_4.json").read_text())

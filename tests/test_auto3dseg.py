@@ -15,10 +15,12 @@ import time
 import types
 from pathlib import Path
 
+import monai
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
@@ -86,6 +88,12 @@ def work(data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def warm_trainings(monkeypatch):
+    """The commands of an AutoRunner in processes that have MONAI loaded."""
+    monkeypatch.setattr(monai.utils.misc, "subprocess", warm)
+
+
 def load(path: Path, name: str):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -114,7 +122,7 @@ def knowing(folder: Path):
 
 def train(folder: Path, *args: str, check: bool = True, env: dict | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(folder / "scripts" / "train.py"), "run", *args]
-    result = subprocess.run(command, env=env or ENV, capture_output=True, text=True, timeout=200, cwd="/")
+    result = warm.run(command, env=env or ENV, timeout=200, cwd="/")
     assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     return result
 
@@ -286,6 +294,13 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     assert parser.get_parsed_content("val_interval") == 3, "20 validations, whatever epochs is set to"
     with pytest.raises(ValueError, match=r"spatial_size .* expected the pixels of a slice, one or two numbers"):
         algo.export_to_disk(str(tmp_path), "semsim_1", fold=1, spatial_size=[96, 96, 32])
+    # minutes stand in for the epochs that the input gives, and for the validations that follow from them
+    algo.export_to_disk(str(tmp_path), "semsim_2", fold=1, minutes=7)
+    by_clock = yaml.safe_load((tmp_path / "semsim_2" / "configs" / "hyper_parameters.yaml").read_text())
+    assert by_clock["minutes"] == 7 and by_clock["epochs"] is None
+    parser.update({"minutes": 7, "epochs": None})
+    assert parser.get_parsed_content("val_interval") is None
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=1)
     # a search writes the same records elsewhere, with a value changed
     json.dumps(algo.state_dict())
     algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
@@ -308,15 +323,15 @@ def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_
         "sys.meta_path.insert(0, Absent())\n"
     )
     env = {**ENV, "PYTHONPATH": str(block)}
-    absent = subprocess.run([sys.executable, "-c", "import semsim_bundle"], env=env, capture_output=True)
-    assert absent.returncode != 0
+    absent = warm.run([sys.executable, "-c", "import semsim_bundle"], env=env)
+    assert absent.returncode == 1 and "ModuleNotFoundError: semsim_bundle" in absent.stderr
     result = train(folder, "--epochs=1", "--no_such_key=3", "--num_warmup_epochs=2", env=env)
     assert all(f"no key {key}" in result.stderr for key in ("no_such_key", "num_warmup_epochs"))
     assert (folder / "model_fold0" / "model_best.pt").exists(), "in its new place"
     output = tmp_path / "seg.nii.gz"
     image = next(iter(sorted((data / "images").iterdir())))
     command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
-    subprocess.run(command, env=env, check=True, cwd="/", capture_output=True)
+    warm.run(command, env=env, check=True, cwd="/")
     assert nib.load(output).shape == nib.load(image).shape
     # more epochs go on where it stopped
     train(folder, "--epochs=2", env=env)
@@ -329,7 +344,7 @@ def test_the_generated_folder_is_a_bundle(work, tmp_path):
     folder = generated(work, tmp_path / "bundle", bundle_root=".")
     files = "['configs/train.yaml','configs/hyper_parameters.yaml']"
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--epochs", "1"]
-    result = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=200)
+    result = warm.run(command, cwd=folder, env=ENV, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (folder / "model_fold0" / "model_last.pt").exists()
 
@@ -402,8 +417,7 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
     meta = json.loads(json.dumps(meta).replace(str(work / "semsim_0"), str(folder)))
     (folder / "algo_object.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "best_metric"}))
     output = folder / "model_fold0"
-    process = subprocess.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = warm.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV)
     end = time.monotonic() + 120
     while not list(output.glob("resume_checkpoint_*.pt")) or not (output / "progress.yaml").exists():
         assert process.poll() is None and time.monotonic() < end
@@ -539,7 +553,7 @@ def test_the_commands_of_the_page(data, tmp_path):
     assert len(list((tmp_path / "work" / "ensemble_output").rglob("*.nii.gz"))) == 2
 
 
-def test_the_python_of_the_page(data, tmp_path, monkeypatch):
+def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
     """AutoRunner, beside another algorithm, and a search: each block as it stands there."""
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -591,7 +605,7 @@ def test_nni_dry_run(data, tmp_path):
     assert yaml.safe_load(copied.read_text())["epochs"] == 1
 
 
-def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys):
+def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm_trainings):
     """With and without the list, the same number of steps, scored on patients whose labels it never saw."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg
@@ -626,7 +640,7 @@ def test_several_processes(work, tmp_path):
     folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                str(folder / "scripts" / "train.py"), "run"]  # fmt: skip
-    result = subprocess.run(command, env={**ENV, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=250)
+    result = warm.run(command, env=ENV, timeout=250)
     assert result.returncode == 0, result.stderr[-3000:]
     (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
     assert 0 <= entry["best_avg_dice_score"] <= 1 and (folder / "model_fold0" / "scores.csv").exists()

@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from statistics import mean
@@ -15,6 +14,7 @@ from statistics import mean
 import psutil
 import pytest
 import torch
+import warm
 from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,11 +25,33 @@ ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
 STANDALONE = ("--standalone",)
 
 
-def torchrun(processes, *args, where=STANDALONE, **options) -> subprocess.Popen:
+def torchrun(processes, *args, where=STANDALONE) -> warm.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc_per_node={processes}", *args]
-    return subprocess.Popen(
-        command, cwd=BUNDLE, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+    return warm.Popen(command, cwd=BUNDLE, env=ONE_THREAD, stderr=warm.STDOUT)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def together(count, *args) -> str:
+    """Run the processes of one node without a launcher, which would start each in a new interpreter; the first's words.
+
+    What several processes compute is the same; how they are started is for the tests that take `torchrun`.
+    """
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    try:
+        for rank in map(str, range(count)):
+            env = {**ONE_THREAD, **group, "RANK": rank, "LOCAL_RANK": rank}
+            started.append(warm.Popen([sys.executable, *args], cwd=BUNDLE, env=env, stderr=warm.STDOUT))
+        first, *_ = [succeeded(process) for process in started]
+        return first
+    finally:
+        for process in started:
+            end(process)
 
 
 def succeeded(process, timeout=240) -> str:
@@ -89,7 +111,7 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     script = str(ROOT / "tests" / "distributed_steps.py")
     for count in (1, 2, 4):
-        succeeded(torchrun(count, script, str(folder / f"{count}.pt")))
+        together(count, script, str(folder / f"{count}.pt"))
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2, 4)}
 
 
@@ -120,7 +142,7 @@ def test_validation_is_shared_and_counts_every_case_once(run_bundle, shared, tra
         assert float(logged[-1][name]) == pytest.approx(scores["dice"], abs=2e-4), name
     (tmp_path / "scores.csv").unlink()
     evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
-    said = succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    said = together(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights)
     assert "[2/2]" in said and "[3/3]" not in said
     assert (tmp_path / "scores.csv").read_text() == alone, "the same table, in the same order"
 
@@ -131,15 +153,13 @@ def test_fewer_cases_than_processes(shared, trained, tmp_path):
     evaluate = config_args("train", "evaluate", "multi_gpu_evaluate")
     data = ("--dataset_dir", str(shared), "--datalist", str(tmp_path / "one.json"), "--output_dir", str(tmp_path))
     weights = ("--ckpt_path", str(trained / "model_last.pt"))
-    succeeded(torchrun(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights))
+    together(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights)
     assert len(rows(tmp_path / "scores.csv")) == 3, "one row a class"
 
 
 def test_two_machines(shared, trained, tmp_path):
     """The same line on two nodes gives the weights of two processes of one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     nodes = []
     try:
         for rank in range(2):
@@ -185,7 +205,7 @@ def test_a_process_that_dies_ends_all(shared, tmp_path):
         end(process)
     assert "SIGKILL" in output and f"pid: {victim.pid}" in output, output[-4000:]
     done = int(rows(tmp_path / "training_log.csv")[-1]["epoch"])
-    succeeded(torchrun(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2)))
+    together(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2))
     assert [int(r["epoch"]) for r in rows(tmp_path / "training_log.csv")] == list(range(1, done + 3))
 
 

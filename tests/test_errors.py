@@ -16,6 +16,7 @@ import time
 import psutil
 import pytest
 import torch
+import warm
 from conftest import BUNDLE, ENVIRONMENT
 from scripts.checkpoints import resume_checkpoints
 from scripts.errors import InputError, explain
@@ -54,17 +55,21 @@ def no_process_stays():
         STARTED.pop().kill()
 
 
-def start(phantom, output, *args, code="", before=()):
+def start(phantom, output, *args, code="", before=(), fresh=False):
     begin = ["-c", code] if code else ["-m", "monai.bundle"]
     options = {"dataset_dir": phantom, "datalist": phantom / "datalist.json", "output_dir": output, "spatial_size": 32,
                "batch_size": 4, "val_interval": 1}  # fmt: skip
     command = [*before, sys.executable, *begin, "run", "training", "--config_file", FILES]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    process = subprocess.Popen(
-        [*command, *args], cwd=BUNDLE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL,
-        # a shell lets what it starts in the background ignore Ctrl-C, and processes inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True}
+    if before or fresh:
+        process = subprocess.Popen(
+            [*command, *args], **given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            # a shell lets what it starts in the background ignore Ctrl-C, and processes inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+    else:
+        process = warm.Popen([*command, *args], **given)
     STARTED.append(process)
     return process
 
@@ -88,7 +93,7 @@ def wait_for(process, condition, timeout=120):
 
 
 def test_ctrl_c_and_going_on(phantom_dir, tmp_path):
-    process = start(phantom_dir, tmp_path, "--epochs", "100")
+    process = start(phantom_dir, tmp_path, "--epochs", "100", fresh=True)
     wait_for(process, lambda: resume_checkpoints(tmp_path))
     process.send_signal(signal.SIGINT)
     assert "Stopped by hand" in ended(process) and process.returncode in (130, -signal.SIGINT)
@@ -177,7 +182,7 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
     args = ("--epochs", "150", "--val_interval", "5", "--resume", "auto")
     rng, output, reached = random.Random(0), tmp_path / "parts", [0]
     for _ in range(20):
-        process = start(phantom_dir, output, *args)
+        process = start(phantom_dir, output, *args, fresh=True)
         time.sleep(rng.uniform(4.0, 12.0))
         assert process.poll() is None, "the training should be longer"
         process.kill()
@@ -214,6 +219,12 @@ def test_one_line_says_what_and_what_to_do(error, expected):
     for raised in (error, outer):
         said = explain(raised)
         assert (said is None) if expected is None else said.startswith(expected)
+
+
+def test_prediction_has_remedies_of_its_own():
+    full, stopped = (explain(e, "prediction") for e in (torch.OutOfMemoryError("CUDA"), KeyboardInterrupt()))
+    assert "Lower --slice_batch" in full and "--batch_size" not in full
+    assert all(said.endswith("go on with --existing skip.") for said in (full, stopped))
 
 
 class Killed(torch.utils.data.Dataset):

@@ -15,9 +15,10 @@ import infer
 def test_prediction_has_the_arithmetic_of_the_bare_network(tmp_path, capsys):
     """The benchmark of inference, on small slices: the same FLOPs, and no more time than noise would explain."""
     out = tmp_path / "infer.json"
-    infer.measure(str(out), sizes=32, repeats=3, threads=2, with_exports=False)
+    infer.measure(str(out), sizes=32, repeats=3, threads=1, with_exports=False)
     rows = json.loads(out.read_text())["sizes"]["32"]
-    assert rows["network bundle"]["gflop_per_slice"] == rows["network bare"]["gflop_per_slice"] > 0
+    flop = [rows[f"network {which}"]["gflop_per_slice"] for which in ("bundle", "bare", "amp")]
+    assert flop[0] == flop[1] == flop[2] > 0
     for kind in ("pipeline", "network"):
         assert rows[f"{kind} bundle"]["seconds"]["min"] < 2 * rows[f"{kind} bare"]["seconds"]["min"]
     assert rows["pipeline bundle"]["slices"] > 20 and rows["pipeline bundle"]["peak_bytes"] > 0
@@ -36,3 +37,23 @@ def test_both_networks_predict_alike(tmp_path):
         a, b = (network(image) for network in networks)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert a.abs().max() > 0.1
+
+
+def test_labels_of_both_precisions_are_compared(phantom_dir, tmp_path, capsys):
+    (tmp_path / "images").symlink_to(phantom_dir / "images")
+    case = next((phantom_dir / "images").iterdir()).name.removesuffix(".nii.gz")
+    (tmp_path / "splits.json").write_text(json.dumps({"validation": [case]}))
+    infer.agreement(str(tmp_path), str(tmp_path / "agreement.json"), sizes=192, threads=2)
+    record = json.loads((tmp_path / "agreement.json").read_text())
+    row = record["agreement"]["192"]
+    assert record["cases"] == [case] and "bfloat16" in record["amp"]
+    assert row["foreground"] > 100 and 0.9 < row["same"] / row["foreground"] <= 1
+    assert "| 192 | " in capsys.readouterr().out
+
+
+def test_memory_is_that_of_the_users_command(tmp_path, capsys):
+    infer.memory(str(tmp_path / "memory.json"), side=32, volumes=((4, 3),), spatial_size=32)
+    (row,) = json.loads((tmp_path / "memory.json").read_text())["volumes"]
+    assert row["shape"] == [32, 32, 4] and row["classes"] == 3 and row["cpu_seconds"] > 0
+    assert 1e8 < row["peak_bytes"] < 2e9
+    assert "| 32 x 32 x 4 | 3 | " in capsys.readouterr().out

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scripts.fusion import departition, partition
-from scripts.network import SegmentationNet, SemSimNet, Streams
+from monai.networks.nets import BasicUNet
+from scripts.fusion import attention, departition, partition
+from scripts.layout import CHANNELS_LAST, dense_gradient, parts
+from scripts.network import FEATURES, SegmentationNet, SemSimNet, Streams
 from scripts.trainer import twin
 
 ALL = Streams(decode=("labeled", "strong_1"), fuse=("labeled", "strong_1", "strong_2"))
@@ -38,6 +40,55 @@ def test_any_size_in_2d_and_3d(fusion, dims, size):
     (sum(v.sum() for v in output.logits.values()) + sum(v.square().sum() for v in output.features.values())).backward()
     for name, p in network.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("dims, size", [(2, (64, 48)), (2, (49, 70)), (3, (16, 35, 17))])
+def test_the_backbone_is_monais_u_net(dims, size):
+    """Logits, gradients and the names of its weights, where sides divide by 16 and where they do not."""
+    torch.manual_seed(0)
+    features = (4, 8, 8, 16, 16, 4) if dims == 3 else FEATURES
+    theirs = BasicUNet(dims, 1, 3, features, norm="batch", upsample="nontrainable").double()
+    ours = SegmentationNet(dims, 1, 3, features).double()
+    ours.backbone.load_state_dict(theirs.state_dict())
+    image = torch.rand(2, 1, *size, dtype=torch.float64)
+    results = [network(image) for network in (theirs, ours)]
+    torch.testing.assert_close(*results)
+    for result in results:
+        result.square().mean().backward()
+    for (name, expected), found in zip(theirs.named_parameters(), ours.backbone.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 3, 5)])
+def test_parts_are_those_of_a_split_with_a_gradient_that_has_its_channels_last(size):
+    x = torch.rand(5, 3, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: parts(x, [2, 2, 1])[::2], x)
+    assert torch.autograd.gradcheck(lambda x: torch.cat([x, dense_gradient(2 * x)], dim=1), x)
+    for pieces in (parts(x, [2, 2, 1]), x.split([2, 2, 1])):
+        (pieces[0].square().sum() + 3 * pieces[2].sum()).backward()
+    torch.testing.assert_close(x.grad[2:4], torch.zeros_like(x[2:4]))
+    torch.testing.assert_close(x.grad[4], torch.full_like(x[4], 6.0))
+    seen = []
+    y = x * 1
+    y.register_hook(lambda g: seen.append(g.is_contiguous(memory_format=CHANNELS_LAST[len(size)])))
+    parts(y, [4, 1])[0].sum().backward()
+    y = x * 1
+    y.register_hook(lambda g: seen.append(g.is_contiguous(memory_format=CHANNELS_LAST[len(size)])))
+    torch.cat([x, dense_gradient(y)], dim=1).square().sum().backward()
+    assert seen == [True, True]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+def test_attention_of_short_windows_is_attention(dtype, tolerance):
+    torch.manual_seed(0)
+    q, k, v, g = (torch.randn(3, 2, 21, 8, dtype=torch.float64) for _ in range(4))
+    results = []
+    for function, kind in ((torch.nn.functional.scaled_dot_product_attention, torch.float64), (attention, dtype)):
+        inputs = [x.to(kind).requires_grad_() for x in (q, k, v)]
+        out = function(*inputs)
+        results.append([out, *torch.autograd.grad(out, inputs, g.to(kind))])
+    for expected, found in zip(*results):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("size", [(8, 16), (5, 9), (3, 4, 5)])

@@ -56,7 +56,7 @@ def make_plan(**kwargs) -> tuple[Plan, list[int]]:
     sizes: list[int] = []
     step = trainer._iteration
     trainer._iteration = lambda engine, batch: sizes.append(len(batch["labeled"]["image"])) or step(engine, batch)
-    return Plan(trainer, steps=3, **kwargs), sizes
+    return Plan(lambda: trainer, steps=3, epochs=2, **kwargs), sizes
 
 
 def test_a_batch_that_does_not_fit_is_never_run(monkeypatch, caplog):
@@ -98,6 +98,26 @@ def test_plan_of_a_supervised_training_without_validation(caplog):
     assert figures["largest_batch_size"] == 8 and "the data has no more" in caplog.text
     assert 4 in sizes and figures["step_seconds"] >= figures["loading_seconds"] > 0
     assert figures["device"] == "cpu" and figures["threads"] == torch.get_num_threads()
+
+
+def test_a_plan_says_what_minutes_buy(monkeypatch, caplog):
+    """Steps of a second, a pass of two steps, no validation: all but the reserve and the start goes into steps."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(plan_module, "age", lambda: 6.0)
+    monkeypatch.setattr(Plan, "_time", lambda self, batches: (1.0, 0.1))
+    plan, _ = make_plan()
+    offers = plan.run()["minutes_buy"]
+    assert offers["10"] == {"steps": 570, "epochs": 285, "steps_per_epoch": 2, "validations": 0}
+    assert offers["60"]["steps"] == 3450 and offers["480"]["steps"] == 27_642
+    assert "--minutes 10    570 steps (285 epochs of 2)" in caplog.text
+
+    monkeypatch.setattr(Plan, "_time", lambda self, batches: (700.0, 0.1))
+    plan, _ = make_plan()
+    assert plan.run()["minutes_buy"]["10"] is None and "--minutes 10    nothing: too short" in caplog.text
+
+    plan, _ = make_plan()
+    plan.epochs, plan.minutes = None, 480.0
+    assert plan.run()["epochs"] * plan.run()["steps_per_epoch"] == int(480 * 60 * 0.96 - 6) // 700
 
 
 def test_line_and_duration():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -106,6 +107,36 @@ def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tm
     run_bundle(*args, "--existing", "skip")
     after = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
     assert after.keys() == before.keys() and sum(after[p] != before[p] for p in before) == 1
+
+
+@pytest.mark.parametrize("where", ["network", "transform"])
+def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phantom_dir, tmp_path, monkeypatch):
+    """The second of three runs out of memory: it is named with what helps in prediction, the others are written."""
+    for name in ("a", "b", "c"):
+        shutil.copy(next((phantom_dir / "images").iterdir()), tmp_path / f"{name}.nii.gz")
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), spatial_size=32,
+                    show_progress=False)  # fmt: skip
+    flow.initialize()
+    evaluator, dataset = (flow.parser.get_parsed_content(name) for name in ("evaluator", "dataset"))
+    calls = iter("abc")
+
+    def short_of_memory(method):
+        def call(*args):
+            if next(calls) == "b":
+                raise torch.OutOfMemoryError("on the GPU") if where == "network" else MemoryError("Unable to allocate")
+            return method(*args)
+
+        return call
+
+    if where == "network":
+        monkeypatch.setattr(evaluator, "inferer", short_of_memory(evaluator.inferer))
+    else:
+        monkeypatch.setattr(dataset, "transform", short_of_memory(dataset.transform))
+    with pytest.raises(InputError) as caught:
+        evaluator.run()
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'b.nii.gz'}: out of memory") and "Lower --slice_batch" in said
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_seg.nii.gz", "c_seg.nii.gz"]
 
 
 @pytest.mark.parametrize(

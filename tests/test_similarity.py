@@ -65,6 +65,24 @@ def test_refinement_by_blocks(monkeypatch, block):
     assert torch.autograd.gradcheck(lambda f, q: refine(f, q, temperature=0.3), inputs)
 
 
+def test_refinement_in_bfloat16_is_that_of_float64_up_to_rounding():
+    """Value, and the gradients of features and probabilities, of like regions as a trained network has them."""
+    torch.manual_seed(0)
+    classes = torch.randint(0, 4, (2, 24, 20))
+    centers = torch.rand(4, 32, dtype=torch.float64)
+    features = (centers[classes] + 0.3 * torch.rand(2, 24, 20, 32, dtype=torch.float64)).movedim(-1, 1)
+    p = torch.softmax(3 * torch.randn(2, 4, 24, 20, dtype=torch.float64), dim=1)
+    g = torch.randn_like(p)
+    results = []
+    for kind in (torch.float64, torch.bfloat16):
+        f, q = features.to(kind).double().requires_grad_(), p.clone().requires_grad_()
+        out = refine(f.to(kind), q if kind == torch.float64 else q.float())
+        results.append([out.double(), *torch.autograd.grad(out, [f, q], g.to(out.dtype))])
+    for expected, found in zip(*results):
+        error = (found - expected).norm() / expected.norm()
+        assert error < 0.02, error
+
+
 def test_refinement_is_finite_down_to_its_lowest_temperature():
     features = random_features(1, 4, 3, 3).float()
     features[..., 0, 0] = 0

@@ -125,7 +125,7 @@ def test_steps_are_measured(tmp_path, capsys):
     """A run of the benchmark on small images: all methods, figures that can be, a table that shows them."""
     out = tmp_path / "step.json"
     step.measure(
-        str(out), sizes=(32,), methods=("unimatch", "semsim_literal"), repeats=2, threads=2, with_affinity=False
+        str(out), sizes=(32,), methods=("unimatch", "semsim_literal"), repeats=2, threads=1, with_affinity=False
     )
     result = json.loads(out.read_text())
     rows = result["sizes"]["32"]["methods"]

@@ -370,12 +370,31 @@ def test_similarity_terms_need_a_fusion():
         make(fusion="none")
 
 
-def test_mixed_precision_trains_on_cpu():
-    trainer, network, _ = make(amp=True, amp_kwargs={"dtype": torch.bfloat16})
-    before = state(network)
-    trainer.run()
-    assert math.isfinite(trainer.state.scalars["loss"])
-    assert not equal(before, state(network))
+@pytest.mark.parametrize("fusion", ["sfm", "conv"])
+def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
+    """Every term of the first steps, which the network has hardly begun to change, and weights that stay float32."""
+    caplog.set_level("INFO")
+    runs = {}
+    for amp in (False, True):
+        trainer, network, _ = make(fusion=fusion, amp=amp)
+        trainer.run()
+        runs[amp] = trainer.state.scalars
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+        assert not trainer.precision.scaled and trainer.scaler is None
+    assert "Computing in bfloat16 (" in caplog.text and "Computing in float32 (amp is False)" in caplog.text
+    for name in ("loss", "loss_s", "loss_u", "loss_intra", "loss_cross", "agreement"):
+        assert runs[True][name] == pytest.approx(runs[False][name], rel=0.03), name
+        assert runs[True][name] != runs[False][name], name
+
+
+def test_a_training_goes_on_in_another_precision_and_says_so(tmp_path, caplog):
+    resumable(tmp_path, "", epochs=4, stop=2, amp=True, **QUICK)
+    trainer, _, _ = resumable(tmp_path, "auto", epochs=4, amp=False, **QUICK)
+    assert "So far this training computed in bfloat16; it goes on in float32 (amp is False)." in caplog.text
+    assert trainer.state.epoch == 4 and math.isfinite(trainer.state.scalars["loss"])
+    caplog.clear()
+    resumable(tmp_path, "auto", epochs=5, amp=False, **QUICK)
+    assert "So far" not in caplog.text
 
 
 def test_learning_makes_the_loss_fall():

@@ -12,6 +12,7 @@ from .errors import InputError
 from .fusion import resize
 from .losses import full
 from .network import SemSimNet, Streams
+from .precision import precision
 from .similarity import (
     Prototypes,
     class_prototypes,
@@ -73,6 +74,7 @@ class Acquisition:
         affinity_temperature: float = 0.1,
         prototype_temperature: float = 0.1,
         batch_size: int = 8,
+        amp: bool | str = False,
     ) -> None:
         """
         Args:
@@ -82,10 +84,12 @@ class Acquisition:
             affinity_temperature: t_a, as in training.
             prototype_temperature: t_p, as in training.
             batch_size: slices at a time.
+            amp: what the network computes in, see :func:`~scripts.precision.precision`.
         """
         self.network, self.num_classes, self.regions = network, num_classes, regions
         self.t_a, self.t_p, self.batch_size = affinity_temperature, prototype_temperature, batch_size
         self.prototypes: Prototypes | None = None
+        self.precision = precision(amp, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +119,7 @@ class Acquisition:
             batch = chosen[k : k + self.batch_size]
             image = torch.stack([torch.as_tensor(item["image"]) for item in batch]).to(self.device)
             label = torch.stack([torch.as_tensor(item["label"])[0] for item in batch]).to(self.device)
-            features = full(self.network({"x": image}, Streams(fuse=("x",))).features["x"])  # type: ignore[union-attr]
+            features = full(self._predicted(image, Streams(fuse=("x",))).features["x"])
             found = class_prototypes(features, label, num_classes=self.num_classes, regions=self.regions)
             vectors.append(found.vectors)
             present.append(found.present)
@@ -134,7 +138,7 @@ class Acquisition:
         values: dict[str, list[Tensor]] = {}
         fuse = ("x",) if self.prototypes is not None else ()
         for part in image.split(self.batch_size):
-            output: Any = self.network({"x": part.to(self.device)}, Streams(decode=("x",), fuse=fuse))
+            output = self._predicted(part.to(self.device), Streams(decode=("x",), fuse=fuse))
             p = full(output.logits["x"]).softmax(dim=1)
             values.setdefault("entropy", []).append(entropy(p).flatten(1).mean(dim=1))
             if self.prototypes is not None:
@@ -142,6 +146,10 @@ class Acquisition:
                 opinions = self._opinions(features, resize(p, features.shape[2:]), self.prototypes)
                 values.setdefault("disagreement", []).append(disagreement(opinions).flatten(1).mean(dim=1))
         return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+
+    def _predicted(self, image: Tensor, streams: Streams) -> Any:
+        with self.precision.autocast():
+            return self.network({"x": image}, streams)
 
     def _opinions(self, features: Tensor, decoded: Tensor, prototypes: Prototypes) -> list[Tensor]:
         """The decoder's prediction, p_in and p_cr, each ``(B, K, *spatial)`` at the size of f~."""

@@ -16,6 +16,7 @@ from ignite.engine import Events
 from ignite.handlers import Checkpoint
 from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
+from torch.optim.lr_scheduler import PolynomialLR
 
 from .datalist import case_name
 from .errors import InputError, chain
@@ -50,7 +51,7 @@ class ResumeCheckpoint:
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, whose state is saved too."""
         checkpoint = Checkpoint(
-            {**self.save_dict, "scaler": ScalerState(engine), "trainer": engine},
+            {**self.save_dict, "scaler": PrecisionState(engine), "trainer": engine},
             self._write,
             filename_prefix=RESUME_PREFIX,
             global_step_transform=lambda *_: engine.state.epoch,
@@ -69,24 +70,33 @@ class ResumeCheckpoint:
             path.unlink()
 
 
-class ScalerState:
-    """State of a trainer's scaler of mixed precision, which MONAI makes only when the run begins; empty without one."""
+class PrecisionState:
+    """What a trainer computes in, and its scaler of mixed precision if it has one (MONAI makes it when the run begins).
+
+    Weights and moments are float32 in any case, so a training goes on where the machine computes in something else.
+    """
 
     def __init__(self, engine: Workflow) -> None:
         """
         Args:
-            engine: the trainer.
+            engine: the trainer, a ``SemSimTrainer``.
         """
-        self.engine = engine
+        self.engine: Any = engine
 
     def state_dict(self) -> dict[str, Any]:
         """For the resume checkpoint."""
-        return {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+        scaler = {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+        return {"dtype": str(self.engine.precision.dtype), **scaler}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up that of an earlier process, where both had one."""
-        if state and self.engine.scaler is not None and self.engine.scaler.is_enabled():
-            self.engine.scaler.load_state_dict(dict(state))
+        """Take up the scaler of an earlier process, where both had one; say so where the precision is another."""
+        scaler = dict(state)
+        before = scaler.pop("dtype", None)
+        if before and before != str(self.engine.precision.dtype):
+            before = before.removeprefix("torch.")
+            logger.warning(f"So far this training computed in {before}; it goes on in {self.engine.precision}.")
+        if scaler and self.engine.scaler is not None and self.engine.scaler.is_enabled():
+            self.engine.scaler.load_state_dict(scaler)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
@@ -128,6 +138,43 @@ def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
+def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
+    """The checkpoint to go on from, ``None`` for a fresh start.
+
+    Args:
+        resume, save_dir: as for :class:`ResumeFrom`, whose errors this raises.
+    """
+    found = resume_checkpoints(save_dir)
+    path: str | None = None
+    if resume in ("", None, False):
+        if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
+            raise InputError(
+                f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
+                "give another --output_dir."
+            )
+    elif resume in ("auto", True):
+        newest = newest_readable(found)
+        path = None if newest is None else str(newest)
+    elif os.path.isfile(resume):
+        path = resume
+    else:
+        raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
+    check_agreed(path)
+    return path
+
+
+def stretch(schedule: PolynomialLR, total: int) -> None:
+    """Let a schedule take its course to another end, from the step where it is.
+
+    Args:
+        schedule: of the learning rate.
+        total: its steps in all.
+    """
+    schedule.total_iters = total
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._get_closed_form_lr()):
+        group["lr"] = rate
+
+
 class ResumeFrom:
     """Load a checkpoint of :class:`ResumeCheckpoint` when training starts."""
 
@@ -144,22 +191,7 @@ class ResumeFrom:
             InputError: no such file, one that cannot be read, or a fresh start where checkpoints of an earlier training
                 lie, or processes that found different checkpoints.
         """
-        found = resume_checkpoints(save_dir)
-        self.path: str | None = None
-        if resume in ("", None, False):
-            if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
-                raise InputError(
-                    f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
-                    "give another --output_dir."
-                )
-        elif resume in ("auto", True):
-            newest = newest_readable(found)
-            self.path = None if newest is None else str(newest)
-        elif os.path.isfile(resume):
-            self.path = resume
-        else:
-            raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
-        check_agreed(self.path)
+        self.path = resume_path(resume, save_dir)
         self.load_dict, self.device = dict(load_dict), device
 
     def attach(self, engine: Workflow) -> None:
@@ -180,7 +212,7 @@ class ResumeFrom:
                 "weights alone; begin a new training with them by --initial FILE."
             )
         if "scaler" in content:
-            load_dict["scaler"] = ScalerState(engine)
+            load_dict["scaler"] = PrecisionState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
             raise InputError(
@@ -188,10 +220,7 @@ class ResumeFrom:
                 "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
             )
         if schedule is not None and total is not None and schedule.total_iters != total:
-            # another number of epochs: the schedule takes its course to the new end
-            schedule.total_iters = total
-            for group, rate in zip(schedule.optimizer.param_groups, schedule._get_closed_form_lr()):
-                group["lr"] = rate
+            stretch(schedule, total)  # another number of epochs
 
 
 class SaveBest:
@@ -303,7 +332,7 @@ class SaveSettings:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_checkpoints(self.path.parent):
             earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
-            free = ("epochs", "keep_largest")  # may change on the way
+            free = ("epochs", "minutes", "keep_largest")  # may change on the way
             other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
             if other:
                 raise InputError(

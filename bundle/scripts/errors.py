@@ -11,7 +11,16 @@ from tqdm import tqdm
 
 #: what gloo says of a process that is gone
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
-GO_ON = "what was written stays usable: go on with --resume auto"
+#: What to do next, and what needs less memory, by what was running.
+GO_ON = {
+    "training": "what was written stays usable: go on with --resume auto",
+    "prediction": "what was written stays usable: go on with --existing skip",
+}
+SMALLER = {
+    "training": "Lower --batch_size or --spatial_size, or take --fusion_checkpoint True or configs/semsim_minus.yaml; "
+    "`run planning` says what fits.",
+    "prediction": "Lower --slice_batch, close other programs, or on a GPU give --device cpu.",
+}
 
 
 class InputError(ValueError):
@@ -53,47 +62,61 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def explain(error: BaseException) -> str | None:
-    """What happened and what to do about it, in one line; ``None`` where only a traceback helps."""
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error`` comes of a want of memory."""
+    return any(
+        isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or "allocate memory" in str(cause)
+        for cause in chain(error)
+    )
+
+
+def explain(error: BaseException, task: str = "training") -> str | None:
+    """What happened and what to do about it, in one line; ``None`` where only a traceback helps.
+
+    Args:
+        error: what ended the program.
+        task: what was running: ``training`` or ``prediction``.
+    """
     found = find_input_error(error)
     if found is not None:
         return str(found)
     for cause in chain(error):
         text, kind = str(cause), type(cause).__name__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return f"{cause.filename or 'output'}: no space left to write ({cause.strerror}); free some, {GO_ON}."
+            return f"{cause.filename or 'output'}: no space left to write ({cause.strerror}); free some, {GO_ON[task]}."
         if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return (
                 f"{cause.filename}: not permitted ({cause.strerror}); give files that may be read and an --output_dir "
                 "that may be written."
             )
-        if isinstance(cause, MemoryError) or kind == "OutOfMemoryError" or "allocate memory" in text:
-            return (
-                "Out of memory. Lower --batch_size or --spatial_size, or take --fusion_checkpoint True or "
-                f"configs/semsim_minus.yaml; `run planning` says what fits. Otherwise {GO_ON}."
-            )
+        if out_of_memory(cause):
+            return f"Out of memory. {SMALLER[task]} Otherwise {GO_ON[task]}."
         if text.startswith("DataLoader worker"):
+            less = " or a lower --cache_rate" if task == "training" else ""
             return (
                 f"A loading process was ended from outside, often for want of memory ({text.splitlines()[0]}) Take "
-                f"fewer --num_workers or a lower --cache_rate; {GO_ON}."
+                f"fewer --num_workers{less}; {GO_ON[task]}."
             )
         if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):
             reason = text.splitlines()[0]
-            return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON}."
+            return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON[task]}."
         if isinstance(cause, KeyboardInterrupt):
-            return f"Stopped by hand; {GO_ON}."
+            return f"Stopped by hand; {GO_ON[task]}."
     return None
 
 
-def one_line_errors() -> None:
+def one_line_errors(task: str = "training") -> None:
     """Let the running program end with ``ERROR: <message>`` and exit code 1 where :func:`explain` knows what happened.
 
     Other exceptions keep their traceback. Meant for command lines: it replaces ``sys.excepthook`` of the process.
+
+    Args:
+        task: what is running, as in :func:`explain`.
     """
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = explain(error)
+        message = explain(error, task)
         if message is None:
             previous(kind, error, trace)
         else:

@@ -18,6 +18,7 @@ from .files import case_name
 from .fusion import resize
 from .loaders import read_item
 from .network import SemSimNet, Streams
+from .precision import precision
 from .readers import image_loader
 from .similarity import nearest
 from .transforms import states_grid
@@ -112,6 +113,7 @@ class FeatureLook:
         temperature: float = 0.1,
         slices: int = 12,
         per_class: int = 200,
+        amp: bool | str = False,
     ) -> None:
         """
         Args:
@@ -123,10 +125,12 @@ class FeatureLook:
             temperature: t_a.
             slices: how many of each list to look at, of as many volumes as there are, evenly spaced.
             per_class: points of a class and list in the scatter plot, at most.
+            amp: what the network computes in, see :func:`~scripts.precision.precision`.
         """
         self.network, self.transform, self.device = network, transform, device
         self.lists = {"labelled": list(labeled), "unlabelled": list(unlabeled)}
         self.temperature, self.number, self.per_class = temperature, slices, per_class
+        self.precision = precision(amp, device)
 
     @property
     def possible(self) -> bool:
@@ -155,7 +159,8 @@ class FeatureLook:
             numbers = numbers[1:-1]  # the ends often show nothing
         numbers = [numbers[i] for i in _spread(len(numbers), count)]
         part = image[numbers].float().to(self.device)
-        output = self.network.eval()({"x": part}, Streams(decode=("x",), fuse=("x",)))
+        with self.precision.autocast():
+            output: Any = self.network.eval()({"x": part}, Streams(decode=("x",), fuse=("x",)))
         features = F.normalize(output.features["x"].float(), dim=1).cpu()
         size = features.shape[2:]
         if labeled:

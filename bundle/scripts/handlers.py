@@ -217,6 +217,7 @@ class TrainingProgress:
         if self.first is None:  # after a resume the engine starts at a later iteration
             self.first = engine.state.iteration - 1
             self.bar.update(self.first)
+        self.bar.total = engine.state.max_epochs * engine.state.epoch_length  # may change on the way, by the clock
         self.bar.update(1)
         self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{engine.state.scalars['loss']:.4f}", refresh=False)
         done = engine.state.iteration - self.first

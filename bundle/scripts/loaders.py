@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ from .datalist import case_name
 from .errors import InputError, find_input_error, raise_all
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -43,6 +45,15 @@ def check_agreed(path: str | None) -> None:
                 f"{path}: the processes found different checkpoints ({', '.join(map(str, found))}); expected one "
                 "--output_dir that all machines share."
             )
+
+
+def of_rank_0(value: T) -> T:
+    """The value of the first process, in every process of a distributed run."""
+    if rank_and_size()[1] == 1:
+        return value
+    values: list[T] = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -298,6 +309,14 @@ class TwoStreamLoader:
 
     def __len__(self) -> int:
         return self.steps
+
+    def set_steps(self, steps: int | None) -> TwoStreamLoader:
+        """Set the steps of an epoch, where they are known only later; ``None`` leaves them. Returns the loader."""
+        self.steps = steps or self.steps
+        for loader in (self.labeled, self.unlabeled):
+            if loader is not None:
+                cast(EpochSampler, loader.sampler).num_samples = self.steps * self.batch_size
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch (from 1) that the next pass belongs to."""

@@ -20,6 +20,7 @@ from .similarity import (
     class_prototypes,
     cross_log_probabilities,
     cross_similarity,
+    full,
     merge_regions,
     nearest,
     refine,
@@ -51,11 +52,6 @@ def masked_dice(probabilities: Tensor, target: Tensor, mask: Tensor, *, batch: b
     inside = mask.unsqueeze(1).to(probabilities.dtype)
     one_hot = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1).to(probabilities.dtype)
     return DiceLoss(batch=batch, squared_pred=True)(probabilities * inside, one_hot * inside)
-
-
-def full(x: Tensor) -> Tensor:
-    """Float32 at least: losses are not computed in the half precision of an autocast network."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 #: Views of the unlabelled images that the student may see.
@@ -235,12 +231,12 @@ class SemSimLoss(nn.Module):
         p = {"u": decoded}
         sources = dict(p)  # whose confidence counts
         if weak.features:
-            features = full(weak.features["weak"])
+            features = weak.features["weak"]
             small = resize(decoded, features.shape[2:])  # I(p_w)
             if self.lambda_intra > 0:
                 p["intra"] = refine(features, small, **self.affinity)
             if prototypes is not None:
-                p["cross"] = self._described(features, prototypes)[1].exp()
+                p["cross"] = self._described(full(features), prototypes)[1].exp()
             sources |= {term: small if self.mask_source == "decoder" else p[term] for term in p if term != "u"}
             if self.target == "decoder":
                 p |= {term: small for term in p if term != "u"}
@@ -248,11 +244,12 @@ class SemSimLoss(nn.Module):
                 refined = [p[term] for term in p if term != "u"]
                 p["u"] = mean([decoded, *(resize(r, decoded.shape[2:]) for r in refined)])
                 p |= {term: mean([small, *refined]) for term in p if term != "u"}
-        targets = {t: Target(p[t].argmax(dim=1), sources[t].amax(dim=1) >= self.threshold) for t in p}
+        # indices by max: on a CPU argmax over the channels takes seven times as long
+        targets = {t: Target(p[t].max(dim=1).indices, sources[t].amax(dim=1) >= self.threshold) for t in p}
         if prototypes is not None:
             # where a class is meant that no labelled image shows, p_cr has nothing to say: not in L_cross
             known, pseudo = prototypes.present.any(dim=0), targets["cross"].pseudo
-            meant = sources["cross"].argmax(dim=1)
+            meant = sources["cross"].max(dim=1).indices
             targets["cross"] = Target(pseudo, targets["cross"].sure & known[meant] & known[pseudo])
         return targets
 
@@ -276,7 +273,7 @@ class SemSimLoss(nn.Module):
     def _intra(self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]) -> dict[str, Tensor]:
         """L_intra, eq. 4 to 6: x_s1's prediction rectified by its own affinities against the weak view's."""
         target = target.paste(mixes.get("strong_1"), label)
-        features = full(student.features["strong_1"])
+        features = student.features["strong_1"]
         p_s = resize(full(student.logits["strong_1"]).softmax(dim=1), features.shape[2:])
         p_in = refine(features, p_s, **self.affinity)
         return {

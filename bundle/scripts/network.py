@@ -7,27 +7,79 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from .fusion import ConvFusion, SpatialAwareFusion
+from .layout import CHANNELS_LAST, dense_gradient, parts
 
 #: Paper IV-B: five stages of 16 to 256 channels; the last entry is the width after the last upsampling.
 FEATURES = (16, 32, 64, 128, 256, 16)
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-def _unet(spatial_dims: int, in_channels: int, out_channels: int, features: Sequence[int]) -> BasicUNet:
-    """The backbone, its weights and so all that it computes with channels last in memory: the faster layout."""
-    unet = BasicUNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        features=tuple(features),
-        norm="batch",
-        upsample="nontrainable",
-    )
-    return unet.to(memory_format=CHANNELS_LAST[spatial_dims])  # type: ignore[call-overload]
+class UNet(BasicUNet):
+    """MONAI's U-Net, encoder and decoder apart, with no padding where nothing is to be padded.
+
+    MONAI pads before every concatenation, by nothing if the sides divide by 16. That costs a pass over the largest
+    maps, forward and backward, and in autocast a conversion to float32 of all that follows.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, features: Sequence[int]) -> None:
+        """
+        Args:
+            spatial_dims: 2 or 3.
+            in_channels: channels of the image.
+            out_channels: number of classes, background included.
+            features: widths of the five stages and of the last upsampling.
+        """
+        super().__init__(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            features=tuple(features),
+            norm="batch",
+            upsample="nontrainable",
+        )
+        # weights, and so all that is computed, with channels last in memory: the faster layout
+        self.to(memory_format=CHANNELS_LAST[spatial_dims])  # type: ignore[call-overload]
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The five stages of the encoder; stage i has ``1 / 2**i`` of the resolution, i from 0."""
+        x0 = self.conv_0(image)
+        x1 = self.down_1(x0)
+        x2 = self.down_2(x1)
+        x3 = self.down_3(x2)
+        return [x0, x1, x2, x3, self.down_4(x3)]
+
+    def decode(self, stages: list[Tensor]) -> Tensor:
+        """Logits ``(B, K, *spatial)`` from the five stages."""
+        x = self.upcat_4.convs(joined(stages[3], self.upcat_4.upsample(stages[4])))
+        x = self.upcat_3.convs(joined(stages[2], self.upcat_3.upsample(x)))
+        x = self.upcat_2.convs(joined(stages[1], self.upcat_2.upsample(x)))
+        x = self.upcat_1.convs(joined(stages[0], self.upcat_1.upsample(x)))
+        return self.final_conv(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x: (B, C, *spatial)`` -> logits ``(B, K, *spatial)``."""
+        return self.decode(self.encode(x))
+
+
+def joined(skip: Tensor, upsampled: Tensor) -> Tensor:
+    """Maps of the encoder and of the decoder, concatenated; the latter gets a border where a side is odd.
+
+    Args:
+        skip: ``(B, C, *spatial)``.
+        upsampled: ``(B, D, *spatial)``, sides of ``skip`` or one less.
+    """
+    if skip.shape[2:] != upsampled.shape[2:]:
+        padding: list[int] = []
+        for axis in range(skip.ndim - 1, 1, -1):
+            padding += [0, skip.shape[axis] - upsampled.shape[axis]]
+        upsampled = F.pad(upsampled, padding, "replicate")
+    if not torch.jit.is_scripting() and upsampled.requires_grad:
+        upsampled = dense_gradient(upsampled)
+    return torch.cat([skip, upsampled], dim=1)
 
 
 class SegmentationNet(nn.Module):
@@ -51,7 +103,7 @@ class SegmentationNet(nn.Module):
             features: widths of the five stages and of the last upsampling.
         """
         super().__init__()
-        self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
+        self.backbone = UNet(spatial_dims, in_channels, out_channels, features)
         self._register_load_state_dict_pre_hook(_drop_fusion)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -136,7 +188,7 @@ class SemSimNet(nn.Module):
         }
         if fusion not in (*kinds, "none"):
             raise ValueError(f"fusion should be {', '.join(kinds)} or none, received {fusion!r}.")
-        self.backbone = _unet(spatial_dims, in_channels, out_channels, features)
+        self.backbone = UNet(spatial_dims, in_channels, out_channels, features)
         self.fusion: nn.Module | None = None
         if fusion != "none":
             self.fusion = kinds[fusion](spatial_dims, tuple(features[1:4]), fusion_channels)
@@ -144,22 +196,6 @@ class SemSimNet(nn.Module):
         else:
             self._register_load_state_dict_pre_hook(_drop_fusion)
         self.channel_dropout = {2: nn.Dropout2d, 3: nn.Dropout3d}[spatial_dims](feature_dropout)
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """The five stages of the encoder; stage i has ``1 / 2**i`` of the resolution, i from 0."""
-        unet = self.backbone
-        stages = [unet.conv_0(image)]
-        for down in (unet.down_1, unet.down_2, unet.down_3, unet.down_4):
-            stages.append(down(stages[-1]))
-        return stages
-
-    def decode(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits ``(B, K, *spatial)`` from the five stages."""
-        unet = self.backbone
-        x = stages[4]
-        for up, skip in zip((unet.upcat_4, unet.upcat_3, unet.upcat_2, unet.upcat_1), stages[3::-1]):
-            x = up(x, skip)
-        return unet.final_conv(x)
 
     def _kept_channels(self, stage: Tensor, parts: Sequence[tuple[int, bool]]) -> Tensor:
         """Factors of channel dropout ``(B, C, 1, ...)`` for parts of a batch, one where a part is not perturbed."""
@@ -183,30 +219,35 @@ class SemSimNet(nn.Module):
         streams = streams or Streams(decode=tuple(image))
         if streams.fuse and self.fusion is None:
             raise ValueError("This network has `fusion: none`; the similarity terms need another.")
-        # streams without logits last, so that the decoder's share of a stage is a view and not a copy
+        # streams without logits last, so that the decoder's share of a stage is a view
         order = sorted(image, key=lambda name: name not in streams.decode)
         sizes = [image[name].shape[0] for name in order]
-        stages = self.encode(torch.cat([image[name] for name in order]))
+        stages = self.backbone.encode(torch.cat([image[name] for name in order]))
 
-        def pick(stage: Tensor, names: Sequence[str]) -> list[Tensor]:
-            parts = dict(zip(order, stage.split(sizes)))
-            return [parts[name] for name in names]
+        def chosen(maps: Tensor, names: Sequence[str]) -> Tensor:
+            """The maps of some streams, in their order."""
+            if len(names) == len(order):
+                return maps
+            if names == order[: len(names)]:  # a view, not a copy
+                count = sum(sizes[: len(names)])
+                return parts(maps, [count, len(maps) - count])[0]
+            by_name = dict(zip(order, parts(maps, sizes)))
+            return torch.cat([by_name[name] for name in names])
+
+        def by_stream(maps: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+            return dict(zip(names, parts(maps, [image[name].shape[0] for name in names])))
 
         logits: dict[str, Tensor] = {}
         if streams.decode:
-            decoded = [name for name in order if name in streams.decode]
-            count = sum(image[name].shape[0] for name in decoded)
-            chosen = [stage[:count] for stage in stages]
+            names = [name for name in order if name in streams.decode]
+            skips = [chosen(stage, names) for stage in stages]
             if streams.perturb:
-                parts = [(image[name].shape[0], name in streams.perturb) for name in decoded]
-                chosen = [stage * self._kept_channels(stage, parts) for stage in chosen]
-            logits = dict(zip(decoded, self.decode(chosen).split([image[name].shape[0] for name in decoded])))
+                perturbed = [(image[name].shape[0], name in streams.perturb) for name in names]
+                skips = [skip * self._kept_channels(skip, perturbed) for skip in skips]
+            logits = by_stream(self.backbone.decode(skips), names)
 
         fused: dict[str, Tensor] = {}
         if streams.fuse and self.fusion is not None:
             names = [name for name in order if name in streams.fuse]
-            middle = stages[1:4]
-            if len(names) < len(order):
-                middle = [torch.cat(pick(stage, names)) for stage in middle]
-            fused = dict(zip(names, self.fusion(middle).split([image[name].shape[0] for name in names])))
+            fused = by_stream(self.fusion([chosen(stage, names) for stage in stages[1:4]]), names)
         return Output(logits=logits, features=fused)

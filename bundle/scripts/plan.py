@@ -6,17 +6,17 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 
+from .budget import RESERVE, Length, affordable, age, bought
 from .errors import InputError
-from .loaders import TwoStreamLoader
+from .loaders import TwoStreamLoader, of_rank_0
 from .resources import PeakMemory, available_memory
 from .trainer import SemSimTrainer
 
@@ -25,6 +25,8 @@ logger = logging.getLogger("semsim")
 GIB = 2**30
 #: Share of the available memory that a plan may fill.
 MARGIN = 0.9
+#: Minutes whose worth a plan says.
+OFFERS = (10, 60, 480)
 
 Batch = Mapping[str, Mapping[str, Any]]
 
@@ -37,26 +39,36 @@ class Plan:
 
     def __init__(
         self,
-        trainer: SemSimTrainer,
-        evaluator: SupervisedEvaluator | None = None,
+        trainer: Callable[[], SemSimTrainer],
+        evaluator: Callable[[], SupervisedEvaluator] | None = None,
         *,
-        val_interval: int = 1,
+        epochs: int | None = None,
+        minutes: float | None = None,
+        val_interval: int | None = None,
+        steps_per_epoch: int | None = None,
         steps: int = 8,
         max_seconds: float = 120.0,
         plan_file: str = "",
     ) -> None:
         """
         Args:
-            trainer: of the training, without handlers.
-            evaluator: of its validation, without handlers and one volume long; ``None`` for a training without.
-            val_interval: epochs between validations.
+            trainer: makes that of the training, without handlers.
+            evaluator: makes that of its validation, without handlers and one volume long; ``None`` for a training
+                without.
+            epochs: of the training; ``None``: as many as fit into
+            minutes: time of the training.
+            val_interval: epochs between validations; ``None``: as :func:`~scripts.budget.affordable` chooses it.
+            steps_per_epoch: steps of an epoch where they are given.
             steps: steps to time, after two that are not timed; fewer when
             max_seconds: seconds are over, two at least.
             plan_file: JSON file to write the figures to; empty for none.
         """
-        self.trainer, self.evaluator, self.val_interval = trainer, evaluator, val_interval
-        self.loader = cast(TwoStreamLoader, trainer.data_loader)
-        self.device: torch.device = trainer.state.device  # type: ignore[assignment]
+        self.trainer, self.evaluator = trainer(), evaluator() if evaluator else None
+        self.epochs, self.minutes, self.val_interval, self.steps_per_epoch = (
+            epochs, minutes, val_interval, steps_per_epoch
+        )  # fmt: skip
+        self.loader = cast(TwoStreamLoader, self.trainer.data_loader)
+        self.device: torch.device = self.trainer.state.device  # type: ignore[assignment]
         self.steps, self.max_seconds, self.plan_file = steps, max_seconds, plan_file
 
     def run(self) -> dict[str, Any]:
@@ -65,7 +77,7 @@ class Plan:
         Raises:
             InputError: a training that one slice of each stream is too large for.
         """
-        start_up = time.time() - psutil.Process().create_time()
+        start_up = age()
         loader, device = self.loader, self.device
         size, most = loader.batch_size, len(loader) * loader.batch_size
         batches = self._batches()
@@ -85,31 +97,61 @@ class Plan:
             validation = self._validate()
         if not fits:
             step, wait = step * size / largest, wait * size / largest
-        epochs, steps = int(self.trainer.state.max_epochs or 1), len(loader)
-        volumes = len(cast(DataLoader, self.evaluator.data_loader)) if self.evaluator else 0
-        interval = min(self.val_interval, epochs)
-        validations = -(-epochs // interval) if volumes else 0  # the last epoch is always validated
+        volumes = self._volumes()
+        validation *= volumes
+        length = self._length(start_up, step, validation)
         figures = {
             "device": str(device),
             "threads": torch.get_num_threads(),
             "batch_size": size,
             "step_seconds": step,
             "loading_seconds": wait,
-            "steps_per_epoch": steps,
-            "epochs": epochs,
-            "validation_seconds": validation * volumes,
-            "validations": validations,
+            "steps_per_epoch": length.steps_per_epoch,
+            "epochs": length.epochs,
+            "validation_seconds": validation,
+            "validations": length.validations if volumes else 0,
             "start_seconds": start_up,
-            "total_seconds": start_up + epochs * steps * step + validations * validation * volumes,
+            "total_seconds": start_up + length.seconds(step, validation),
             "peak_bytes": max(peak.peak, memory(size)) if fits else memory(size),
             "available_bytes": available,
             "largest_batch_size": min(largest, most),
+            "minutes_buy": self._offers(start_up, step, validation),
         }
-        for line in self._lines(figures, volumes, interval):
+        for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
         if self.plan_file:
             Path(self.plan_file).write_text(json.dumps(figures, indent=1) + "\n")
         return figures
+
+    def speed(self) -> tuple[float, float]:
+        """Seconds of a step with its loading, and of a validation of all volumes; 0 without."""
+        step, _ = self._time(self._batches())
+        return step, self._validate() * self._volumes()
+
+    def _volumes(self) -> int:
+        return len(cast(DataLoader, self.evaluator.data_loader)) if self.evaluator else 0
+
+    def _length(self, start_up: float, step: float, validation: float) -> Length:
+        if self.minutes is not None:
+            return bought(self.minutes, start_up, step, validation, **self._given())
+        epochs = self.epochs or 1
+        return Length(epochs, len(self.loader), min(self.val_interval or epochs, epochs))
+
+    def _given(self) -> dict[str, int | None]:
+        interval = None if self.minutes is None else self.val_interval  # else that of a training by epochs
+        return {"one_pass": len(self.loader), "steps_per_epoch": self.steps_per_epoch, "val_interval": interval}
+
+    def _offers(self, start_up: float, step: float, validation: float) -> dict[str, dict[str, int] | None]:
+        """What some numbers of minutes would buy; ``None`` for nothing."""
+        offers: dict[str, dict[str, int] | None] = {}
+        for minutes in OFFERS:
+            seconds = 60 * minutes * (1 - RESERVE) - start_up
+            length = affordable(seconds, step, validation, **self._given())  # type: ignore[arg-type]
+            offers[str(minutes)] = None if length is None else {
+                "steps": length.steps, "epochs": length.epochs, "steps_per_epoch": length.steps_per_epoch,
+                "validations": length.validations if validation else 0,
+            }  # fmt: skip
+        return offers
 
     def _batches(self) -> Iterator[Batch]:
         """Batches as training draws them, epoch after epoch."""
@@ -157,7 +199,7 @@ class Plan:
                 totals.append(now - last)
                 waits.append(loaded - last)
             last = now
-            if len(totals) >= self.steps or (len(totals) >= 2 and now - begin > self.max_seconds):
+            if of_rank_0(len(totals) >= self.steps or (len(totals) >= 2 and now - begin > self.max_seconds)):
                 break
         return statistics.median(totals), statistics.median(waits)
 
@@ -165,17 +207,21 @@ class Plan:
         """Seconds of the validation of one volume."""
         if self.evaluator is None:
             return 0.0
+        level = self.evaluator.logger.level
         self.evaluator.logger.setLevel(logging.WARNING)
         begin = time.perf_counter()
         self.evaluator.run()
-        return time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self.evaluator.logger.setLevel(level)
+        return seconds
 
     def _lines(self, f: Mapping[str, Any], volumes: int, interval: int) -> list[str]:
         size, largest = f["batch_size"], f["largest_batch_size"]
         share = f["loading_seconds"] / f["step_seconds"]
         batch = f"{size} + {size}" if self.loader.use_unlabeled else f"{size} labelled"
         lines = [
-            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step:",
+            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step, in "
+            f"{self.trainer.precision}:",
             f"  step        {f['step_seconds']:.2f} s, {share:.0%} of it waiting for data",
             f"  epoch       {f['steps_per_epoch']} steps, {duration(f['steps_per_epoch'] * f['step_seconds'])}",
             f"  validation  {duration(f['validation_seconds'])} for {volumes} volumes, every {interval} epochs"
@@ -186,6 +232,14 @@ class Plan:
             f"  batch size  up to {largest} fits"
             + (", and the data has no more" if f["steps_per_epoch"] * size <= largest else ""),
         ]
+        for minutes, offer in f["minutes_buy"].items():
+            shown = (
+                f"{offer['steps']:,} steps ({offer['epochs']} epochs of {offer['steps_per_epoch']})"
+                + (f", {offer['validations']} validations" if offer["validations"] else "")
+                if offer
+                else "nothing: too short"
+            )
+            lines.append(f"  {'--minutes ' + minutes:<15} {shown}")
         if size > largest:
             lines.append(f"This does NOT fit: lower --batch_size to {largest}, or add --fusion_checkpoint True.")
         if share > 0.05:

@@ -58,6 +58,8 @@ def precision(amp: bool | str, device: str | torch.device) -> Precision:
     Raises:
         InputError: another ``amp``.
     """
+    if isinstance(amp, str) and amp.lower() in ("true", "false"):  # from a command line
+        amp = amp.lower() == "true"
     if amp not in ("auto", True, False):
         raise InputError(f"amp: expected auto, True or False, received {amp!r}.")
     kind = torch.device(device).type

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Events
 from monai.data import FolderLayout, list_data_collate
 from monai.data.folder_layout import default_name_formatter
@@ -17,7 +18,7 @@ from monai.transforms import Transform
 from torch.utils.data import Dataset
 
 from .datalist import common_folder
-from .errors import InputError, raise_all
+from .errors import SMALLER, InputError, out_of_memory, raise_all
 from .loaders import read_item
 
 logger = logging.getLogger("semsim")
@@ -52,7 +53,12 @@ class PredictionDataset(Dataset):
         try:
             return read_item(self.transform, self.data[index])
         except InputError as error:
-            return Unreadable(str(error))
+            return Unreadable(no_room(_files(self.data[index])[0]) if out_of_memory(error) else str(error))
+
+
+def no_room(image: str) -> str:
+    """The problem of an image for which there is not enough memory."""
+    return f"{image}: out of memory. {SMALLER['prediction']}"
 
 
 def collate(batch: Sequence[Any]) -> Any:
@@ -61,7 +67,10 @@ def collate(batch: Sequence[Any]) -> Any:
 
 
 class Predictor(SupervisedEvaluator):
-    """MONAI's evaluator that passes over unusable images and names them, all at once, when the others are predicted."""
+    """MONAI's evaluator that passes over images that are unusable, or too large for the memory.
+
+    It names them, all at once, when the others are predicted.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Arguments as in MONAI's ``SupervisedEvaluator``."""
@@ -71,10 +80,20 @@ class Predictor(SupervisedEvaluator):
         self.add_event_handler(Events.COMPLETED, self._tell)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict:
-        if not isinstance(batchdata, Unreadable):
+        if isinstance(batchdata, Unreadable):
+            return self._passed_over(batchdata.problem)
+        try:
             return super()._iteration(engine, batchdata)
-        self.problems.append(batchdata.problem)
-        logger.warning(batchdata.problem)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._passed_over(no_room(batchdata["image"].meta["filename_or_obj"][0]))
+
+    def _passed_over(self, problem: str) -> dict:
+        self.problems.append(problem)
+        logger.warning(problem)
         return {}
 
     def _tell(self) -> None:

@@ -52,7 +52,9 @@ class BundleScorer:
             regions=loss.regions,
             affinity_temperature=loss.affinity["temperature"],
             prototype_temperature=loss.pooling["temperature"],
+            amp=self.parser.get_parsed_content("amp"),
         )
+        logger.info(f"Scores in {self.acquisition.precision}.")
 
     def _slices(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         dataset = SliceDataset(items, self.transform, progress=False)

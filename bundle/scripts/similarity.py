@@ -28,6 +28,11 @@ BLOCK = {"cpu": 256, "cuda": 2048}
 LOWEST_TEMPERATURE = 0.012
 
 
+def full(x: Tensor) -> Tensor:
+    """Float32 at least: the half precision of an autocast network is no precision for losses."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _tokens(x: Tensor) -> Tensor:
     """``(B, C, *spatial)`` -> ``(B, n, C)``."""
     return x.flatten(2).transpose(1, 2)
@@ -53,6 +58,8 @@ class _Spread(torch.autograd.Function):
     E = exp((f f^T - 1) / t) is symmetric, so only its blocks on and above the diagonal are computed, each once for
     both of its places; M = E / (row sums). No row maximum is needed, as no cosine exceeds one. With D channels the
     forward pass takes n^2 D / 2 multiply-adds and the backward pass 3 n^2 D / 2; attention, 2 and 5 times n^2 D.
+
+    Products take place in the precision of f, sums over blocks and what is small by cancellation in that of p.
     """
 
     @staticmethod
@@ -60,11 +67,12 @@ class _Spread(torch.autograd.Function):
         """``f: (B, n, D)``, ``p: (B, K, n)`` -> ``(B, K, n)``. Narrow products are fast with K rows, not K columns."""
         value = torch.cat([p, p.new_ones(p.shape[0], 1, p.shape[2])], dim=1)  # (B, K + 1, n): for the row sums, too
         total = torch.zeros_like(value)
+        factor = value.to(f.dtype)
         for i, j in _upper_blocks(f):
             e = _block(f, i, j, temperature)
-            total[..., i] += value[..., j] @ e.transpose(1, 2)
+            total[..., i] += factor[..., j] @ e.transpose(1, 2)
             if i != j:
-                total[..., j] += value[..., i] @ e
+                total[..., j] += factor[..., i] @ e
         sums = total[:, -1:]
         result = total[:, :-1] / sums
         ctx.temperature = temperature
@@ -82,20 +90,22 @@ class _Spread(torch.autograd.Function):
         left = torch.cat([slope, value], dim=1).transpose(1, 2) / ctx.temperature
         right = torch.cat([value, slope], dim=1)
         need_f, need_p = ctx.needs_input_grad[:2]
-        grad_f = torch.zeros_like(f) if need_f else None
+        grad_f = torch.zeros_like(f, dtype=value.dtype) if need_f else None
         grad_p = torch.zeros_like(grad) if need_p else None
+        factor = upper.to(f.dtype)
         for i, j in _upper_blocks(f):
             e = _block(f, i, j, ctx.temperature)
             if grad_p is not None:
-                grad_p[..., i] += upper[..., j] @ e.transpose(1, 2)
+                grad_p[..., i] += factor[..., j] @ e.transpose(1, 2)
                 if i != j:
-                    grad_p[..., j] += upper[..., i] @ e
+                    grad_p[..., j] += factor[..., i] @ e
             if grad_f is not None:
-                both = (left[:, i] @ right[..., j]).mul_(e)
+                # a difference of nearly equal numbers, so in the precision of p, whatever that of f
+                both = (left[:, i] @ right[..., j]).mul_(e).to(f.dtype)
                 grad_f[:, i] += both @ f[:, j]
                 if i != j:
                     grad_f[:, j] += both.transpose(1, 2) @ f[:, i]
-        return grad_f, grad_p, None
+        return None if grad_f is None else grad_f.to(f.dtype), grad_p, None
 
 
 def _upper_blocks(f: Tensor) -> list[tuple[slice, slice]]:
@@ -129,7 +139,7 @@ def refine(
     and never held: memory grows linearly with n, and gradients are of first order only.
 
     Args:
-        features: f~, ``(B, D, *spatial)``.
+        features: f~, ``(B, D, *spatial)``; where they are bfloat16, so are the products of ``axis: row``.
         probabilities: I(p), ``(B, K, *spatial)``, at the size of ``features``.
         temperature: t_a of eq. 4; 1 is the literal reading.
         axis: ``row`` as described, ``column`` as printed (forms the map).
@@ -150,13 +160,16 @@ def refine(
         raise ValueError(f"axis should be row or column and combine mean or sum, received {axis!r} and {combine!r}.")
     p = probabilities.flatten(2)  # (B, K, n)
     if axis == "column":
-        spread = p @ affinity(features, temperature=temperature)
+        spread = p @ affinity(full(features), temperature=temperature)
     else:
         if temperature < LOWEST_TEMPERATURE:
             raise ValueError(
                 f"The affinity temperature should be {LOWEST_TEMPERATURE} at least, received {temperature}."
             )
-        f = _tokens(F.normalize(features, dim=1, eps=EPS)).contiguous()  # (B, n, D)
+        f = F.normalize(full(features), dim=1, eps=EPS)
+        if features.dtype == torch.bfloat16:
+            f = f.to(features.dtype)
+        f = _tokens(f).contiguous()  # (B, n, D)
         spread = _Spread.apply(f, p, float(temperature))
     result = (p + spread) * (0.5 if combine == "mean" else 1.0)
     return result.view(probabilities.shape)

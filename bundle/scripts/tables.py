@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from .errors import InputError
 from .files import IMAGE_SUFFIXES, cell
@@ -90,6 +89,8 @@ def write_table(found: Survey, output: str | Path) -> None:
             "largest": high, "label": str(label.path) if label else "",
             "label_values": " ".join(f"{v:g}" for v in label.values) if label else "",
         })  # fmt: skip
+    import pandas as pd  # slow, and prediction makes no table
+
     pd.DataFrame(rows).to_csv(output, index=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from .errors import InputError
 from .loaders import TwoStreamLoader, seed_everything
 from .losses import SemSimLoss
 from .network import Output
+from .precision import precision
+
+logger = logging.getLogger("semsim")
 
 
 def twin(network: nn.Module) -> nn.Module:
@@ -164,8 +168,7 @@ class SemSimTrainer(SupervisedTrainer):
         key_train_metric: dict[str, Metric] | None = None,
         additional_metrics: dict[str, Metric] | None = None,
         train_handlers: Sequence | None = None,
-        amp: bool = False,
-        amp_kwargs: dict[str, Any] | None = None,
+        amp: bool | str = False,
         decollate: bool = True,
     ) -> None:
         """
@@ -181,17 +184,19 @@ class SemSimTrainer(SupervisedTrainer):
             unlabeled_warmup: share of the training over which the unlabelled terms rise from nothing to their weights,
                 as exp(-5 (1 - t)^2); 0: none (paper).
             inferer: calls the network on the student's streams; it has to pass a mapping through.
-            non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, amp, amp_kwargs,
-            decollate: as in MONAI's ``SupervisedTrainer``. ``amp`` works on CPU (bfloat16) as well.
+            amp: mixed precision: ``auto``, true or false; see :func:`~scripts.precision.precision`.
+            non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, decollate: as in MONAI's
+            ``SupervisedTrainer``.
 
         Raises:
             ValueError: ``unlabeled_warmup`` out of [0, 1].
-            InputError: similarity terms with a network that has no fusion.
+            InputError: similarity terms with a network that has no fusion, unknown ``amp``.
         """
         if not 0 <= unlabeled_warmup <= 1:
             raise ValueError(
                 f"unlabeled_warmup is a share of the training: expected 0 to 1, received {unlabeled_warmup}."
             )
+        self.precision = precision(amp, device)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -205,8 +210,7 @@ class SemSimTrainer(SupervisedTrainer):
             key_train_metric=key_train_metric,
             additional_metrics=additional_metrics,
             train_handlers=train_handlers,
-            amp=amp,
-            amp_kwargs=amp_kwargs,
+            amp=self.precision.scaled,  # MONAI: whether there is a scaler
             decollate=decollate,
         )
         self.cutmix, self.unlabeled_warmup = cutmix, unlabeled_warmup
@@ -217,6 +221,7 @@ class SemSimTrainer(SupervisedTrainer):
                 "The network has `fusion: none`, with which there are no similarity terms: expected sfm, sfm_light or "
                 "conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
             )
+        self.add_event_handler(Events.STARTED, lambda: logger.info(f"Computing in {self.precision}."))
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
     def _start_epoch(self) -> None:
@@ -254,7 +259,7 @@ class SemSimTrainer(SupervisedTrainer):
         values = dict(zip(scalars, torch.stack([s.detach() for s in scalars.values()]).tolist()))
         self._check_finite(values, batchdata)
 
-        if engine.amp and engine.scaler is not None:
+        if engine.scaler is not None:
             engine.scaler.scale(loss).backward()
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
             engine.scaler.step(engine.optimizer)
@@ -274,9 +279,6 @@ class SemSimTrainer(SupervisedTrainer):
         length = self.unlabeled_warmup * self.state.max_epochs * self.state.epoch_length
         return math.exp(-5 * (1 - self.state.iteration / length) ** 2) if self.state.iteration < length else 1.0
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
-
     def _forward(
         self, image_l: Tensor, unlabeled: Mapping[str, Tensor] | None
     ) -> tuple[Output, Output | None, dict[str, CutMix]]:
@@ -287,7 +289,7 @@ class SemSimTrainer(SupervisedTrainer):
         if unlabeled is not None and views:
             image_u_weak = unlabeled["image"]
             # a context of its own: weights cast without gradient must not be reused for the student
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self.precision.autocast():
                 weak = self.teacher.network({"weak": image_u_weak}, self.loss_function.weak_streams())
             for view in views:
                 if view == "weak_perturbed":
@@ -297,7 +299,7 @@ class SemSimTrainer(SupervisedTrainer):
                 if self.cutmix is not None:
                     mixes[view] = self.cutmix(image_u_weak, len(image_l))
                     images[view] = mixes[view](images[view], image_l)
-        with self._autocast(), frozen_statistics(self.network, self.teacher.exclusive and weak is not None):
+        with self.precision.autocast(), frozen_statistics(self.network, self.teacher.exclusive and weak is not None):
             student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes
 

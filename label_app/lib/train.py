@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: Pixels a side that the panel offers, beside that of the weights.
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
+#: What an annotator waits for a training unless told otherwise, with and without a GPU.
+MINUTES = {True: 2, False: 5}
 
 
 def as_is(value: Any) -> Any:
@@ -42,10 +45,10 @@ class SemiSupervised(BundleTrainTask):
         """What the client's panel shows. Lists are choices, the first one is preselected."""
         size = self._settings().get("spatial_size", 224)
         sizes = [size, *(s for s in SIZES if s != size)]
+        options = {k: v for k, v in super().config().items() if k != "max_epochs"}
         return {
-            **super().config(),
-            "max_epochs": 20,
-            "steps_per_epoch": 100,  # 0: one pass over the unlabelled slices
+            "minutes": MINUTES[torch.cuda.is_available()],
+            **options,
             "use_unlabeled": True,
             "spatial_size": sizes,
         }
@@ -101,13 +104,22 @@ class SemiSupervised(BundleTrainTask):
         if isinstance(size, list) and len(size) != 2:
             size = size[0]  # the whole list of choices: the first
         overrides["spatial_size"] = [int(n) for n in size] if isinstance(size, list) else int(size)
-        overrides["steps_per_epoch"] = int(options["steps_per_epoch"]) or None
-        overrides["val_interval"] = max(1, int(options["max_epochs"]) // 5)
+        overrides |= self._length(options)
         overrides["train#unlabeled_dataset#data"] = self.unlabelled
         overrides["initial"] = self.initial
         for key, value in overrides.items():
             overrides[key] = as_is(value)
         return overrides
+
+    def _length(self, options: dict[str, Any]) -> dict[str, Any]:
+        """By the clock, unless the request counts epochs (0 or no ``steps_per_epoch``: a pass over the slices)."""
+        if "max_epochs" in self.request and "minutes" not in self.request:
+            epochs = int(options["max_epochs"])
+            steps = int(options.get("steps_per_epoch", 0)) or None
+            interval = max(1, epochs // 5)
+            return {"minutes": None, "epochs": epochs, "steps_per_epoch": steps, "val_interval": interval}
+        by_clock = {"epochs": None, "steps_per_epoch": None, "val_interval": None}
+        return {"minutes": float(options["minutes"]), "train#trainer#max_epochs": "$@clock.epochs", **by_clock}
 
     def stats(self) -> dict[str, Any]:
         """The newest training, for the client's progress bars."""

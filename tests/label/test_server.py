@@ -108,7 +108,8 @@ class TestAfternoon:
         assert strategies == ({"random", "first"} if server.stock else {"random", "entropy", "disagreement"})
         if not server.stock:
             panel = info["trainers"]["semsim"]["config"]
-            assert panel["use_unlabeled"] is True and panel["max_epochs"] > 0
+            assert panel["use_unlabeled"] is True and panel["minutes"] == (2 if torch.cuda.is_available() else 5)
+            assert not {"max_epochs", "steps_per_epoch"} & set(panel), "one way to say how long"
             assert panel["spatial_size"][0] == SHIPPED["spatial_size"]
 
     def predict(self, server, name):
@@ -214,6 +215,16 @@ class TestAfternoon:
         if not server.stock:
             assert "loss_u" not in log[0] and not same(*states), "the same steps and labelled batches: the others count"
             assert json.loads((server.bundle / "models" / "training.json").read_text())["unlabeled_images"] == 0
+
+    def test_train_by_the_clock(self, server):
+        if server.stock:
+            pytest.skip("MONAI Label's app for bundles has no minutes")
+        task = server.trained(minutes=1, max_epochs=9, pretrained=False, spatial_size=32, multi_gpu=False)
+        assert task["status"] == "DONE", task["details"]
+        settings = json.loads((server.bundle / "models" / "training.json").read_text())
+        assert settings["minutes"] == 1, "and not the epochs beside them"
+        log = newest_log(server.bundle)
+        assert len(log) == settings["epochs"] != 9 and float(log[-1]["learning_rate"]) == 0
 
     def test_another_resolution(self, server):
         if server.stock:

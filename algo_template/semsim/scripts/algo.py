@@ -19,7 +19,7 @@ import torch
 from monai.apps.auto3dseg import BundleAlgo
 from monai.bundle import ConfigParser
 
-from .options import understood
+from .options import one_length, understood
 
 logger = logging.getLogger("semsim")
 
@@ -119,10 +119,10 @@ class SemsimAlgo(BundleAlgo):
         if kwargs.pop("fill_with_datastats", True):
             values = self._values(data_stats_filename, place.get("fold"))
             extra = {k: v for k, v in self._input().items() if k not in RUNNER_KEYS and not k.startswith("mlflow")}
-            values |= understood(extra, known, source=str(self.data_list_file))
+            values |= one_length(understood(extra, known, source=str(self.data_list_file)))
         else:
             values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
-        values |= understood(kwargs, known, source="parameters") | place
+        values |= one_length(understood(kwargs, known, source="parameters")) | place
         content = ConfigParser.load_config_file(str(path)) | copy.deepcopy(values)
         ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
         _fill_metadata(path.with_name("metadata.json"), content["class_names"], content["in_channels"])
@@ -164,10 +164,10 @@ class SemsimAlgo(BundleAlgo):
             "working_resolution": round(pixel, 4),
             "epochs": epochs,
             "batch_size": batch,
-            "val_interval": "$max(1, @epochs // 20)",
+            "val_interval": "$None if @minutes else max(1, @epochs // 20)",
             "cache_rate": min(1.0, int(50 * memory / kept) / 100),
             "fusion": fusion,
-            "amp": gpu,
+            "amp": "auto",
             "intensity": _intensity(modality, stats),
         }
         if self.mlflow_tracking_uri is not None:

@@ -21,7 +21,7 @@ from monai.transforms import Invertd
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Keys that may override those of inference.yaml; size, channels and classes are otherwise read from training.json.
-KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "device")
+KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "amp", "device")
 
 
 def own_package(root: Path) -> str:
@@ -61,8 +61,8 @@ class InferClass:
         """
         Args:
             config_file: as MONAI passes it; the files of this folder are taken by name.
-            override: ``flip_tta``, ``slice_batch``, ``device``, ``ckpt_name`` (a file of weights); what is for other
-                algorithms is ignored.
+            override: ``flip_tta``, ``slice_batch``, ``amp``, ``device``, ``ckpt_name`` (a file of weights); what is for
+                other algorithms is ignored.
         """
         package = own_package(ROOT)
         tuned = ConfigParser.load_config_file(str(ROOT / "configs" / "hyper_parameters.yaml"))
@@ -70,7 +70,8 @@ class InferClass:
         if (weights / "hyper_parameters.yaml").exists():  # as trained
             tuned |= ConfigParser.load_config_file(str(weights / "hyper_parameters.yaml"))
         given = {key: value for key, value in override.items() if key in (*KEYS, "flip_tta", "ckpt_name")}
-        chosen = {key: tuned[key] for key in ("intensity", "slice_batch", "flip_tta") if tuned.get(key) is not None}
+        names = ("intensity", "slice_batch", "amp", "flip_tta")
+        chosen = {key: tuned[key] for key in names if tuned.get(key) is not None}
         chosen |= given
         content = renamed(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml")), package)
         content["device"] = own_device()
@@ -100,8 +101,8 @@ class InferClass:
         volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices)
         total: Any = 0
         for axes in self.flips:
-            logits = self.inferer(volume.flip(axes) if axes else volume, self.network)
-            p = logits.float().softmax(dim=1)
+            logits = self.inferer.logits(volume.flip(axes) if axes else volume, self.network)
+            p = logits.softmax(dim=1)
             total = total + (p.flip(axes) if axes else p)
         p = (total / len(self.flips))[0].cpu()
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),

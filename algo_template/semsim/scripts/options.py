@@ -86,6 +86,16 @@ def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str
     return values
 
 
+def one_length(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a user in which `minutes` stand in for the epochs that others gave or chose, or the other way round.
+
+    Args:
+        values: as :func:`understood` returns them; both of one user stay, and the training refuses them.
+    """
+    first, other = ("minutes", "epochs") if values.get("minutes") is not None else ("epochs", "minutes")
+    return {other: None, **values} if values.get(first) is not None else dict(values)
+
+
 def converted(value: Any, like: Any, key: str) -> Any:
     """A value from a command line in the type of what it replaces: ``"16,16"``, ``"a,b"`` and ``"false"``.
 

@@ -70,7 +70,7 @@ def run(config_file: Any = None, **override: Any) -> None:
     from monai.bundle import ConfigParser
 
     from scripts.errors import InputError, one_line_errors
-    from scripts.options import understood
+    from scripts.options import one_length, understood
 
     one_line_errors()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -84,7 +84,8 @@ def run(config_file: Any = None, **override: Any) -> None:
         keep_log(folder)
     try:
         try:
-            overrides = {**understood(override, known, source="command line"), "bundle_root": str(ROOT)}
+            given = one_length(understood(override, known, source="command line"))
+            overrides = {**given, "bundle_root": str(ROOT)}
         except ValueError as error:
             raise InputError(str(error)) from None
         for key, given in (("datalist", "data_list_file_path"), ("dataset_dir", "data_file_base_dir")):
@@ -159,7 +160,7 @@ def finish(parser: Any, folder: Path, progress: Progress, overrides: dict[str, A
     """Score every validation case with the best weights; without validation say so with a score of zero."""
     if not len(parser.get_parsed_content("validate#dataset#data")):
         logger.warning("No case of this fold validates: its score counts as 0 in an ensemble.")
-        progress.note(int(parser.get_parsed_content("epochs")), 0.0)
+        progress.note(int(parser.get_parsed_content("train#trainer").state.max_epochs), 0.0)
         progress.finish()
         return
     from monai.bundle import ConfigWorkflow

@@ -1,0 +1,194 @@
+"""Training by the clock: what the time buys, that measuring changes nothing, and what happens when the pace changes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from scripts import clock as clock_module
+from scripts.budget import Length, affordable, bought, check_one_length
+from scripts.clock import Clock, KeepTime
+from scripts.errors import InputError, find_input_error
+from scripts.plan import Plan
+from test_configs import workflow
+from test_resume import flat, same
+from test_trainer import make
+from torch.optim.lr_scheduler import PolynomialLR
+
+
+@pytest.mark.parametrize(
+    "seconds, validation, one_pass, given, expected",
+    [
+        (270, 2.0, 20, {}, Length(31, 8, 4)),  # 20 s for ten validations; an epoch is a thirtieth of 250 steps
+        (270, 2.0, 5, {}, Length(50, 5, 5)),  # or a pass
+        (270, 0.0, 20, {}, Length(30, 9, 3)),  # nothing to validate
+        (270, 9.0, 20, {}, Length(30, 8, 10)),  # a tenth of the time: three validations
+        (270, 100.0, 20, {}, Length(34, 5, 34)),  # one there is in any case
+        (270, 2.0, 20, {"steps_per_epoch": 50}, Length(5, 50, 1)),
+        (270, 2.0, 20, {"val_interval": 1}, Length(27, 8, 1)),  # 27 epochs of 8 + 2 s
+        (5, 2.0, 20, {}, Length(3, 1, 3)),
+        (2.5, 2.0, 20, {}, None),
+        (40, 2.0, 20, {"steps_per_epoch": 50}, None),
+    ],
+)
+def test_what_a_time_buys_at_a_second_a_step(seconds, validation, one_pass, given, expected):
+    assert affordable(seconds, 1.0, validation, one_pass=one_pass, **given) == expected
+
+
+def test_the_time_is_kept_and_used():
+    """Over a grid of machines and data: within the time, most of it used, validations and epochs bounded."""
+    for seconds in (30, 280, 3400, 27_000):
+        for step in (0.05, 0.7, 3.0):
+            for validation in (0.0, 1.0, 5.0):
+                for one_pass in (3, 40, 2000):
+                    length = affordable(seconds, step, validation, one_pass=one_pass)
+                    spent = length.seconds(step, validation)
+                    assert 0.8 * seconds <= spent <= seconds
+                    assert length.steps_per_epoch <= one_pass and length.steps_per_epoch <= math.ceil(length.steps / 30)
+                    assert length.validations <= max(1, min(10, 0.1 * seconds / validation if validation else 10))
+
+
+def test_too_few_minutes_are_refused_with_the_least_that_would_do():
+    with pytest.raises(InputError, match=r"minutes 0\.5: expected at least 0\.6, for start and measuring took 27 s"):
+        bought(0.5, 27.0, 2.0, 3.0, one_pass=20)
+    assert bought(0.6, 27.0, 2.0, 3.0, one_pass=20).steps == 2
+
+
+@pytest.mark.parametrize(
+    "minutes, epochs, message",
+    [
+        (60, 300, "minutes 60 and epochs 300: expected one of the two"),
+        (None, None, "received neither"),
+        (0, None, "expected a number above 0"),
+        ("an hour", None, "received 'an hour'"),
+        (True, None, "received True"),
+    ],
+)
+def test_one_length_is_asked_for(minutes, epochs, message):
+    check_one_length(60, None)
+    check_one_length(None, 300)
+    with pytest.raises(InputError, match=message):
+        check_one_length(minutes, epochs)
+
+
+class Time:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(clock_module, "now", lambda: self.seconds)
+
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def train(phantom, output, *, stop=None, wait=lambda: None, **given):
+    """The checkpoint that a training of SemSim- at 32 x 32 leaves, and its settings; with a moving average."""
+    flow = workflow(
+        "train", "train", "semsim_minus", dataset_dir=str(phantom), output_dir=str(output), spatial_size=32,
+        batch_size=4, ema_decay=0.9, weak_batch_norm="training", unlabeled_warmup=0.5, show_progress=False, **given,
+    )  # fmt: skip
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, wait)
+    if stop:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
+    flow.run()
+    newest = max(output.glob("resume_checkpoint_*.pt"), key=lambda p: int(p.stem.split("_")[-1]))
+    return torch.load(newest, weights_only=True), json.loads((output / "training.json").read_text())
+
+
+def test_a_training_by_the_clock_is_the_one_by_hand_also_when_resumed(phantom_dir, tmp_path, monkeypatch):
+    """A minute with steps of 10 s and validations of 5 s: five steps. Measuring is real and leaves no trace."""
+    time, speed, measured = Time(monkeypatch), Plan.speed, []
+
+    def slow(plan):
+        measured.append(speed(plan))
+        return 10.0, 5.0
+
+    monkeypatch.setattr(Plan, "speed", slow)
+    whole, settings = train(phantom_dir, tmp_path / "clock", minutes=1, wait=lambda: time.wait(10))
+    assert len(measured) == 1 and min(measured[0]) > 0
+    assert {k: settings[k] for k in ("minutes", "epochs", "steps_per_epoch")} == {
+        "minutes": 1, "epochs": 5, "steps_per_epoch": 1,
+    }  # fmt: skip
+    assert whole["optimizer"]["param_groups"][0]["lr"] == 0, "the schedule ends with the last step"
+    assert len((tmp_path / "clock" / "validation_log.csv").read_text().splitlines()) == 2
+
+    hand, _ = train(phantom_dir, tmp_path / "hand", epochs=5, steps_per_epoch=1, val_interval=5)
+    assert hand.pop("clock") == {}
+    train(phantom_dir, tmp_path / "parts", minutes=1, stop=2, wait=lambda: time.wait(9))
+    monkeypatch.setattr(Plan, "speed", lambda _: pytest.fail("a resumed training measures nothing"))
+    parts, _ = train(phantom_dir, tmp_path / "parts", minutes=1, resume="auto", wait=lambda: time.wait(11))
+    assert parts["clock"]["seconds"] == 2 * 9 + 3 * 11 and whole["clock"]["seconds"] == 50
+    for state in (whole, parts):
+        assert state.pop("clock")["epochs"] == 5
+        state, expected = flat(state), flat(hand)
+        assert state.keys() == expected.keys()
+        assert [k for k in state if not same(state[k], expected[k])] == []
+
+    longer, settings = train(phantom_dir, tmp_path / "parts", minutes=2, resume="auto", wait=lambda: time.wait(10))
+    assert longer["trainer"]["iteration"] == settings["epochs"] >= 9 and settings["minutes"] == 2
+    assert longer["optimizer"]["param_groups"][0]["lr"] == 0 and longer["clock"]["seconds"] <= 120
+
+    for given, message in (
+        ({"minutes": 1, "output_dir": "hand"}, "a training by epochs, received minutes 1"),
+        ({"minutes": 1, "epochs": 5, "output_dir": "new"}, "minutes 1 and epochs 5: expected one"),
+        ({"minutes": 1, "output_dir": "clock", "resume": ""}, "an earlier training has its files here"),
+    ):
+        given = {"resume": "auto", **given, "output_dir": str(tmp_path / given["output_dir"])}
+        flow = workflow("train", "train", "semsim_minus", dataset_dir=str(phantom_dir), spatial_size=32, **given)
+        flow.initialize()
+        with pytest.raises(Exception) as caught:
+            flow.run()
+        assert message in str(find_input_error(caught.value))
+    assert not (tmp_path / "new").exists()
+
+
+def steady(_):
+    return 1.0
+
+
+def slower(seconds):
+    return 1.0 if seconds < 120 else 2.5
+
+
+def faster(seconds):
+    return 1.0 if seconds < 120 else 0.4
+
+
+@pytest.mark.parametrize("pace", [steady, slower, faster, lambda _: 2.0, lambda _: 0.5])
+def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path, monkeypatch, caplog, pace):
+    """Five minutes on a machine that keeps its pace, loses or gains it, or was measured wrongly by a factor of two."""
+    time = Time(monkeypatch)
+    monkeypatch.setattr(Plan, "speed", lambda _: (1.0, 2.0))
+    clock = Clock(5, lambda: make()[0], output_dir=tmp_path)
+    clock.length = planned = affordable(288, 1.0, 2.0, one_pass=20)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule, rates = PolynomialLR(optimizer, total_iters=planned.steps, power=0.9), []
+    (tmp_path / "training.json").write_text(json.dumps({"epochs": planned.epochs, "seed": 7}))
+
+    def step(*_):
+        time.wait(pace(time.seconds))
+        optimizer.step()
+        schedule.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    engine = Engine(step)
+    KeepTime(clock, schedule, tmp_path).attach(engine)
+
+    def between(engine):
+        validated = engine.state.epoch % planned.val_interval == 0 or engine.state.epoch == engine.state.max_epochs
+        time.wait(2.1 if validated else 0.1)  # and a checkpoint
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED, between)
+    engine.run(range(planned.steps_per_epoch), max_epochs=planned.epochs)
+    assert 270 <= time.seconds <= 305
+    kept = pace is steady
+    assert (clock.length == planned) is kept and ("than before" in caplog.text) is not kept
+    assert engine.state.iteration == clock.length.steps == schedule.total_iters == len(rates)
+    assert rates[-1] == pytest.approx(0) and min(rates[:-1]) > 0
+    assert json.loads((tmp_path / "training.json").read_text()) == {"epochs": engine.state.epoch, "seed": 7}
