@@ -80,7 +80,7 @@ def assemble(
     if any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
-        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis", "keep_largest")
+        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis", "intensity", "keep_largest")
         path.write_text(json.dumps({k: settings[k] for k in known}, indent=2) + "\n")
     if class_names is not None:
         path = bundle / "configs" / "metadata.json"

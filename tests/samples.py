@@ -63,20 +63,42 @@ def _itk(array: np.ndarray, spacing):
     return image
 
 
-def write_dicom(folder: Path, array: np.ndarray, spacing=(0.9, 0.9, 6.0), *, series: int = 1, ending=".dcm") -> None:
-    """A series, one file a slice, numbered against the order of the positions."""
+def write_dicom(
+    folder: Path,
+    array: np.ndarray,
+    spacing=(0.9, 0.9, 6.0),
+    *,
+    series: int = 1,
+    ending=".dcm",
+    skip=(),
+    shift: float = 0.0,
+    positions=None,
+    turned=(),
+    cropped=(),
+    storage: str = "1.2.840.10008.5.1.4.1.1.4",
+) -> None:
+    """A series, one file a slice, numbered against the order of the positions.
+
+    Faults: slices that are missing (``skip``), ``shift`` of each against the one before in mm, other ``positions``,
+    slices of another orientation (``turned``) or size (``cropped``), another class of ``storage``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     io = itk.GDCMImageIO.New()
     io.KeepOriginalUIDOn()
     for k in range(array.shape[2]):
-        image = itk.image_from_array(np.ascontiguousarray(array[..., k].T)[None].astype(np.int16))
+        if k in skip:
+            continue
+        plane = array[: -2 if k in cropped else None, :, k]
+        image = itk.image_from_array(np.ascontiguousarray(plane.T)[None].astype(np.int16))
         image.SetSpacing([float(s) for s in spacing])
-        image.SetOrigin([0.0, 0.0, k * spacing[2]])
+        z = k * spacing[2] if positions is None else float(positions[k])
+        image.SetOrigin([0.0, k * shift, z])
+        directions = "1\\0\\0\\0\\0\\-1" if k in turned else "1\\0\\0\\0\\1\\0"
         tags = image.GetMetaDataDictionary()
         for tag, value in {
-            "0008|0060": "MR", "0020|000d": "1.2.826.1", "0020|000e": f"1.2.826.1.{series}",
+            "0008|0060": "MR", "0020|000d": "1.2.826.1", "0020|000e": f"1.2.826.1.{series}", "0008|0016": storage,
             "0008|0018": f"1.2.826.1.{series}.{k + 1}", "0020|0013": str(k + 1),
-            "0020|0032": f"0\\0\\{k * spacing[2]}", "0020|0037": "1\\0\\0\\0\\1\\0", "0018|0050": str(spacing[2]),
+            "0020|0032": f"0\\{k * shift}\\{z}", "0020|0037": directions, "0018|0050": str(spacing[2]),
         }.items():  # fmt: skip
             tags.SetString(tag, value) if hasattr(tags, "SetString") else tags.__setitem__(tag, value)
         writer = itk.ImageFileWriter.New(image, FileName=str(folder / f"s{series}_{array.shape[2] - k:03d}.dcm"))
@@ -91,3 +113,11 @@ def write_picture(path: Path, array: np.ndarray, **options) -> None:
     """PNG or JPG of ``(X, Y)`` or ``(X, Y, 3)`` uint8, X to the right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.moveaxis(array, 0, 1)).save(path, **options)
+
+
+def write_tiff(path: Path, array: np.ndarray, *, dpi: float, orientation: int = 1) -> None:
+    """TIFF of pages of ``(X, Y, pages)``, X to the right, with a print resolution."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = [Image.fromarray(np.ascontiguousarray(array[..., k].T)) for k in range(array.shape[2])]
+    tags = {274: orientation}
+    pages[0].save(path, save_all=True, append_images=pages[1:], dpi=(dpi, dpi), tiffinfo=tags)

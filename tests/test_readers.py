@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import samples
 from PIL import Image
+from scripts.errors import InputError
 from scripts.files import find_images
-from scripts.readers import LoadFilesd, SignedByteReader, image_loader
+from scripts.readers import ORIENTATION_TAG, LoadFilesd, SignedByteReader, image_loader
 from scripts.survey import look
 
 IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
@@ -93,3 +94,52 @@ def test_the_directory_of_a_dicom_medium_is_no_series(tmp_path):
     for name in ("cd/DICOMDIR", "cd/s1/IM0001"):
         (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM")
     assert find_images(tmp_path / "cd", recursive=True) == {"s1": tmp_path / "cd" / "s1"}
+
+
+def shown(path, *, label=False):
+    return image_loader(label=label)(path).numpy()
+
+
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_photographs_lie_as_viewers_show_them(tmp_path, turn):
+    """EXIF says how a picture was held; the mask is drawn on the picture as it is seen."""
+    picture = Image.fromarray(np.moveaxis(LABEL[..., 0] * 255, 0, 1))
+    stored = picture.transpose({3: Image.ROTATE_180, 6: Image.ROTATE_90, 8: Image.ROTATE_270}[turn])
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = turn
+    stored.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(shown(tmp_path / "a.png")[0], LABEL[..., 0] * 255)
+    np.testing.assert_array_equal(LoadFilesd("image")({"image": str(tmp_path / "a.png")})["image"], LABEL[..., 0] * 255)
+    assert look(tmp_path / "a.png").shape == (12, 10)
+
+
+def test_a_palette_is_colours_in_an_image_and_numbers_in_a_label(tmp_path):
+    numbers = np.moveaxis(LABEL[..., 0], 0, 1)
+    picture = Image.fromarray(numbers)
+    picture.putpalette([10, 20, 30, 200, 100, 0])
+    picture.save(tmp_path / "a.png")
+    image = shown(tmp_path / "a.png")
+    assert image.shape == (3, 12, 10) and image[:, LABEL[..., 0] == 1].T.tolist()[0] == [200, 100, 0]
+    np.testing.assert_array_equal(shown(tmp_path / "a.png", label=True)[0], LABEL[..., 0])
+    item = LoadFilesd(["image", "label"])({key: str(tmp_path / "a.png") for key in ("image", "label")})
+    assert item["image"].shape == (12, 10, 3) and item["label"].shape == (12, 10)
+    picture.putpalette([10, 10, 10, 200, 200, 200])
+    picture.save(tmp_path / "grey.png")
+    assert shown(tmp_path / "grey.png").shape == (1, 12, 10)
+
+
+def test_tiff_that_viewers_turn_is_refused(tmp_path):
+    samples.write_tiff(tmp_path / "a.tif", IMAGE.astype(np.uint8), dpi=300, orientation=3)
+    with pytest.raises(InputError, match=r"a\.tif: a TIFF with an orientation \(3\).*PNG"):
+        look(tmp_path / "a.tif")
+
+
+def test_segments_that_overlap_are_named(tmp_path):
+    array = np.stack([LABEL, LABEL]).astype(np.uint8)
+    (tmp_path / "a.seg.nrrd").write_bytes(
+        b"NRRD0004\ntype: unsigned char\ndimension: 4\nspace: left-posterior-superior\nsizes: 2 12 10 4\n"
+        b"space directions: none (1,0,0) (0,1,0) (0,0,5)\nkinds: list domain domain domain\nencoding: raw\n"
+        b"space origin: (0,0,0)\n\n" + array.tobytes(order="F")
+    )
+    with pytest.raises(InputError, match=r"a\.seg\.nrrd: a Slicer segmentation whose segments overlap.*labelmap"):
+        look(tmp_path / "a.seg.nrrd", label=True)

@@ -171,17 +171,19 @@ def test_a_label_without_a_grid_of_its_own_lies_on_its_image(tmp_path, label_for
     assert result["label"].sum() > 100 and inside > outside + 0.3
 
 
-def test_labels_elsewhere_in_space_are_reported(tmp_path, capsys):
-    for case, pixel in (("a", 1.5), ("b", 1.4)):
-        image, label = samples.blob((16, 16, 3))
+def test_labels_stored_otherwise_are_reported(tmp_path, capsys):
+    image, label = samples.blob((16, 16, 3))
+    turned = nib.Nifti1Image(label, np.diag([1.5, 1.5, 8.0, 1.0])).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    for case in "ab":
         samples.write_nifti(tmp_path / "images" / f"{case}.nii.gz", image)
-        samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label, (pixel, pixel, 8.0))
+        samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label)
+    nib.save(turned, tmp_path / "labels" / "b.nii.gz")
     make(tmp_path)
     (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("headers")]
-    assert "1 labels are stored in another" in line and "labels/b.nii.gz" in line
+    assert "1 labels are stored otherwise" in line and "labels/b.nii.gz" in line
     (tmp_path / "datalist.json").unlink()
     samples.write_nifti(tmp_path / "labels" / "b.nii.gz", label, (-1.5, -1.5, 8.0))
-    with pytest.raises(InputError, match=r"labels/b\.nii\.gz: by its header it lies elsewhere"):
+    with pytest.raises(InputError, match=r"labels/b\.nii\.gz: .* lies elsewhere by its header"):
         make(tmp_path)
 
 

@@ -10,7 +10,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
 from scripts.augmentation import CutMix, RandCutMix, StrongViewsd
 from scripts.errors import InputError, find_input_error
-from scripts.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd, find_slice_axis
+from scripts.slices import find_slice_axis
+from scripts.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
 
 RNG = np.random.default_rng(0)
 
@@ -222,7 +223,7 @@ def test_a_label_of_another_place_is_refused(tmp_path):
     steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), CheckVolumed(in_channels=1, num_classes=2)])
     with pytest.raises(RuntimeError) as error:
         steps({key: str(tmp_path / f"{key}.nii.gz") for key in keys})
-    assert "lies elsewhere in space" in str(error.value.__cause__)
+    assert "lies elsewhere by its header" in str(error.value.__cause__)
 
 
 def label_on_image(tmp_path, image_affine, label_affine, label_array=None):

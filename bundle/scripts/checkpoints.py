@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 
 from .datalist import case_name
 from .errors import InputError, chain
+from .intensity import Intensityd, transform_of
 from .loaders import check_agreed, rank_and_size
 from .trainer import unwrapped
 
@@ -317,7 +318,8 @@ class SaveSettings:
         """
         Args:
             output_dir: folder of the training.
-            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis`` and whatever else is worth it.
+            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis``, ``intensity`` and what else
+                is worth it.
             labeled: items of the datalist that were trained on with their labels.
         """
         self.path = Path(output_dir) / SETTINGS_FILE
@@ -359,6 +361,27 @@ def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None
         return default
     value = json.loads(path.read_text()).get(name)
     return default if value is None else value
+
+
+def trained_intensity(ckpt_path: str | os.PathLike, default: Any, window: Any = None) -> Any:
+    """The transform of intensities that the weights in ``ckpt_path`` were trained with.
+
+    Args:
+        ckpt_path: weights; ``training.json`` is looked for beside them.
+        default: returned, with a warning, when there is none or it does not say.
+        window: lowest and highest intensity, to take those instead.
+
+    Raises:
+        InputError: it names what is no transform of intensities.
+    """
+    if window is not None:
+        return Intensityd("image", window=window)
+    node = trained_setting(ckpt_path, "intensity")
+    path = Path(ckpt_path).parent / SETTINGS_FILE
+    if node is None:
+        logger.warning(f"{path}: does not say how intensities were prepared; taking percentiles unless given.")
+        return default
+    return transform_of(node, str(path))
 
 
 def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:

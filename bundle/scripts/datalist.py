@@ -26,7 +26,7 @@ from typing import Any
 from .errors import InputError, raise_all
 from .files import case_name, find_images, ignored_line, pair_files
 from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
-from .survey import survey
+from .survey import foreground_window, survey
 from .tables import describe, print_rows, training_command, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
@@ -45,6 +45,16 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict) or not any(key in content for key in LISTS):
         raise InputError(f"{datalist}: expected a JSON object with at least one of the lists {', '.join(LISTS)}.")
     return content
+
+
+def stated(datalist: str | os.PathLike, name: str) -> Any:
+    """What a datalist says about its data besides the lists; ``None`` where it does not, or where there is none.
+
+    Args:
+        datalist: JSON file.
+        name: ``trust``, ``slice_axis``.
+    """
+    return _load(datalist).get(name) if os.path.isfile(datalist) else None
 
 
 def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
@@ -263,6 +273,8 @@ def create(
     channels: int | None = None,
     image_suffix: str = "",
     label_suffix: str = "",
+    slice_axis: Any = None,
+    trust: str | None = None,
     check: bool = True,
     table: str = "",
     dry_run: bool = False,
@@ -286,6 +298,10 @@ def create(
         channels: Channels of the images, where 4D files hold them along their last axis
         image_suffix: What image names end with and label names do not, for instance _0000
         label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
+            (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
+        trust: What counts where the headers of image and label put the same voxels in different places: header, or
+            voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
         dry_run: Say what is there and who would land where, and write no datalist.
@@ -297,9 +313,9 @@ def create(
     image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
-    found = survey(image_files, label_files, channels=channels) if check else None
+    found = survey(image_files, label_files, channels=channels, trust=trust) if check else None
     if found is not None:
-        print_rows(describe(found, patients=len(cases.groups), class_names=names))
+        print_rows(describe(found, patients=len(cases.groups), class_names=names, slice_axis=slice_axis))
         if table:
             write_table(found, table)
     if ignored := ignored_line(images):
@@ -320,12 +336,15 @@ def create(
     lists = make_lists(cases, taken, root)
     for line in list_lines(cases, taken, lists):
         print(line)
-    command = training_command(root, output, found, names)
+    window = foreground_window(found, trust=trust) if found is not None and found.ct else None
+    command = training_command(root, output, found, names, window)
     if dry_run:
         print("nothing written (--dry_run)")
         return
     classes = {"labels": dict(enumerate(names))} if names else {}
-    write_json(output, {**classes, **lists})
+    axis = found.direction if found is not None and slice_axis is None else slice_axis
+    facts = {name: value for name, value in (("slice_axis", axis), ("trust", trust)) if value is not None}
+    write_json(output, {**classes, **facts, **lists})
     print(f"wrote {output}; to train on it, in the bundle's folder:")
     print(command)
 

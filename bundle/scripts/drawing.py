@@ -14,9 +14,10 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
 
-from .files import case_name
+from .files import case_name, is_picture
+from .geometry import on_image_grid, states_grid
 from .readers import image_loader
-from .transforms import find_slice_axis, states_grid
+from .slices import stored_axis
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -53,7 +54,7 @@ class Planes:
 
 
 def as_planes(
-    image: MetaTensor, labels: Mapping[str, Tensor], *, picture: bool = False, slice_axis: int | None = None
+    image: MetaTensor, labels: Mapping[str, Tensor], *, picture: bool = False, slice_axis: str | int | None = None
 ) -> Planes:
     """Turn a volume as it is stored into slices as one looks at them.
 
@@ -64,7 +65,7 @@ def as_planes(
         image: ``(C, *spatial)``, two or three axes.
         labels: class indices ``(1, *spatial)`` on its grid, by name.
         picture: whether the rows of the file run downwards, as in PNG and JPG.
-        slice_axis: axis that slices are stacked along; ``None``: the coarsest.
+        slice_axis: what slices are stacked along, see :func:`stored_axis`; ``None``: the coarsest axis.
     """
     affine = np.asarray(image.affine.cpu())
     tensors: dict[str, Any] = {"image": image}
@@ -73,7 +74,7 @@ def as_planes(
     }
     flat = image.ndim == 3
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    axis = 2 if flat else find_slice_axis(spacing.tolist(), image.shape[1:], slice_axis)
+    axis = 2 if flat else stored_axis(affine, image.shape[1:], slice_axis, picture=picture)
     flipped = False
     if not flat and states_grid(affine):
         orient = Orientation(axcodes="LAS", labels=None)
@@ -101,11 +102,6 @@ def as_planes(
         aspect=plane[1] / plane[0],
         numbers=numbers[::-1] if flipped else numbers,
     )
-
-
-def is_picture(path: str | os.PathLike) -> bool:
-    """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
-    return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
 
 
 def choose_slices(planes: Planes, number: int) -> np.ndarray:
@@ -178,6 +174,7 @@ def overlay(
     truth: str = "",
     slices: int = 5,
     class_names: Sequence[str] = (),
+    slice_axis: Any = None,
 ) -> str:
     """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
 
@@ -188,6 +185,7 @@ def overlay(
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
         class_names: names of the label values 0, 1, 2, ... for the legend.
+        slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2. Default: the coarsest
 
     Returns:
         ``output``.
@@ -197,9 +195,11 @@ def overlay(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    load = image_loader()
-    labels = {"prediction": load(prediction)} | ({"truth": load(truth)} if truth else {})
-    planes = as_planes(load(image), labels, picture=is_picture(image))
+    load, read_label = image_loader(), image_loader(label=True)
+    files = {"prediction": prediction} | ({"truth": truth} if truth else {})
+    volume: Any = load(image)
+    labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
+    planes = as_planes(volume, labels, picture=is_picture(image), slice_axis=slice_axis)
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
     chosen = choose_slices(planes, slices)
     figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)

@@ -13,15 +13,15 @@ from monai.inferers import Inferer
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from .drawing import Planes, as_planes, is_picture
-from .files import case_name
+from .drawing import Planes, as_planes
+from .files import case_name, is_picture
 from .fusion import resize
+from .geometry import states_grid
 from .loaders import read_item
 from .network import SemSimNet, Streams
 from .precision import precision
 from .readers import image_loader
 from .similarity import nearest
-from .transforms import states_grid
 
 Item = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class CasePictures:
         postprocessing: Callable[[Any], Any],
         device: str | torch.device,
         *,
-        slice_axis: int | None = None,
+        slice_axis: str | int | None = None,
     ) -> None:
         """
         Args:
@@ -53,7 +53,7 @@ class CasePictures:
             inferer: predicts a volume.
             postprocessing: of the evaluation; turns ``pred`` into class indices on the file's grid.
             device: where to predict.
-            slice_axis: axis that slices are stacked along; ``None``: the coarsest.
+            slice_axis: what slices are stacked along; ``None``: the coarsest axis.
         """
         self.data, self.transform, self.network = list(data), transform, network
         self.inferer, self.postprocessing, self.device = inferer, postprocessing, device

@@ -13,6 +13,8 @@ from .errors import InputError, raise_all
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 #: Endings of the slices of a DICOM series; many have none at all.
 DICOM_SUFFIXES = (".dcm", ".ima", "")
+#: Storage class of DICOM segmentation objects.
+SEGMENTATION = b"1.2.840.10008.5.1.4.1.1.66.4"
 #: Other files that image formats bring along, and what systems leave behind.
 COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
 
@@ -20,10 +22,15 @@ COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
 def case_name(path: str | os.PathLike) -> str:
     """File name without folder and image ending: ``images/patient001_frame01.nii.gz`` -> ``patient001_frame01``."""
     name = os.path.basename(os.fspath(path).rstrip("/"))
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in (*IMAGE_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
+    return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -33,7 +40,17 @@ def is_dicom(path: str | os.PathLike) -> bool:
     if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
         return False
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(1024)
+    return start[128:132] == b"DICM" and SEGMENTATION not in start
+
+
+def is_segmentation(path: str | os.PathLike) -> bool:
+    """Whether a file is a DICOM segmentation object, by its ending and the storage class in its first bytes."""
+    if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(1024)
+    return start[128:132] == b"DICM" and SEGMENTATION in start
 
 
 def is_series(folder: Path) -> bool:
@@ -52,12 +69,13 @@ def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
             yield from _entries(path, recursive)
 
 
-def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[str, Path]:
+def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: bool = False) -> dict[str, Path]:
     """Images in ``folder`` by case name, sorted: files by their ending, and folders of DICOM slices.
 
     Args:
         folder: where to look. If DICOM slices lie directly in it, it is one image itself.
         recursive: also in the folders below; their names become part of the case name: ``visit1/mr``.
+        labels: whether DICOM segmentation objects count, too; one alone in a folder is named by it.
 
     Raises:
         InputError: no such folder, no image in it, or files of one case name, all of them listed.
@@ -70,9 +88,11 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False) -> dict[s
     found: dict[str, Path] = {}
     problems = []
     for path in _entries(folder, recursive):
-        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES):
+        segmentation = labels and is_segmentation(path)
+        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and not segmentation:
             continue
-        name = str(path.parent.relative_to(folder) / case_name(path))
+        alone = segmentation and path.parent != folder and len(list(path.parent.iterdir())) == 1
+        name = str((path.parent if alone else path.parent / case_name(path)).relative_to(folder))
         if name in found:
             problems.append(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
         found.setdefault(name, path)
@@ -105,7 +125,7 @@ def pair_files(
             f"{images}: expected images and labels in two folders, received one; separate them, or say what the names "
             "of the labels end with, for instance --label_suffix _seg."
         )
-    image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True)
+    image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True, labels=True)
     if same:
         image_files = {name: path for name, path in image_files.items() if not name.endswith(label_suffix)}
         label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}

@@ -6,6 +6,7 @@ that is decided here, from the environment of its processes: nothing of this tak
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,10 +20,12 @@ from ignite.engine import Events
 from monai.engines import Workflow
 
 from . import phantom
-from .checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_setting
-from .datalist import read_datalist, read_images
+from .checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_intensity, trained_setting
+from .datalist import read_datalist, read_images, stated
 from .errors import InputError
 from .files import IMAGE_SUFFIXES
+from .intensity import configured
+from .slices import direction_of
 
 logger = logging.getLogger("semsim")
 
@@ -58,6 +61,49 @@ def place(bundle_root: str | os.PathLike) -> Path:
     """Where data and results go by default: the bundle's folder; the working folder where that is installed."""
     root = Path(bundle_root)
     return Path() if "site-packages" in root.resolve().parts else root
+
+
+def intensity(bundle_root: str | os.PathLike, transform: Any) -> Any:
+    """The transform of intensities of ``train.yaml``; in MONAI Label that of the weights in ``models``, if they say."""
+    if setting(bundle_root, "intensity", None) is None:
+        return transform
+    return trained_intensity(Path(bundle_root) / "models" / "model.pt", transform)
+
+
+def intensity_settings(bundle_root: str | os.PathLike, window: Any = None) -> Any:
+    """What :func:`intensity` takes, as data to be kept beside the weights."""
+    return setting(bundle_root, "intensity", None) or configured("intensity", window)
+
+
+def slice_axis(
+    bundle_root: str | os.PathLike, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
+) -> str | int | None:
+    """What slices are stacked along in ``train.yaml``: as the datalist says, else as most of its images suggest.
+
+    In MONAI Label as in the weights in ``models``, else as most images of the datastore suggest.
+
+    Args:
+        bundle_root: folder of the bundle.
+        datalist: JSON file.
+        dataset_dir: folder that its paths are relative to.
+        options: of :func:`~scripts.datalist.read_datalist`.
+
+    Returns:
+        ``R``, ``A``, ``S`` or a stored axis; ``None`` where there are no volumes.
+    """
+    if inside():
+        known = setting(bundle_root, "slice_axis", None)
+        return direction_of(unlabeled_of(os.environ[STUDIES])) if known is None else known
+    if not os.path.isfile(datalist):
+        return None
+    known = stated(datalist, "slice_axis")
+    if known is not None:
+        return known
+    items: list[dict[str, Any]] = []
+    for key in ("training", "unlabeled"):
+        with contextlib.suppress(InputError):  # whoever reads the list next names them
+            items += read_datalist(datalist, dataset_dir, key, **options)
+    return direction_of(items)
 
 
 def dataset_dir(bundle_root: str | os.PathLike) -> str:

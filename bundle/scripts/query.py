@@ -20,7 +20,7 @@ from .loaders import SliceDataset
 logger = logging.getLogger("semsim")
 
 #: Settings of ``train.yaml`` that ``training.json`` beside the weights knows.
-SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "fusion")
+SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion")
 
 
 class BundleScorer:

@@ -17,7 +17,7 @@ from typing import Any
 from .errors import InputError, one_line_errors, raise_all
 from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
-from .survey import survey
+from .survey import Survey, survey
 from .tables import describe, print_rows
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with the code of this line of work. Training: the others.
@@ -294,8 +294,7 @@ def prepare(
     if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
     cases, taken = choose(chosen.find(folder), chosen, labeled, split, seed)
-    if check:
-        _check(cases, chosen)
+    axis = _check(cases, chosen).direction if check else None
     lists = make_lists(cases, taken, folder)
     for line in list_lines(cases, taken, lists, chosen.note):
         print(line)
@@ -303,15 +302,15 @@ def prepare(
         print("nothing written (--dry_run)")
         return
     facts = {"name": chosen.name, "seed": seed, "labels": dict(enumerate(chosen.class_names))}
-    write_json(output, {**facts, **lists})
+    write_json(output, {**facts, **({} if axis is None else {"slice_axis": axis}), **lists})
     config = f"\"['configs/train.yaml','configs/{release}.yaml']\""
     print(f"wrote {output}; to train on it, in the bundle's folder:")
     print(f"  python -m monai.bundle run training --config_file {config} --dataset_dir {folder.absolute()} "
           f"--datalist {Path(output).absolute()} --output_dir RUN")  # fmt: skip
 
 
-def _check(cases: Cases, release: Release) -> None:
-    """Read every file and print what they hold; raises for all that cannot be used."""
+def _check(cases: Cases, release: Release) -> Survey:
+    """Read every file, print and return what they hold; raises for all that cannot be used."""
     found = survey(cases.images, cases.labels)
     print_rows(describe(found, patients=len(cases.groups), class_names=release.class_names, note=release.note))
     for facts in found.labels.values():
@@ -320,6 +319,7 @@ def _check(cases: Cases, release: Release) -> None:
             found.problems.append(f"{facts.path}: holds the value(s) {', '.join(unknown)}, where {release.name} has "
                                   f"{', '.join(map(str, release.label_values))}; unpack the file again.")  # fmt: skip
     raise_all(found.problems)
+    return found
 
 
 def main() -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from .errors import InputError
+from .files import is_picture
+from .geometry import on_image_grid, states_grid, voxels_apart
+from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
-from .transforms import on_image_grid, states_grid, voxels_apart
+from .slices import common_direction
 
 logger = logging.getLogger(__name__)
 
 #: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
 MOST_VALUES = 64
+#: A usual window of CT, in Hounsfield units.
+SOFT_TISSUE = (-150.0, 250.0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Facts:
         shape: voxels along each axis, as stored.
         spacing: voxel size along each axis, mm; ones where the file states none.
         affine: from voxels to mm in space, ``(4, 4)``; the identity where the file does not say.
-        intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image.
+        intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image. The percentiles leave out the
+            padding of a CT.
+        ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label.
     """
 
@@ -44,6 +51,7 @@ class Facts:
     affine: np.ndarray
     intensity: tuple[float, float, float, float] | None = None
     values: Mapping[float, int] = field(default_factory=dict)
+    ct: bool = False
 
 
 def look(path: Path, *, label: bool = False, channels: int | None = None) -> Facts:
@@ -59,12 +67,10 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
     """
     kind = "label" if label else "image"
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*more than one DICOM series")
-            tensor = image_loader()(path)
+        tensor = image_loader(label=label)(path)
+    except InputError:
+        raise
     except Exception as error:
-        if "more than one DICOM series" in str(error):
-            raise InputError(f"{path}: several DICOM series in one folder; give each a folder of its own.") from error
         # ITK begins with a line of its source
         lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
         reason = (lines or [""])[0][:200]
@@ -91,8 +97,11 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
     if not label:
-        low, high = np.percentile(array[..., ::4] if array.size > 4e6 else array, [0.5, 99.5])
-        return Facts(*facts, intensity=(float(array.min()), float(low), float(high), float(array.max())))
+        some = array[..., ::4] if array.size > 4e6 else array
+        padding = padding_value(some)
+        low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
+        intensity = (float(array.min()), float(low), float(high), float(array.max()))
+        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
     values, counts = np.unique(array, return_counts=True)
     if len(values) > MOST_VALUES or (values != np.round(values)).any():
         lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
@@ -111,11 +120,13 @@ class Survey:
         images: facts of every readable image, by case.
         labels: the same of every readable label.
         problems: one line for each file that cannot be used.
+        placed: cases whose label is stored otherwise than its image and was put on it.
     """
 
     images: dict[str, Facts]
     labels: dict[str, Facts]
     problems: list[str]
+    placed: list[str] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -129,13 +140,28 @@ class Survey:
         return sorted({value for facts in self.labels.values() for value in facts.values})
 
     @property
+    def ct(self) -> bool:
+        """Whether most images look like CT."""
+        return 2 * sum(facts.ct for facts in self.images.values()) > len(self.images)
+
+    @property
+    def direction(self) -> str | int | None:
+        """What most volumes were acquired along, see :func:`common_direction`; ``None`` for planes alone."""
+        return common_direction((f.affine, f.shape, is_picture(f.path)) for f in self.images.values())
+
+    @property
     def has_spacing(self) -> bool:
         """Whether any image states a voxel size."""
         return any(not np.allclose(facts.spacing, 1.0) for facts in self.images.values())
 
 
 def survey(
-    images: Mapping[str, Path], labels: Mapping[str, Path], *, channels: int | None = None, progress: bool = True
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    *,
+    channels: int | None = None,
+    trust: str | None = None,
+    progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
@@ -143,6 +169,7 @@ def survey(
         images: image files by case.
         labels: label files by case, for some of them.
         channels: how many channels the images are said to have; ``None``: as most of them have.
+        trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
         progress: whether to show a progress bar.
     """
     problems: list[str] = []
@@ -159,7 +186,7 @@ def survey(
     result = Survey(*found, problems)
     problems += _channel_problems(result, channels or result.channels, channels is not None)
     problems += _pair_problems(result)
-    problems += _misplaced(result)
+    problems += _misplaced(result, trust)
     return result
 
 
@@ -175,40 +202,64 @@ def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]
 
 
 def _pair_problems(found: Survey) -> Iterable[str]:
-    for case, label in found.labels.items():
-        image = found.images.get(case)
+    for label in found.labels.values():
         if label.channels != 1:
             yield (
                 f"{label.path}: {label.channels} channels; expected one of class indices, for pictures with Pillow: "
                 "Image.open(FILE).convert('L')."
             )
-        elif image is not None and image.shape != label.shape:
-            yield (
-                f"{label.path}: its size is {join(label.shape)}, that of its image {image.path} {join(image.shape)}; "
-                "resample the label to the image's grid."
-            )
 
 
-def _misplaced(found: Survey) -> Iterable[str]:
-    """Labels that do not overlap their images by the headers; only those of :func:`elsewhere` are read again."""
+def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
+    """Labels that cannot be put on their images; only those of :func:`elsewhere` are read again."""
     for case in elsewhere(found):
-        load = image_loader()
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
         try:
-            on_image_grid(load(found.labels[case].path), load(found.images[case].path))  # type: ignore[arg-type]
+            on_image_grid(label, image, trust)
+            found.placed.append(case)
         except InputError as error:
             yield str(error)
 
 
 def elsewhere(found: Survey) -> list[str]:
-    """Cases whose label is put elsewhere than the image by its header, where both state a grid."""
+    """Cases whose label has another size than the image, or is put elsewhere by its header where both state a grid."""
     result = []
     for case, label in found.labels.items():
         image = found.images.get(case)
-        if image is None or image.shape != label.shape or not (states_grid(image.affine) and states_grid(label.affine)):
+        if image is None or label.channels != 1:
             continue
-        if voxels_apart(image.affine, label.affine, image.shape) > 0.5:
+        stated = states_grid(image.affine) and states_grid(label.affine)
+        same = (*image.shape, 1)[:3] == (*label.shape, 1)[:3]
+        if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
             result.append(case)
     return result
+
+
+def foreground_window(found: Survey, *, trust: str | None = None, most: int = 8) -> tuple[float, float]:
+    """A window for CT: the labelled tissue, with as much on either side, in tens of Hounsfield units.
+
+    Args:
+        found: images of which some have a label without problems.
+        trust: what counts where the headers of image and label contradict each other.
+        most: how many images to look into.
+
+    Returns:
+        lowest and highest intensity; those of soft tissue where no label shows anything.
+    """
+    ranges = []
+    labelled = [case for case in found.labels if case in found.images]
+    for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
+        inside = np.asarray(image[0])[np.asarray(on_image_grid(label, image, trust)[0]) != 0]
+        if inside.size:
+            ranges.append(np.percentile(inside, [0.5, 99.5]))
+    if not ranges:
+        return SOFT_TISSUE
+    low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
+    margin = max(high - low, 20.0)
+    return float(max(10 * np.floor((low - margin) / 10), AIR)), float(10 * np.ceil((high + margin) / 10))
 
 
 def join(numbers: Sequence[float]) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .files import IMAGE_SUFFIXES, cell
-from .survey import Survey, elsewhere, join
+from .files import IMAGE_SUFFIXES, cell, is_picture
+from .intensity import AIR
+from .slices import coarser_elsewhere, name_of, stored_axis
+from .survey import Facts, Survey, join
 
 
 def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
@@ -22,7 +24,12 @@ def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
 
 
 def describe(
-    found: Survey, *, patients: int, class_names: Sequence[str] = (), note: str = "patients"
+    found: Survey,
+    *,
+    patients: int,
+    class_names: Sequence[str] = (),
+    note: str = "patients",
+    slice_axis: str | int | None = None,
 ) -> list[tuple[str, str]]:
     """What was found as rows of a table, name and value.
 
@@ -31,6 +38,7 @@ def describe(
         patients: number of patients the images belong to.
         class_names: names of the classes, in the order of their values.
         note: what they are called.
+        slice_axis: what slices are stacked along; ``None``: as most images suggest.
     """
     images, labels = list(found.images.values()), list(found.labels.values())
     if not images:
@@ -49,9 +57,20 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
-    if away := elsewhere(found):
-        rows.append(("headers", f"{len(away)} labels are stored in another orientation or place than their images, "
-                     f"{found.labels[away[0]].path} first: they follow their header"))  # fmt: skip
+    if found.ct:
+        others = [facts.path.name for facts in images if not facts.ct]
+        rows.append(("CT", "Hounsfield units: train with a window (--window, proposed below)" + (
+                     f"; {len(others)} images do not look like it, {others[0]} first" if others else "")))  # fmt: skip
+        padded = [facts for facts in images if facts.intensity and facts.intensity[0] < AIR - 100]
+        if padded:
+            rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "
+                         f"{padded[0].path.name} first, which count as air"))  # fmt: skip
+    axis = found.direction if slice_axis is None else slice_axis
+    if axis is not None:
+        rows.append(("slices", _slices(images, axis)))
+    if placed := found.placed:
+        rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
+                     f"a part), {found.labels[placed[0]].path} first: they are put on them"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)
@@ -62,6 +81,23 @@ def describe(
         rows.append((f"label {value:g}{name}", f"{totals[value] / voxels:.2%} of the voxels, in {cases} of "
                      f"{len(labels)} labels"))  # fmt: skip
     return rows
+
+
+def _slices(images: Sequence[Facts], axis: str | int) -> str:
+    """How many slices an image has, along what, and which images would by themselves be cut otherwise."""
+    counts, away = [], []
+    for facts in images:
+        if len(facts.shape) == 3:
+            stored = stored_axis(facts.affine, facts.shape, axis, picture=is_picture(facts.path))
+            counts.append(facts.shape[stored])
+            if counts[-1] > 1 and coarser_elsewhere(facts.affine, stored):
+                away.append(facts.path.name)
+    if not counts:
+        return "one an image"
+    number = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+    others = f", and {len(away) - 5} more" if len(away) > 5 else ""
+    warning = f"; {', '.join(away[:5])}{others}: cut so, too, though coarser along another axis" if away else ""
+    return f"{number} an image, {sum(counts)} in all, along {name_of(axis)}{warning}"
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -95,7 +131,11 @@ def write_table(found: Survey, output: str | Path) -> None:
 
 
 def training_command(
-    root: str | Path, output: str | Path, found: Survey | None = None, class_names: Sequence[str] = ()
+    root: str | Path,
+    output: str | Path,
+    found: Survey | None = None,
+    class_names: Sequence[str] = (),
+    window: Sequence[float] | None = None,
 ) -> str:
     """The command that trains on a datalist, with the options that its files ask for.
 
@@ -105,6 +145,7 @@ def training_command(
         found: what the files hold, if they were looked at.
         class_names: names of the classes, background first; made up where there are none and the labels do not show
             the four values that the configs start from.
+        window: lowest and highest intensity that become 0 and 1.
 
     Raises:
         InputError: label values that leave open which class is which.
@@ -126,6 +167,8 @@ def training_command(
         options.append(f'--class_names "{_compact(names)}"')
     if found is not None and found.channels != 1:
         options.append(f"--in_channels {found.channels}")
+    if window is not None:
+        options.append(f'--window "{_compact([int(value) for value in window])}"')
     return "  python -m monai.bundle run training --config_file configs/train.yaml " + " ".join(options)
 
 

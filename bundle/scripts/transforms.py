@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ from monai.transforms import (
 from monai.utils import ensure_tuple_rep
 
 from .errors import InputError
+from .files import is_picture
+from .geometry import on_image_grid
+from .slices import coarser_elsewhere, stored_axis
+from .slices import find_slice_axis as find_slice_axis
+
+logger = logging.getLogger("semsim")
 
 Item = Mapping[Hashable, Any]
 
@@ -29,27 +36,6 @@ def file_of(data: Item | None, tensor: torch.Tensor | None = None) -> str:
     """The file that a tensor was read from, for messages."""
     meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
     return str(meta.get("filename_or_obj") or (data or {}).get("case") or "(in memory)")
-
-
-def find_slice_axis(spacing: Sequence[float], shape: Sequence[int], slice_axis: int | None = None) -> int:
-    """Which axis of a stored volume the slices are stacked along.
-
-    Args:
-        spacing: voxel size along each axis, in mm.
-        shape: voxels along each axis.
-        slice_axis: 0, 1 or 2 to override.
-
-    Returns:
-        ``slice_axis`` if given; otherwise the axis of the coarsest spacing, and among axes whose spacings agree
-        within 1 % (files that carry no spacing) the one with the fewest voxels, the last one of equals.
-    """
-    if slice_axis is not None:
-        if not 0 <= slice_axis < len(shape):
-            raise InputError(f"slice_axis should be 0, 1 or 2, received {slice_axis}.")
-        return slice_axis
-    coarsest = max(spacing)
-    candidates = [axis for axis, size in enumerate(spacing) if size >= 0.99 * coarsest]
-    return min(candidates, key=lambda axis: (shape[axis], -axis))
 
 
 class SliceGrid(SpatialResample):
@@ -62,22 +48,25 @@ class SliceGrid(SpatialResample):
     """
 
     def __init__(
-        self, spatial_size: Sequence[int] | int, *, slice_axis: int | None = None, mode: str = "bilinear"
+        self, spatial_size: Sequence[int] | int, *, slice_axis: str | int | None = None, mode: str = "bilinear"
     ) -> None:
         """
         Args:
             spatial_size: ``(H, W)`` in pixels, or one number for both.
-            slice_axis: axis of the stored array along which slices are stacked; default: see ``find_slice_axis``.
+            slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
+                stacked; see :func:`stored_axis`.
             mode: ``bilinear`` for images, ``nearest`` for labels.
         """
         super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)
         self.slice_axis = slice_axis
 
-    def grid(self, affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    def grid(
+        self, affine: np.ndarray, shape: Sequence[int], *, picture: bool = False
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
         """Matrix from voxels of the slice grid to voxels as stored, ``(4, 4)``, and the grid's size."""
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        axis = find_slice_axis(spacing, shape, self.slice_axis)
+        axis = stored_axis(affine, shape, self.slice_axis, picture=picture)
         orientation = nib.io_orientation(affine)
         world = [(a if np.isnan(o) else o) for a, o in enumerate(orientation[:, 0])]
         in_plane = sorted((a for a in range(3) if a != axis), key=lambda a: world[a])
@@ -94,7 +83,7 @@ class SliceGrid(SpatialResample):
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
-        matrix, size = self.grid(affine, img.shape[1:])
+        matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_of(None, img)))
         return super().__call__(img, torch.as_tensor(affine @ matrix), size)
 
 
@@ -106,12 +95,13 @@ class SliceGridd(MapTransform, InvertibleTransform):
         keys: KeysCollection,
         spatial_size: Sequence[int] | int,
         *,
-        slice_axis: int | None = None,
+        slice_axis: str | int | None = None,
         mode: Sequence[str] | str = "bilinear",
         allow_missing_keys: bool = False,
     ) -> None:
         """Arguments as in :class:`SliceGrid`, with one ``mode`` a key."""
         super().__init__(keys, allow_missing_keys)
+        self.slice_axis, self._told = slice_axis, set[str]()
         self.grids = {
             key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
             for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
@@ -119,9 +109,24 @@ class SliceGridd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         result = dict(data)
-        for key in self.key_iterator(result):
+        for number, key in enumerate(self.key_iterator(result)):
+            if number == 0 and isinstance(self.slice_axis, str):
+                self._tell(result[key])
             result[key] = self.grids[key](result[key])
         return result
+
+    def _tell(self, image: torch.Tensor) -> None:
+        """Warn of an image, once, whose own voxels would have it cut along another axis than the data set."""
+        file = file_of(None, image)
+        affine = to_affine_nd(3, image.affine.cpu().numpy() if isinstance(image, MetaTensor) else np.eye(4))
+        axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
+        if file not in self._told and image.shape[1 + axis] > 1 and coarser_elsewhere(affine, axis):
+            self._told.add(file)
+            spacing = " x ".join(f"{s:.3g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+            logger.warning(
+                f"{file}: slices are cut along {self.slice_axis}, as in the whole data set, though its voxels "
+                f"({spacing} mm as stored) are larger along another axis."
+            )
 
     def inverse(self, data: Item) -> dict[Hashable, Any]:
         result = dict(data)
@@ -201,58 +206,6 @@ class LabelValuesd(MapLabelValued):
         return super().__call__(data)  # type: ignore[arg-type]
 
 
-def states_grid(affine: Any, meta: Mapping[str, Any] | None = None) -> bool:
-    """Whether a file says how its voxels lie in space.
-
-    Args:
-        affine: as the reader gives it; the identity is what most make up where a file says nothing.
-        meta: what the reader tells besides. A NIfTI file says by two codes of zero that its affine means nothing, and
-            nibabel then makes one up from the voxel size.
-    """
-    codes = [meta[name] for name in ("qform_code", "sform_code") if meta is not None and name in meta]
-    if codes and not any(int(code) for code in codes):
-        return False
-    matrix = to_affine_nd(3, np.asarray(affine, dtype=float))
-    return not np.allclose(matrix, np.eye(4), atol=1e-6)
-
-
-def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
-    """How far apart two headers put the corners of a volume, at most, in voxels of the finest axis.
-
-    Args:
-        affine, other: from voxels to mm, ``(4, 4)`` (or smaller for a picture).
-        shape: voxels along each axis.
-    """
-    matrices = [to_affine_nd(3, np.asarray(a, dtype=float)) for a in (affine, other)]
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in (*shape, 1)[:3]), 1)
-    distance = np.linalg.norm(corners @ (matrices[0] - matrices[1]).T, axis=1).max()
-    return float(distance / np.linalg.norm(matrices[0][:3, :3], axis=0).min())
-
-
-def on_image_grid(label: MetaTensor, image: MetaTensor) -> MetaTensor:
-    """A label on the grid of its image, of the same shape.
-
-    One that does not state its grid, or whose image does not, lies on its image voxel by voxel. One that was stored in
-    another orientation is turned to its image's.
-
-    Raises:
-        InputError: by their headers the two do not overlap.
-    """
-    if not (states_grid(label.affine, label.meta) and states_grid(image.affine, image.meta)):
-        label = label.clone()
-        label.affine = image.affine
-    elif label.ndim == 4 and voxels_apart(image.affine, label.affine, image.shape[1:]) > 0.5:
-        resample = SpatialResample(mode="nearest", padding_mode="zeros")
-        turned: Any = resample(label, dst_affine=image.affine, spatial_size=image.shape[1:])
-        if label.any() and not turned.any():
-            raise InputError(
-                f"{file_of(None, label)}: by its header it lies elsewhere in space than its image "
-                f"{file_of(None, image)}; resample it to the image's grid, or copy the image's header."
-            )
-        return turned
-    return label
-
-
 class CheckVolumed(Transform):
     """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
 
@@ -260,16 +213,23 @@ class CheckVolumed(Transform):
     """
 
     def __init__(
-        self, *, in_channels: int, num_classes: int, image_key: str = "image", label_key: str = "label"
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        trust: str | None = None,
+        image_key: str = "image",
+        label_key: str = "label",
     ) -> None:
         """
         Args:
             in_channels: channels that the network takes.
             num_classes: classes that the network predicts, background included.
+            trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
             image_key: key of the image, ``(C, ...)``.
             label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
         """
-        self.in_channels, self.num_classes = in_channels, num_classes
+        self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
         self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
@@ -289,22 +249,21 @@ class CheckVolumed(Transform):
         result = dict(data)
         if self.label_key in data:
             label = data[self.label_key]
-            self._check_label(label, image, name)
+            self._check_channels(label)
             if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
-                result[self.label_key] = on_image_grid(label, image)
+                result[self.label_key] = on_image_grid(label, image, self.trust)
+            self._check_values(label)
         return result
 
-    def _check_label(self, label: torch.Tensor, image: torch.Tensor, image_name: str) -> None:
-        name = file_of(None, label)
+    def _check_channels(self, label: torch.Tensor) -> None:
         if label.shape[0] != 1:
             raise InputError(
-                f"{name}: expected one channel of label values, received {label.shape[0]}; save it as indices."
+                f"{file_of(None, label)}: expected one channel of label values, received {label.shape[0]}; save it as "
+                "indices."
             )
-        if label.shape[1:] != image.shape[1:]:
-            raise InputError(
-                f"{name}: label has shape {tuple(label.shape[1:])}, its image {image_name} has "
-                f"{tuple(image.shape[1:])}; resample the label to the image's grid."
-            )
+
+    def _check_values(self, label: torch.Tensor) -> None:
+        name = file_of(None, label)
         values = torch.unique(torch.as_tensor(label))
         wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < self.num_classes]
         if wrong:

@@ -32,13 +32,13 @@ def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -
         InputError: another shape or place than the image's, values that are no class, or no segment.
     """
     errors = bundles.module(bundle, "errors")
-    load = bundles.module(bundle, "readers").image_loader()
+    loader = bundles.module(bundle, "readers").image_loader
     settings = bundles.settings(bundle)
     transform = bundles.module(bundle, "transforms").CheckVolumed(
         in_channels=settings.get("in_channels") or 1, num_classes=len(bundles.class_names(bundle))
     )
     try:
-        data = {"image": load(str(image)), "label": load(str(label))}
+        data = {"image": loader()(str(image)), "label": loader(label=True)(str(label))}
     except Exception as error:
         raise errors.InputError(
             f"{Path(label).name}: expected an image and its label, could not read them ({type(error).__name__})."
@@ -55,7 +55,7 @@ def check_readable(bundle: Path, label: Path) -> None:
     """Raise an InputError where a file is no label of one value a voxel."""
     error_of = bundles.module(bundle, "errors").InputError
     try:
-        channels = bundles.module(bundle, "readers").image_loader()(str(label)).shape[0]
+        channels = bundles.module(bundle, "readers").image_loader(label=True)(str(label)).shape[0]
     except Exception as error:
         raise error_of(f"{label.name}: expected a label file, could not read it ({type(error).__name__}).") from error
     if channels != 1:

@@ -236,9 +236,11 @@ def _short(values: np.ndarray) -> str:
 
 
 def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
-    """As ``transforms.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
+    """As ``slices.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
     if len(shape) < 3:
         return 2
+    if sum(shape == 1) == 1:
+        return int(shape.argmin())
     candidates = [a for a in range(3) if spacing[a] >= 0.99 * spacing.max()]
     return min(candidates, key=lambda a: (shape[a], -a))
 

@@ -1,0 +1,88 @@
+"""DICOM is not taken on trust: slices make one even, straight stack, or one line says what they are."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import samples
+from scripts.errors import InputError, find_input_error
+from scripts.files import find_images
+from scripts.geometry import on_image_grid
+from scripts.readers import LoadFilesd, image_loader
+from scripts.survey import look
+
+IMAGE = samples.blob((10, 8, 6), seed=2)[0]
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 0.9, 6.0), (0.9, 0.9, 0.5)])
+def test_an_even_straight_stack_passes(tmp_path, spacing):
+    samples.write_dicom(tmp_path / "s", IMAGE, spacing)
+    assert look(tmp_path / "s").shape == (10, 8, 6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"skip": (2, 3)}, r"gaps of 6 mm and one of 18 mm after s1_005\.dcm; add the missing slices"),
+        ({"shift": 2.1838}, r"gantry tilt of 20 degrees; .*dcm2niix"),
+        ({"positions": (0, 0, 6, 6, 12, 12)}, r"3 of 6 slices lie where another does .*several time points"),
+        ({"turned": (5,)}, r"slices of 2 orientations in one series, 1 of 6 unlike the others \(s1_001\.dcm first\)"),
+        ({"cropped": (0,)}, r"slices of 2 sizes in one series, 1 of 6 unlike the others \(s1_006\.dcm first\)"),
+    ],
+    ids=["missing", "tilt", "time points", "localizer", "scout"],
+)
+def test_other_stacks_are_refused_with_the_remedy(tmp_path, options, message):
+    samples.write_dicom(tmp_path / "s", IMAGE, **options)
+    with pytest.raises(InputError, match=message):
+        look(tmp_path / "s")
+    with pytest.raises(InputError, match=message):  # in training and prediction, too
+        try:
+            LoadFilesd("image")({"image": str(tmp_path / "s")})
+        except RuntimeError as error:
+            raise find_input_error(error) or error from None
+
+
+def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
+    samples.write_dicom(tmp_path / "images/p1", IMAGE)
+    samples.write_dicom(tmp_path / "images/p2", IMAGE)
+    for patient in ("p1", "p2"):
+        storage = "1.2.840.10008.5.1.4.1.1.66.4"
+        samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage=storage)
+    assert set(find_images(tmp_path / "labels", recursive=True, labels=True)) == {"p1", "p2"}
+    assert set(find_images(tmp_path, recursive=True)) == {"images/p1", "images/p2"}, "none is predicted"
+    monkeypatch.setitem(sys.modules, "highdicom.seg", None)
+    with pytest.raises(InputError, match=r"s1_001\.dcm: a DICOM segmentation object.*pip install highdicom"):
+        look(tmp_path / "labels/p1/s1_001.dcm", label=True)
+    (tmp_path / "labels/p1/s1_001.dcm").rename(tmp_path / "images/p1/seg.dcm")
+    with pytest.raises(InputError, match=r"images/p1: holds a DICOM segmentation object \(seg\.dcm\)"):
+        look(tmp_path / "images/p1")
+
+
+def test_segmentation_objects_are_read_by_highdicom(tmp_path):
+    """Frames that show nothing are left out of the file, and its frames come in another order."""
+    hd, dcm = pytest.importorskip("highdicom"), pytest.importorskip("pydicom")
+    samples.write_dicom(tmp_path / "image", IMAGE)
+    source = [dcm.dcmread(path) for path in sorted((tmp_path / "image").iterdir(), reverse=True)]
+    for one in source:
+        one.PatientID = one.PatientName = "P^P"
+        one.StudyInstanceUID, one.FrameOfReferenceUID = "1.2.826.2", "1.2.826.3"
+        for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
+                     "ReferringPhysicianName"):  # fmt: skip
+            setattr(one, name, "")
+    label = np.zeros(IMAGE.shape, np.uint8)
+    label[2:5, 3:6, 1:4] = 1
+    code = hd.sr.CodedConcept("10200004", "SCT", "Liver")
+    segment = hd.seg.SegmentDescription(1, "liver", code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
+    made = hd.seg.Segmentation(source, label.transpose(2, 1, 0), hd.seg.SegmentationTypeValues.BINARY, [segment],
+                               hd.UID(), 2, hd.UID(), 1, "m", "m", "1", "1")  # fmt: skip
+    made.save_as(tmp_path / "label.dcm")
+    image, read = image_loader()(tmp_path / "image"), image_loader(label=True)(tmp_path / "label.dcm")
+    np.testing.assert_array_equal(on_image_grid(read, image)[0], label)
+
+
+def test_a_single_slice_is_an_image(tmp_path):
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1])
+    assert look(tmp_path / "s").shape[:2] == (10, 8)
+    np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)

@@ -1,0 +1,149 @@
+"""Intensities are part of the model: kept beside the weights, followed everywhere, and the padding of a CT ignored."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import samples
+import torch
+from monai.data import MetaTensor
+from scripts.datalist import create
+from scripts.errors import InputError, find_input_error
+from scripts.intensity import Intensityd, padding_value, transform_of
+from test_configs import workflow
+
+WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,
+          "clip": True}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    """Two volumes in Hounsfield units with labels, and a list of them."""
+    folder = tmp_path_factory.mktemp("ct")
+    for name in ("a", "b"):
+        image, label = samples.blob((16, 16, 3), seed=3)
+        samples.write_nifti(folder / f"images/{name}.nii.gz", (image - 150).astype(np.int16))
+        samples.write_nifti(folder / f"labels/{name}.nii.gz", label)
+    items = [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in "ab"]
+    (folder / "datalist.json").write_text(json.dumps({"training": items[:1], "testing": items[1:]}))
+    return folder
+
+
+def trained(ct, output, **options):
+    flow = workflow("train", "train", "labeled_only", dataset_dir=str(ct), output_dir=str(output), spatial_size=32,
+                    epochs=1, steps_per_epoch=1, batch_size=1, show_progress=False, class_names=["background", "organ"],
+                    **options)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    return json.loads((output / "training.json").read_text())
+
+
+def prepared(kind, name, ct, output, *files, **options):
+    """What the network of a prediction (or evaluation) sees of a volume."""
+    if kind == "infer":
+        options |= {"ckpt_path": str(output / "model_last.pt"), "dataset_dir": str(ct / "images")}
+    else:
+        options |= {"dataset_dir": str(ct), "output_dir": str(output)}
+    flow = workflow(kind, *files, **options)
+    flow.initialize()
+    item = {"image": str(ct / "images/b.nii.gz")}
+    if kind == "train":
+        item["label"] = str(ct / "labels/b.nii.gz")
+    return np.asarray(flow.parser.get_parsed_content(name)(item)["image"])
+
+
+def everywhere(ct, output, **options):
+    yield prepared("infer", "preprocessing", ct, output, "inference", **options)
+    yield prepared("train", "validate#preprocessing", ct, output, "train", "evaluate", **options)
+
+
+def test_a_transform_of_ones_own_is_followed_without_being_repeated(ct, tmp_path):
+    settings = trained(ct, tmp_path, intensity=WINDOW)
+    assert settings["intensity"] == WINDOW
+    seen = prepared("train", "validate#preprocessing", ct, tmp_path, "train", intensity=WINDOW, spatial_size=32,
+                    class_names=["background", "organ"])  # fmt: skip
+    assert seen.max() < 0.9
+    for image in everywhere(ct, tmp_path):
+        np.testing.assert_allclose(image, seen)
+    for image in everywhere(ct, tmp_path, window=[-150, 50]):  # what is given explicitly wins
+        assert image.max() == 1 and not np.allclose(image, seen)
+    other = {**WINDOW, "a_max": 50}
+    assert prepared("infer", "preprocessing", ct, tmp_path, "inference", intensity=other).max() == 1
+
+
+def test_a_window_is_an_option(ct, tmp_path):
+    settings = trained(ct, tmp_path, window=[-150, 250])
+    assert settings["intensity"]["window"] == [-150, 250] and "@" not in json.dumps(settings)
+    brightest = Intensityd("image", window=(-150, 250))({"image": read(ct)})["image"].max()
+    for image in everywhere(ct, tmp_path):
+        np.testing.assert_allclose(image.max(), brightest, atol=0.02)
+
+
+def read(ct):
+    from scripts.readers import image_loader
+
+    return image_loader()(ct / "images/b.nii.gz")
+
+
+def test_references_are_kept_as_what_they_stand_for(ct, tmp_path):
+    settings = trained(ct, tmp_path, intensity="@mine", mine={**WINDOW, "a_max": "$@limits[1]"}, limits=[0, 300])
+    assert settings["intensity"] == {**WINDOW, "a_max": 300}
+
+
+def test_a_window_that_nothing_reads_is_refused(ct, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        trained(ct, tmp_path, intensity=WINDOW, window=[0, 1])
+    assert "leave one of the two out" in str(find_input_error(error.value))
+    with pytest.raises(InputError, match="lowest and highest"):
+        Intensityd("image", window=[250, -150])
+
+
+def test_weights_that_do_not_say_are_named(ct, tmp_path, caplog):
+    trained(ct, tmp_path)
+    settings = json.loads((tmp_path / "training.json").read_text())
+    del settings["intensity"]
+    (tmp_path / "training.json").write_text(json.dumps(settings))
+    image = prepared("infer", "preprocessing", ct, tmp_path, "inference")
+    assert "does not say how intensities were prepared" in caplog.text and 0.9 < image.max() < 1.001
+
+
+@pytest.mark.parametrize("target", ["os.system", "scripts.label.dataset_dir", "SaveImaged", "$print(1)", "Compos"])
+def test_settings_beside_weights_are_no_code(target):
+    with pytest.raises(InputError, match="no intensity transform of MONAI"):
+        transform_of({"_target_": target, "keys": "image"}, "training.json")
+    nested = {"_target_": "Compose", "transforms": [WINDOW, {"_target_": target}]}
+    with pytest.raises(InputError, match=r"training\.json"):
+        transform_of(nested, "training.json")
+
+
+def test_padding_of_a_ct_counts_as_air():
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(40, 15, (1, 20, 20, 4)).round()
+    padded, air = tissue.copy(), tissue.copy()
+    padded[:, :8], air[:, :8] = -3024, -1024
+    scaled = [Intensityd("image")({"image": MetaTensor(torch.tensor(a))})["image"].numpy() for a in (padded, air)]
+    np.testing.assert_array_equal(*scaled)
+    assert padding_value(padded) == -3024 and padding_value(air) is None
+    assert padding_value(rng.integers(-4096, 4096, (9, 9))) is None, "values spread below air are no padding"
+
+
+def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
+    for case, outside in (("a", -3024), ("b", -1024), ("c", -3024)):
+        image, label = samples.blob((20, 20, 3), seed=1)
+        image = (image - 160).astype(np.int16)  # tissue -60 to 0, the organ 90 to 150
+        image[:2] = outside
+        label[:2] = 0
+        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labels/{case}.nii.gz", label)
+    options = {name: str(tmp_path / name) for name in ("images", "labels")}
+    create(**options, output=str(tmp_path / "d.json"), class_names="background,organ")
+    shown = capsys.readouterr().out
+    assert "Hounsfield units" in shown and "2 images are filled up" in shown and '--window "[30,210]"' in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]
+    assert "-3024 to 149; in the median image -59" in row, "percentiles leave the padding out"
+    for case in "abc":
+        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0])
+    create(**options, output=str(tmp_path / "e.json"), class_names="background,organ")
+    assert "--window" not in capsys.readouterr().out
