@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import samples
-from scripts.datalist import case_name, create, evaluation_key, read_datalist, read_images
+from scripts.datalist import case_name, check_scored, create, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
 
@@ -188,8 +188,9 @@ def test_images_to_predict(folders):
 def test_evaluation_prefers_labelled_test_cases(folders):
     content = {"testing": [{"image": "a"}], "validation": [{"image": "a", "label": "b"}]}
     assert evaluation_key(write(folders / "d.json", content)) == "validation"
+    assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []})) == "validation"
     with pytest.raises(InputError, match="expected labelled cases"):
-        evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []}))
+        check_scored(folders / "d.json", [])
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
 
 
@@ -215,8 +216,6 @@ def test_folds_of_an_auto3dseg_datalist(folders):
         read("unlabeled", unlabeled_key="extra")
     path.write_text(json.dumps({"training": items, "testing": [{"image": "images/p4_frame01.nii.gz"}]}))
     assert evaluation_key(path, 1) == "validation"
-    with pytest.raises(InputError, match="expected labelled cases"):
-        evaluation_key(path)
 
 
 @pytest.mark.parametrize("path", ["../elsewhere/a.nii.gz", "ABSOLUTE"])

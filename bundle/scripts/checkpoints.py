@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
-from .datalist import case_name
 from .errors import InputError, chain
+from .files import case_names
 from .intensity import Intensityd, transform_of
 from .loaders import check_agreed, rank_and_size
 from .trainer import unwrapped
@@ -30,6 +31,8 @@ RESUME_PREFIX = "resume"
 SETTINGS_FILE = "training.json"
 #: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
 WRAPPINGS = ("model", "network", "state_dict")
+#: Which files a training reads, for a resume to compare.
+LISTS_FILE = "training_lists.json"
 
 
 class ResumeCheckpoint:
@@ -242,6 +245,7 @@ class SaveBest:
         """
         self.path, self.network = Path(output_dir) / filename, network
         self.best, self.epoch = float("-inf"), 0
+        self.told = False
 
     def state_dict(self) -> dict[str, float]:
         """The record, for the resume checkpoint."""
@@ -257,6 +261,12 @@ class SaveBest:
 
     def _save(self, engine: Workflow) -> None:
         score = float(engine.state.metrics[engine.state.key_metric_name])
+        if math.isnan(score) and not self.told and rank_and_size()[0] == 0:
+            self.told = True
+            logger.warning(
+                "Nothing to score: no label of `validation` shows a class, so no best weights are kept and "
+                "model_last.pt counts; put a case that shows every class there."
+            )
         if not score > self.best:
             return
         self.best, self.epoch = score, engine.state.epoch
@@ -313,7 +323,13 @@ class SaveSettings:
     """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
 
     def __init__(
-        self, output_dir: str | os.PathLike, settings: Mapping[str, Any], labeled: Sequence[Mapping[str, Any]]
+        self,
+        output_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        labeled: Sequence[Mapping[str, Any]],
+        *,
+        unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        dataset_dir: str | os.PathLike = "",
     ) -> None:
         """
         Args:
@@ -321,10 +337,17 @@ class SaveSettings:
             settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis``, ``intensity`` and what else
                 is worth it.
             labeled: items of the datalist that were trained on with their labels.
+            unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
         """
         self.path = Path(output_dir) / SETTINGS_FILE
-        cases = [case_name(item["image"] if isinstance(item["image"], str) else item["image"][0]) for item in labeled]
+        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "labeled_cases": cases}
+        root = os.path.abspath(dataset_dir) if dataset_dir else ""
+        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
+        if unlabeled is not None:
+            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, before what resumes it."""
@@ -342,19 +365,63 @@ class SaveSettings:
                     + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
                     + "); resume with those, or give another --output_dir."
                 )
+            self._compare_lists()
         versions = {"monai": monai.__version__, "torch": torch.__version__}
         self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+
+    def _compare_lists(self) -> None:
+        """That a resumed training reads the files that it began with, in their order."""
+        path = self.path.with_name(LISTS_FILE)
+        began = json.loads(path.read_text()) if path.is_file() else {}
+        for stream, now in self.lists.items():
+            earlier = began.get(stream, now)
+            if earlier == now:
+                continue
+            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
+            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
+            raise InputError(
+                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
+                "resume with the datalist that it began with, or give another --output_dir."
+            )
+
+
+def _identity(item: Mapping[str, Any], root: str) -> str:
+    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
+
+    def shown(path: str) -> str:
+        path = os.path.abspath(path)
+        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
+
+    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
+    parts = [" + ".join(map(shown, images))]
+    if item.get("label"):
+        parts.append(f"with {shown(item['label'])}")
+    if item.get("labeled_slices") is not None:
+        parts.append(f"slices {item['labeled_slices']}")
+    return " ".join(parts)
+
+
+def weights_file(ckpt_path: str | os.PathLike) -> Path:
+    """The file of weights that is meant: of a training's folder ``model_best.pt``, or else ``model_last.pt``.
+
+    Without a case to validate on there is no best.
+    """
+    path = Path(ckpt_path)
+    if not path.is_dir():
+        return path
+    return path / ("model_best.pt" if (path / "model_best.pt").is_file() else "model_last.pt")
 
 
 def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
     """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
 
     Args:
-        ckpt_path: weights; ``training.json`` is looked for beside them.
+        ckpt_path: weights, or their folder; ``training.json`` is looked for beside them.
         name: key in that file.
         default: returned when there is no such file or key.
     """
-    path = Path(ckpt_path).parent / SETTINGS_FILE
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
     if not path.is_file():
         if default is not None:
             logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
@@ -445,6 +512,7 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
     Raises:
         InputError: the file is missing, is no state (or would run code), or is that of another network.
     """
+    ckpt_path = str(weights_file(ckpt_path))
     state = read_state(ckpt_path, device)
     try:
         network.load_state_dict(state, strict=True)

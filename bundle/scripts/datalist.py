@@ -17,19 +17,42 @@ Command line: ``python -m scripts.datalist create --help``.
 
 from __future__ import annotations
 
+import difflib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, raise_all
-from .files import case_name, find_images, ignored_line, pair_files
-from .split import LISTS, as_names, distribute, group_cases, list_lines, make_lists, write_json
-from .survey import foreground_window, survey
-from .tables import describe, print_rows, training_command, write_table
+from .files import (
+    IMAGE_SUFFIXES,
+    case_name,
+    case_names,
+    find_images,
+    ignored_line,
+    join_channels,
+    paired,
+    without_labels,
+)
+from .layouts import Layout, recognise
+from .split import (
+    LISTS,
+    as_names,
+    distribute,
+    group_cases,
+    list_lines,
+    make_lists,
+    patients_line,
+    write_json,
+)  # fmt: skip
+from .survey import MOST_VALUES, foreground_window, survey
+from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
+
+logger = logging.getLogger("semsim")
 
 
 def _load(datalist: str | os.PathLike) -> dict[str, Any]:
@@ -55,6 +78,44 @@ def stated(datalist: str | os.PathLike, name: str) -> Any:
         name: ``trust``, ``slice_axis``.
     """
     return _load(datalist).get(name) if os.path.isfile(datalist) else None
+
+
+#: Other names that people give the lists.
+OTHER_NAMES = {
+    "train": "training", "trainset": "training", "training_set": "training", "labeled": "training",
+    "labelled": "training", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "testing", "tests": "testing", "testset": "testing",
+    "unlabelled": "unlabeled", "unlabel": "unlabeled", "unlabelled_images": "unlabeled",
+}  # fmt: skip
+
+
+def _unread(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, unlabeled_key: str) -> list[str]:
+    """Lists of images that nothing reads: one line each where the name of one that is read is likely meant.
+
+    Args:
+        datalist: file, for messages.
+        content: of it.
+        key: list that is being read; for ``testing`` alone, as in a prediction, the others do not matter.
+        unlabeled_key: a list of another name that is read.
+    """
+    problems = []
+    for name, value in content.items():
+        if name in (*LISTS, unlabeled_key) or not isinstance(value, list):
+            continue
+        if not value or not all((isinstance(item, dict) and "image" in item) or _is_image(item) for item in value):
+            continue
+        near = difflib.get_close_matches(name.lower(), [*LISTS, *OTHER_NAMES], n=1, cutoff=0.8)
+        likely = OTHER_NAMES.get(near[0], near[0]) if near else ""
+        if not likely:
+            logger.warning(f"{datalist}: nothing reads the list `{name}`; the lists are {', '.join(LISTS)}.")
+        elif key != "testing" or likely == "testing":
+            also = f", or read it as it is by --unlabeled_key {name}" if likely == "unlabeled" else ""
+            problems.append(f"{datalist}: nothing reads the list `{name}`; if `{likely}` is meant call it so{also}.")
+    return problems
+
+
+def _is_image(item: Any) -> bool:
+    return isinstance(item, str) and item.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
@@ -119,7 +180,8 @@ def read_datalist(
 
     Returns:
         one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
-        ``label`` unless the item is unlabelled. A list that the file does not have is empty.
+        ``label`` unless the item is unlabelled, and ``case``: a name that no other image of the file has. A list that
+        the file does not have is empty.
 
     Raises:
         InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists, paths
@@ -145,7 +207,10 @@ def read_datalist(
     if key == "unlabeled" and unlabeled_key != key:
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
-    problems += _in_two_lists(datalist, lists)
+    problems += _unread(datalist, content, key, unlabeled_key)
+    root = os.path.abspath(dataset_dir)
+    problems += _in_two_lists(datalist, lists, root)
+    _name(lists, root)
 
     chosen = [dict(item, stream=key) for item in lists[key]]
     if key == "unlabeled":
@@ -192,36 +257,61 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_o
     return problems
 
 
-def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]]) -> list[str]:
-    first: dict[str, str] = {}
+def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
+    """Give every item its name among all images of the datalist, as ``case``."""
+    items = [item for members in lists.values() for item in members]
+    for item, name in zip(items, case_names([os.path.join(root, _image_files(item)[0]) for item in items])):
+        several = isinstance(item["image"], list) and len(item["image"]) > 1
+        item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
+
+
+def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str) -> list[str]:
+    """Images that two items name, whether as a relative path, an absolute one or a link."""
+    first: dict[str, tuple[str, str]] = {}
     problems = []
     for name, items in lists.items():
         for item in items:
-            path = os.path.normpath(_image_files(item)[0])
+            shown = _image_files(item)[0]
+            path = os.path.realpath(os.path.join(root, shown))
             if path in first:
+                other, earlier = first[path]
+                also = "" if os.path.normpath(shown) == os.path.normpath(earlier) else f" (as {earlier})"
                 problems.append(
-                    f"{datalist}: {path} stands in `{first[path]}` and again in `{name}`; a case belongs to one list, "
-                    'once (for single labelled slices give "labeled_slices" in `training`).'
+                    f"{datalist}: {shown} stands in `{other}`{also} and again in `{name}`; a case belongs to one "
+                    'list, once (for single labelled slices give "labeled_slices" in `training`).'
                 )
-            first.setdefault(path, name)
+            first.setdefault(path, (name, shown))
     return problems
 
 
 def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``).
-
-    Raises:
-        InputError: neither has a labelled case.
-    """
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
     content, problems = _load(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
-    raise_all(problems)
+    raise_all(problems + _unread(datalist, content, "testing", ""))
     for key in ("testing", "validation"):
         if any(item.get("label") for item in lists[key]):
             return key
-    if fold is not None and any(item.get("fold") == fold for item in lists["training"]):
-        return "validation"
-    raise InputError(f"{datalist}: expected labelled cases in `testing` or `validation`, received none; add some.")
+    return "validation"
+
+
+def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]], *, required: bool = True) -> None:
+    """Say so where an evaluation has nothing to score.
+
+    Args:
+        datalist: JSON file.
+        data: items to be scored.
+        required: whether that is an error, or said in the log.
+
+    Raises:
+        InputError: it is required and there is none.
+    """
+    if data:
+        return
+    text = f"{datalist}: expected labelled cases in `testing` or `validation`, received none; "
+    if required:
+        raise InputError(f"{text}add some, or `run reporting` writes a report of the training alone.")
+    logger.warning(f"{text}this is a report of the training alone.")
 
 
 def read_images(
@@ -230,7 +320,8 @@ def read_images(
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
     Args:
-        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it), or one image file.
+        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it but what is a label
+            by its name), or one image file.
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
 
@@ -251,7 +342,13 @@ def read_images(
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
-    return [{"image": str(path)} for path in find_images(folder, recursive=True).values()]
+    found = find_images(folder, recursive=True)
+    images = without_labels(found)
+    if len(images) < len(found):
+        first = next(path for name, path in found.items() if name not in images)
+        logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
+    joined = join_channels(images).values()
+    return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 
 
 def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
@@ -261,9 +358,10 @@ def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def create(
-    images: str,
-    labels: str,
-    output: str,
+    images: str = "",
+    labels: str = "",
+    output: str = "",
+    data: str = "",
     labeled: Any = None,
     validation: Any = 0,
     testing: Any = 0,
@@ -275,12 +373,18 @@ def create(
     label_suffix: str = "",
     slice_axis: Any = None,
     trust: str | None = None,
+    label_values: Any = None,
+    ignore_label: int | None = None,
+    most_classes: int = MOST_VALUES,
     check: bool = True,
     table: str = "",
     dry_run: bool = False,
     **unknown: Any,
 ) -> None:
-    r"""Look at a folder of images and a folder of labels, say what is there, and make a datalist, split by patient.
+    r"""Look at images and labels, say what is there, and make a datalist, split by patient.
+
+    They come as two folders, or as one data set whose layout is recognised: nnU-Net, Medical Segmentation Decathlon,
+    BIDS, a folder for each patient, 3D Slicer's segmentations.
 
     A patient is used with labels only if every image of that patient has one.
 
@@ -288,11 +392,13 @@ def create(
         images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
         labels: Folder of labels, matched by name without ending; not every image needs one.
         output: JSON file to write, which must not exist yet.
-        labeled: Number of patients to train on with labels, drawn by seed, or their names; default all
+        data: Folder of a data set in place of images and labels
+        labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
+            line; patient:6 for one whose name is a number; default all
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
-        group_by: Regular expression whose first group is the patient in a name. Default: the outermost folder, or the
-            name without _frameNN
+        group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
+            behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
         seed: Seed of the draw.
         class_names: Names of the classes in the order of their label values, background first
         channels: Channels of the images, where 4D files hold them along their last axis
@@ -302,42 +408,76 @@ def create(
             (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
         trust: What counts where the headers of image and label put the same voxels in different places: header, or
             voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
+        label_values: Value of each class in the label files, background first, where the files leave that open
+        ignore_label: Value of voxels that nobody judged, which count in no loss and no score
+        most_classes: How many values a label may show
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
         dry_run: Say what is there and who would land where, and write no datalist.
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
+    if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
+        raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
     if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
-    image_files, label_files = pair_files(images, labels, image_suffix, label_suffix)
+    if data:
+        layout = recognise(data, image_suffix, label_suffix)
+    else:
+        layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
+    image_files, label_files = layout.images, layout.labels
+    if layout.name:
+        print(f"{'layout':<11} {layout.name}")
+        class_names = class_names or layout.class_names
+        label_values = label_values or layout.label_values
+        ignore_label = layout.ignore_label if ignore_label is None else ignore_label
+        channels = channels or layout.channels
+        testing = testing or layout.testing
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
-    found = survey(image_files, label_files, channels=channels, trust=trust) if check else None
+    values, doubts = [int(v) for v in _words(label_values)], []
+    found = (
+        survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
+    )
     if found is not None:
-        print_rows(describe(found, patients=len(cases.groups), class_names=names, slice_axis=slice_axis))
+        try:
+            values = class_values(found, names, values, ignore_label)
+        except InputError as error:
+            doubts = [str(error)]
+        patients = cases.known * len(cases.groups)
+        print_rows(
+            describe(
+                found, patients=patients, class_names=names, values=values, ignore_label=ignore_label,
+                slice_axis=slice_axis,
+            )
+        )  # fmt: skip
         if table:
             write_table(found, table)
-    if ignored := ignored_line(images):
+    print(f"{'patients':<11} {patients_line(cases)}")
+    if ignored := ignored_line(images or data):
         print(ignored)
     stray = [
-        f"{path}: a label without an image of that name in {images}; rename or remove it, or say what label names end "
-        "with by --label_suffix."
+        f"{path}: a label without an image of that name in {images or data}; rename or remove it, or say what label "
+        "names end with by --label_suffix."
         for name, path in label_files.items()
         if name not in image_files
     ]
-    raise_all(stray + (found.problems if found is not None else []))
+    raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}
     if labeled is not None:
         wanted["training"] = as_names(labeled)
     taken = distribute(cases, wanted, seed=seed)
-    root = Path(os.path.commonpath([Path(images).absolute(), Path(labels).absolute()]))
+    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     lists = make_lists(cases, taken, root)
-    for line in list_lines(cases, taken, lists):
+    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)
     window = foreground_window(found, trust=trust) if found is not None and found.ct else None
-    command = training_command(root, output, found, names, window)
+    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+    if found is not None and (line := unseen_line(found, training, values, named(values, names))):
+        print(line)
+    command = training_command(root, output, channels=found.channels if found is not None else 1, class_names=names,
+                               values=values, ignore_label=ignore_label, window=window)  # fmt: skip
     if dry_run:
         print("nothing written (--dry_run)")
         return
@@ -353,7 +493,9 @@ def _words(value: Any) -> list[Any]:
     """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
     if value is None:
         return []
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        return [name.strip() for name in value.strip("[]").split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def main() -> None:

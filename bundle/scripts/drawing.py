@@ -33,7 +33,7 @@ def class_color(index: int) -> tuple[float, float, float]:
 def paint(label: Tensor, num_classes: int) -> Tensor:
     """Class indices ``(*spatial)`` -> colours ``(3, *spatial)`` in [0, 1]; background is black."""
     table = torch.tensor([(0.0, 0.0, 0.0), *(class_color(c) for c in range(1, num_classes))])
-    return table[label.long().cpu()].movedim(-1, 0)
+    return table[label.long().clamp(min=0).cpu()].movedim(-1, 0)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether ``error`` comes of a want of memory."""
+    """Whether memory ran out, of the machine or of a GPU, in the chain of causes of ``error``."""
     return any(
         isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or "allocate memory" in str(cause)
         for cause in chain(error)

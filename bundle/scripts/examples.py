@@ -168,10 +168,11 @@ class FeatureLook:
         else:
             shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
         path = first_file(item)
+        name = item.get("case") or case_name(path)
         meta = getattr(volume["image"], "meta", {})
         oriented = states_grid(meta.get("original_affine", np.eye(4)), meta)
         return [
-            Slice(f"{case_name(path)}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
+            Slice(f"{name}, slice {k}", part[i].cpu(), features[i], shown[i], is_picture(path), oriented)
             for i, k in enumerate(numbers)
         ]
 
@@ -180,7 +181,7 @@ class FeatureLook:
         features = torch.cat([s.features.flatten(1).T for s in slices]).numpy()
         classes = torch.cat([s.classes.flatten() for s in slices]).numpy()
         rng = np.random.default_rng(seed)
-        kept = [rng.permutation(np.flatnonzero(classes == c))[: self.per_class] for c in np.unique(classes)]
+        kept = [rng.permutation(np.flatnonzero(classes == c))[: self.per_class] for c in np.unique(classes) if c >= 0]
         order = np.concatenate(kept)
         return features[order], classes[order]
 

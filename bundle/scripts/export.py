@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 
-from .checkpoints import SETTINGS_FILE, load_weights
+from .checkpoints import SETTINGS_FILE, load_weights, weights_file
 from .errors import InputError, one_line_errors
 
 logger = logging.getLogger("semsim")
@@ -94,7 +94,7 @@ def export(ckpt_path: str, output: str) -> Path:
     Raises:
         InputError: another ending, a file that is there, or no settings beside the weights.
     """
-    weights, target = Path(ckpt_path), Path(output)
+    weights, target = Path(weights_file(ckpt_path)), Path(output)
     if target.suffix not in (".ts", ".pt", ".onnx"):
         raise InputError(f"{target}: expected a file that ends with .ts, .pt or .onnx.")
     if target.exists():

@@ -112,8 +112,9 @@ def validation_curves(validation: pd.DataFrame, class_names: Sequence[str], outp
                 _line(ax, validation["epoch"], validation[name], color=class_color(c), label=name)
         if len(class_names) > 2:
             _line(ax, validation["epoch"], validation["mean_dice"], color="black", label="mean")
-        best = validation.loc[validation["mean_dice"].idxmax()]
-        ax.axvline(best["epoch"], color="0.6", linestyle=":", label=f"best: epoch {best['epoch']:.0f}")
+        if validation["mean_dice"].notna().any():
+            best = validation.loc[validation["mean_dice"].idxmax()]
+            ax.axvline(best["epoch"], color="0.6", linestyle=":", label=f"best: epoch {best['epoch']:.0f}")
         ax.set_ylim(-0.02, 1.02)
         _finish(ax, "epoch", "Dice")
         figure.tight_layout()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, raise_all
 
@@ -15,6 +19,16 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".
 DICOM_SUFFIXES = (".dcm", ".ima", "")
 #: Storage class of DICOM segmentation objects.
 SEGMENTATION = b"1.2.840.10008.5.1.4.1.1.66.4"
+#: Folders of labels, and what names of labels end with beside their images.
+LABEL_FOLDERS = re.compile(
+    r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
+    re.IGNORECASE,
+)
+LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
+BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
+LABEL_ENDINGS = re.compile(r"(.+)[_.-](seg|segmentation|labels?|mask|gt)", re.IGNORECASE)
+#: nnU-Net's number of a channel behind a name.
+CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Other files that image formats bring along, and what systems leave behind.
 COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
 
@@ -31,6 +45,28 @@ def case_name(path: str | os.PathLike) -> str:
 def is_picture(path: str | os.PathLike) -> bool:
     """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
     return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+
+
+def case_names(files: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each of some image files that no other has.
+
+    Args:
+        files: paths, absolute or relative to one folder.
+
+    Returns:
+        the file names without endings; where two files share one, all with the folders below the deepest that holds
+        them all: ``P01/mr``, ``P02/mr``. In the order of ``files``.
+    """
+    paths = [os.path.normpath(os.fspath(f)) for f in files]
+    names = [case_name(path) for path in paths]
+    distinct = set(paths)
+    if len({case_name(path) for path in distinct}) == len(distinct):
+        return names
+    top = os.path.commonpath([os.path.dirname(path) for path in distinct])
+    below = {path: os.path.relpath(path, top or ".") for path in distinct}
+    short = {path: os.path.join(os.path.dirname(below[path]), case_name(path)) for path in distinct}
+    shared = Counter(short.values())  # a.nii.gz beside a.mha keep their endings
+    return [short[path] if shared[short[path]] == 1 else below[path] for path in paths]
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -104,6 +140,51 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
     return found
 
 
+def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
+
+    Args:
+        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` beside ``a``, ``P1/mask``, ``sub-1_dseg``.
+    """
+    images = {}
+    for name, path in found.items():
+        ending = LABEL_ENDINGS.fullmatch(name)
+        *folders, own = name.split("/")
+        in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in folders)
+        alone = LABEL_NAMES.fullmatch(own) or BIDS_LABELS.fullmatch(own)
+        if not in_folder and not alone and not (ending and ending[1] in found):
+            images[name] = path
+    return images or dict(found)
+
+
+def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
+    """Files of a case name with ``_0000``, ``_0001``, ... behind it as the channels of one image, as nnU-Net has them.
+
+    Where no name ends with ``_0001`` all stay as they are.
+
+    Raises:
+        InputError: cases that lack a channel which others have.
+    """
+    numbered = {name: match for name in found if (match := CHANNEL.fullmatch(name))}
+    stems: dict[str, dict[str, Path]] = {}
+    for name, match in numbered.items():
+        stems.setdefault(match[1], {})[match[2]] = found[name]
+    several = {stem: parts for stem, parts in stems.items() if {"0000", "0001"} <= {*parts}}
+    if not several:
+        return dict(found)
+    every = sorted({channel for parts in several.values() for channel in parts})
+    raise_all(
+        f"{next(iter(parts.values()))}: the channels {', '.join(sorted({*every} - {*parts}))} of {stem} are missing, "
+        "which other cases have; add them or take the case out."
+        for stem, parts in stems.items()
+        if "0000" in parts and {*parts} != {*every}
+    )
+    joined: dict[str, Path | list[Path]] = {name: path for name, path in found.items() if name not in numbered}
+    joined |= {stem: [parts[channel] for channel in every] for stem, parts in several.items()}
+    joined |= {name: found[name] for name, match in numbered.items() if match[1] not in several}
+    return dict(sorted(joined.items()))
+
+
 def pair_files(
     images: str | os.PathLike, labels: str | os.PathLike, image_suffix: str = "", label_suffix: str = ""
 ) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -155,3 +236,37 @@ def ignored_line(folder: str | os.PathLike) -> str:
 def cell(text: str) -> str:
     """A text for a cell of a table: one that spreadsheets would run as a formula gets a quote in front."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """JSON that other programs can read: a number that is none (nan, infinity) becomes ``null``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+
+
+def paired(
+    images: str | os.PathLike, labels: str | os.PathLike, image_suffix: str = "", label_suffix: str = ""
+) -> tuple[dict[str, Path | list[Path]], dict[str, Path]]:
+    """:func:`pair_files` with nnU-Net's channels joined, and without what all labels or all images end with.
+
+    So nobody has to say ``_0000`` or ``.seg``, and the channels of a patient are not taken for unlabelled ones.
+
+    Args:
+        images, labels, image_suffix, label_suffix: as in :func:`pair_files`.
+    """
+    found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
+    joined = join_channels(found)
+    if not any(name in joined for name in truth):
+        joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
+    endings = {match[2] for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
+    if len(endings) == 1 and not any(name in joined for name in truth):
+        cut = {match[1]: path for name, path in truth.items() if (match := LABEL_ENDINGS.fullmatch(name))}
+        truth = cut if len(cut) == len(truth) else truth
+    return joined, truth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.engines import Workflow
-from monai.handlers import ValidationHandler
+from monai.handlers import MeanDice, ValidationHandler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -170,9 +171,11 @@ class PseudoLabelQuality:
                 image, label = batch["image"].to(engine.state.device), batch["label"].flatten().long()
                 logits = network({"weak": image}, Streams(decode=("weak",))).logits["weak"]
                 p, pseudo = logits.float().softmax(dim=1).cpu().max(dim=1)
-                sure = p.flatten() >= self.threshold
+                judged = (label >= 0).cpu()
+                label = label.cpu().clamp(min=0)
+                sure = (p.flatten() >= self.threshold) & judged
                 confident += torch.bincount(label[sure] * k + pseudo.flatten()[sure], minlength=k * k).view(k, k)
-                total += torch.bincount(label, minlength=k)
+                total += torch.bincount(label[judged], minlength=k)
         row: dict[str, Any] = {"epoch": engine.state.epoch}
         for c, name in enumerate(self.class_names):
             values = {
@@ -258,6 +261,15 @@ class RegularValidation(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
 
 
+class CountedDice(MeanDice):
+    """MONAI's handler, which takes 0 for the mean of no score at all; here that is no number."""
+
+    def compute(self) -> Any:
+        """Mean Dice of the cases and classes that count; nan where no case shows a class."""
+        value = super().compute()
+        return float("nan") if torch.as_tensor(self.metric_fn.get_buffer()).isnan().all() else value
+
+
 class ValidationLog:
     """Validation Dice of every class: one log line, one row of ``validation_log.csv``."""
 
@@ -282,5 +294,5 @@ class ValidationLog:
         row = {"epoch": engine.state.epoch, "mean_dice": round(float(engine.state.metrics[self.metric]), 6)}
         row |= {name: round(value, 6) for name, value in zip(self.foreground, per_class)}
         append_row(self.path, row)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
-        logger.info(f"validation after epoch {row['epoch']}: {shown}")
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k != "epoch" and not math.isnan(v))
+        logger.info(f"validation after epoch {row['epoch']}: {shown or 'nothing to score'}")

@@ -157,7 +157,9 @@ class Report:
         section.tables = [Table(rows, ["class", *names.values(), "cases"])]
         section.figures = [Figure(file, "box plots of the scores of every class", "Case by case",
                                   "Each dot is a case; the line in the box is the median.")]  # fmt: skip
-        pivot = self.scores.pivot_table(index="case", columns="class", values=self.metrics[0], sort=False)
+        if self.scores.duplicated(["case", "class"]).any():
+            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
+        pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
         pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
         pivot["mean"] = pivot.mean(axis=1)
         pivot = pivot.sort_values("mean", ascending=self.metrics[0] == "dice")
@@ -271,11 +273,12 @@ class Report:
 
 
 def _number(value: float, metric: str) -> str:
-    return f"{value:.3f}" if metric == "dice" else f"{value:.2f}"
+    return "-" if np.isnan(value) else f"{value:.3f}" if metric == "dice" else f"{value:.2f}"
 
 
 def _spread(values: pd.Series, metric: str) -> str:
-    return f"{_number(values.mean(), metric)} \u00b1 {_number(values.std(ddof=0), metric)}"
+    counted = values.dropna()
+    return f"{_number(counted.mean(), metric)} \u00b1 {_number(counted.std(ddof=0), metric)}" if len(counted) else "-"
 
 
 def write(output_dir: str) -> None:

@@ -132,6 +132,7 @@ class SliceDataset(Dataset, Randomizable):
         keys: Sequence[str] = ("image", "label"),
         cache_rate: float = 1.0,
         progress: bool = True,
+        class_names: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -142,6 +143,7 @@ class SliceDataset(Dataset, Randomizable):
             keys: keys whose last axis is the slice axis; one that an item lacks is skipped.
             cache_rate: share of the volumes kept in memory, the rest is read again for every slice.
             progress: whether to show a progress bar while reading.
+            class_names: names of the classes, to warn of those that no label shows; none: no warning.
 
         Raises:
             InputError: listing every file that cannot be used.
@@ -153,16 +155,22 @@ class SliceDataset(Dataset, Randomizable):
         self.index: list[tuple[int, int]] = []
         problems: list[str] = []
         count = round(cache_rate * len(self.data))
+        shown: set[int] = set()
         for number in tqdm(range(len(self.data)), desc="Reading volumes", disable=not progress or not self.data):
             try:
                 volume = self._read(number)
-                self.index += [(number, k) for k in self._slices(number, volume["image"].shape[0])]
+                own = self._slices(number, volume["image"].shape[0])
+                self.index += [(number, k) for k in own]
+                if class_names and "label" in volume:
+                    shown |= set(torch.unique(volume["label"][own]).int().tolist())
             except InputError as error:
                 problems.append(str(error))
                 continue
             if number < count:
                 self._cache[number] = volume
         raise_all(problems)
+        if missing := [repr(name) for c, name in enumerate(class_names) if self.data and c not in shown]:
+            logger.warning(f"No label of `training` shows {', '.join(missing)}: it cannot be learnt.")
 
     def _read(self, number: int) -> dict[str, torch.Tensor]:
         """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view."""
@@ -201,12 +209,13 @@ class SliceDataset(Dataset, Randomizable):
     def __getitem__(self, position: int) -> dict[str, Any]:
         number, k = self.index[position]
         volume = self._cache.get(number) or self._read(number)
-        image = self.data[number]["image"]
+        source = self.data[number]
+        image = source["image"]
         item: dict[str, Any] = {key: volume[key][k].clone() for key in volume}
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
-        item["case"] = f"{case_name(image if isinstance(image, str) else image[0])}/{k}"
+        item["case"] = f"{source.get('case') or case_name(image if isinstance(image, str) else image[0])}/{k}"
         return item
 
 

@@ -88,6 +88,7 @@ class SemSimLoss(nn.Module):
         target: str = "own",
         dice: str = "batch",
         gather_prototypes: bool = False,
+        ignore: bool = False,
     ) -> None:
         """
         Args:
@@ -115,6 +116,7 @@ class SemSimLoss(nn.Module):
                 labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
                 mean of the losses over processes, and the gradient, are those of one process with the whole batch and
                 ``dice: image``.
+            ignore: whether labels may hold negative indices, pixels that nobody judged: they enter no term.
 
         Raises:
             ValueError: unknown ``mask_source``, ``target``, ``dice``, view or perturbed view.
@@ -124,6 +126,7 @@ class SemSimLoss(nn.Module):
             raise ValueError(f"target should be own, decoder or mean, received {target!r}.")
         if dice not in ("batch", "image"):
             raise ValueError(f"dice should be batch or image, received {dice!r}.")
+        self.ignore = ignore
         self.target, self.batch_dice, self.gather_prototypes = target, dice == "batch", gather_prototypes
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
@@ -197,7 +200,8 @@ class SemSimLoss(nn.Module):
             (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
-        terms = {"loss_s": self.supervised(full(student.logits["labeled"]), label)}
+        supervised = self._judged if self.ignore else self.supervised
+        terms = {"loss_s": supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
         if weak is not None:
@@ -214,9 +218,17 @@ class SemSimLoss(nn.Module):
                 terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
                 total = total + unlabeled_weight * self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
+            values = values[values >= 0] if self.ignore else values
             counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)
-            terms.update({f"{name}_{c}": counts[c] / values.numel() for c in range(self.num_classes)})
+            terms.update({f"{name}_{c}": counts[c] / max(values.numel(), 1) for c in range(self.num_classes)})
         return {"loss": 0.5 * total, **terms}
+
+    def _judged(self, logits: Tensor, label: Tensor) -> Tensor:
+        """L_s where the label is not negative: the mean of cross entropy and soft Dice, as ``supervised``."""
+        inside, target = label[:, 0] >= 0, label[:, 0].long().clamp(min=0)
+        entropy = (F.cross_entropy(logits, target, reduction="none") * inside).sum() / inside.sum().clamp(min=1)
+        dice = masked_dice(logits.softmax(dim=1), target, inside, batch=self.batch_dice)
+        return 0.5 * dice + 0.5 * entropy
 
     def _prototypes(self, student: Output, label: Tensor) -> Prototypes:
         """G of the labelled images, eq. 7 and 8."""
@@ -321,9 +333,9 @@ class Target:
 
         Args:
             mix: boxes and partners; ``None`` for none.
-            label: true labels of the labelled images ``(J, 1, *)`` of any resolution, which always count.
+            label: true labels of the labelled images ``(J, 1, *)`` of any resolution, which count unless negative.
         """
         if mix is None:
             return self
         true = nearest(label, self.pseudo.shape[1:])
-        return Target(mix(self.pseudo, true), mix(self.sure, torch.ones_like(true, dtype=torch.bool)))
+        return Target(mix(self.pseudo, true.clamp(min=0)), mix(self.sure, true >= 0))

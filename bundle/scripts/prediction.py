@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,21 @@ from monai.data import FolderLayout, list_data_collate
 from monai.data.folder_layout import default_name_formatter
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
+from monai.utils import ensure_tuple
 from torch.utils.data import Dataset
 
 from .datalist import common_folder
 from .errors import SMALLER, InputError, out_of_memory, raise_all
+from .files import IMAGE_SUFFIXES
 from .loaders import read_item
 
 logger = logging.getLogger("semsim")
+
+#: What is said of an image that is too large for the machine.
+NO_MEMORY = (
+    "out of memory, not predicted; lower --slice_batch, end other programs, give --device cpu if a GPU is too small, "
+    "or take a machine with more memory for it"
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,15 @@ class Predictor(SupervisedEvaluator):
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            meta, shape = batchdata["image"].meta, tuple(batchdata["image"].shape[2:])
+            names = ensure_tuple(meta.get("filename_or_obj") or "(in memory)")
+        # outside of the handler, whose traceback holds the tensors
+        self.state.batch = self.state.output = None  # type: ignore[assignment]
+        del batchdata
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._passed_over(no_room(batchdata["image"].meta["filename_or_obj"][0]))
+        return self._passed_over(f"{no_room(names[0])} Its grid in slices is {'x'.join(map(str, shape))}.")
 
     def _passed_over(self, problem: str) -> dict:
         self.problems.append(problem)
@@ -161,7 +176,10 @@ def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
 
 
 def _subject(image: str) -> str:
-    return f"{image}.dcm" if os.path.isdir(image) else image  # MONAI cuts off what follows the last dot
+    if os.path.isdir(image):
+        return f"{image}.dcm"  # MONAI cuts off what follows the last dot
+    ending = next((suffix for suffix in IMAGE_SUFFIXES if image.lower().endswith(suffix)), "")
+    return image[: len(image) - len(ending)] + ending  # and knows .nii.gz in small letters alone
 
 
 def _files(item: Mapping[str, Any]) -> list[str]:

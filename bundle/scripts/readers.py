@@ -19,6 +19,7 @@ from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
 from .dicom import check_series
+from .endings import register
 from .errors import InputError
 from .files import is_dicom, is_picture
 from .segmentation import SegmentationReader
@@ -135,6 +136,7 @@ def _refuse_layers(path: str) -> None:
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
     for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader(), SignedByteReader()):
         loader.register(reader)  # the last that takes a file reads it
+    register(loader)
     return loader
 
 
@@ -165,7 +167,7 @@ class LoadFilesd(LoadImaged):
 def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine ``(4, 4)`` and voxels along each axis of an image, without its voxels where that is easy."""
     name = os.fspath(path).lower()
-    if name.endswith((".nii", ".nii.gz")):
+    if os.fspath(path).endswith((".nii", ".nii.gz")):
         header: Any = nib.load(path)
         return to_affine_nd(3, header.affine), tuple(int(n) for n in header.shape[:3])
     if is_picture(name) and not name.endswith((".tif", ".tiff")):

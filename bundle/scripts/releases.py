@@ -18,7 +18,7 @@ from .errors import InputError, one_line_errors, raise_all
 from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
 from .survey import Survey, survey
-from .tables import describe, print_rows
+from .tables import describe, print_rows, quoted
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with the code of this line of work. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)
@@ -305,8 +305,9 @@ def prepare(
     write_json(output, {**facts, **({} if axis is None else {"slice_axis": axis}), **lists})
     config = f"\"['configs/train.yaml','configs/{release}.yaml']\""
     print(f"wrote {output}; to train on it, in the bundle's folder:")
-    print(f"  python -m monai.bundle run training --config_file {config} --dataset_dir {folder.absolute()} "
-          f"--datalist {Path(output).absolute()} --output_dir RUN")  # fmt: skip
+    paths = [quoted(str(path.absolute())) for path in (folder, Path(output))]
+    print(f"  python -m monai.bundle run training --config_file {config} --dataset_dir {paths[0]} "
+          f"--datalist {paths[1]} --output_dir RUN")  # fmt: skip
 
 
 def _check(cases: Cases, release: Release) -> Survey:

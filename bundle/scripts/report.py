@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from .drawing import overlay
-from .files import case_name, cell
+from .files import case_names, cell, json_text
 from .loaders import rank_and_size
 from .transforms import file_of
 
@@ -129,7 +129,8 @@ class ScoreCases:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _add(self, engine: Workflow) -> None:
-        for output in engine.state.output:
+        batch = engine.state.batch if isinstance(engine.state.batch, list) else [{}] * len(engine.state.output)
+        for source, output in zip(batch, engine.state.output):
             prediction, truth = output["pred"][0].cpu(), output["label"][0].cpu()
             label = output["label"]
             affine = label.affine.cpu().numpy() if isinstance(label, MetaTensor) else np.eye(4)
@@ -145,7 +146,7 @@ class ScoreCases:
             unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
             file = file_of(None, output["image"])
             for c, name in enumerate(self.names[1:]):
-                row: dict[str, Any] = {"case": cell(case_name(file)), "class": cell(name)}
+                row: dict[str, Any] = {"case": str(source.get("case") or ""), "class": name}
                 row |= {metric: scores[metric][c] for metric in self.metrics}
                 row |= {"unit": unit, "spacing": "x".join(f"{s:.4g}" for s in spacing)}
                 self.rows.setdefault(file, []).append(row)
@@ -163,12 +164,18 @@ class ScoreCases:
         rows = self._of_all_processes()
         if rank_and_size()[0] > 0:
             return
+        for name, of_file in zip(case_names(list(rows)), rows.values()):
+            for row in of_file:  # without a datalist the files alone say which case it is
+                row["case"] = row["case"] or name
         folder = self.output_dir / f"epoch_{engine.state.epoch}" if self.by_epoch else self.output_dir
         folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame([row for case in rows.values() for row in case])
-        table.round(5).to_csv(folder / "scores.csv", index=False)
+        texts = {name: [cell(str(text)) for text in table[name]] for name in ("case", "class")}
+        table.round(5).assign(**texts).to_csv(folder / "scores.csv", index=False)
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
-        (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / "scores.json").write_text(json_text(summary))
+        if not any(row["counted"] for row in summary["classes"].values()):
+            logger.warning("Nothing to score: neither truth nor prediction of any case shows a class.")
         for name, row in summary["classes"].items():
             logger.info(f"{name}: {_shown(row)}")
         logger.info(
@@ -179,8 +186,10 @@ class ScoreCases:
 
 def _shown(values: Mapping[str, Any], unit: str = "") -> str:
     """``Dice 0.8123  HD95 3.20 mm``."""
+    values = {name: value for name, value in values.items() if math.isfinite(value)}
     parts = [f"Dice {values['dice']:.4f}"] if "dice" in values else []
-    return "  ".join(parts + [f"{m.upper()} {values[m]:.2f} {unit}".rstrip() for m in ("hd95", "assd") if m in values])
+    parts += [f"{m.upper()} {values[m]:.2f} {unit}".rstrip() for m in ("hd95", "assd") if m in values]
+    return "  ".join(parts) or "not counted"
 
 
 def summarize(table: pd.DataFrame) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def summarize(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "cases": int(table["case"].nunique()),
         "classes": classes,
-        "mean": {m: float(np.nanmean([row[m] for row in classes.values()])) for m in metrics},
+        "mean": {m: float(pd.Series([row[m] for row in classes.values()]).mean()) for m in metrics},
         "distance_unit": units[0] if len(units) == 1 else "mm, or voxels for files without a spacing",
     }
 

@@ -250,8 +250,8 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
 
     Args:
         features: f~ of the labelled images, ``(J, D, *spatial)``.
-        labels: class indices ``(J, *any_spatial)``, resized to the features by nearest (pixel centres aligned, as in
-            the linear resize of predictions).
+        labels: class indices ``(J, *any_spatial)``, negative where nobody judged, resized to the features by nearest
+            (pixel centres aligned, as in the linear resize of predictions).
         num_classes: K.
         regions: N, sub-regions a side (paper: 4).
 
@@ -263,9 +263,9 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
             f"labels should be (J, *spatial) for features (J, D, *spatial), received {tuple(labels.shape)} and "
             f"{tuple(features.shape)}."
         )
-    one_hot = (
-        F.one_hot(nearest(labels[:, None], features.shape[2:]), num_classes).movedim(-1, 1).to(features.dtype)
-    )  # (J, K, *spatial)
+    small = nearest(labels[:, None], features.shape[2:])  # (J, *spatial)
+    one_hot = F.one_hot(small.clamp(min=0), num_classes).movedim(-1, 1).to(features.dtype)  # (J, K, *spatial)
+    one_hot = one_hot * (small >= 0).unsqueeze(1)  # what nobody judged is of no class
     members = split_regions(one_hot, regions)  # (J, R, L, K)
     total = members.transpose(2, 3) @ split_regions(features, regions)  # (J, R, K, D)
     count = members.sum(dim=2).unsqueeze(-1)  # (J, R, K, 1)

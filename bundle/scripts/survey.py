@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
@@ -19,6 +21,7 @@ from .geometry import on_image_grid, states_grid, voxels_apart
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
 from .slices import common_direction
+from .transforms import whole
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 MOST_VALUES = 64
 #: A usual window of CT, in Hounsfield units.
 SOFT_TISSUE = (-150.0, 250.0)
+#: More classes than this no prediction can hold, which is stored in bytes.
+MOST_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,31 @@ class Facts:
     ct: bool = False
 
 
-def look(path: Path, *, label: bool = False, channels: int | None = None) -> Facts:
+def look(
+    path: Path,
+    *,
+    label: bool = False,
+    channels: int | None = None,
+    most_classes: int = MOST_VALUES,
+    files: Sequence[Path] = (),
+) -> Facts:
     """Read one file and check it on its own.
 
     Args:
         path: image or label, or the folder of a DICOM series.
         label: whether it is a label.
         channels: how many channels the images are said to have; with more than one a 4D file is one of channels.
+        most_classes: how many values a label may show.
+        files: of all channels, where each has a file; ``path`` is the first.
 
     Raises:
         InputError: in one line with the file and the remedy.
     """
     kind = "label" if label else "image"
     try:
-        tensor = image_loader(label=label)(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*more than one DICOM series")
+            tensor = image_loader(label=label)(list(files) or path)
     except InputError:
         raise
     except Exception as error:
@@ -102,8 +118,15 @@ def look(path: Path, *, label: bool = False, channels: int | None = None) -> Fac
         low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
         intensity = (float(array.min()), float(low), float(high), float(array.max()))
         return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
-    values, counts = np.unique(array, return_counts=True)
-    if len(values) > MOST_VALUES or (values != np.round(values)).any():
+    values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
+    fractions = bool((values != np.round(values)).any())
+    if most_classes < len(values) <= MOST_CLASSES and not fractions and path.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InputError(
+            f"{path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
+            f"{most_classes} classes that a label may show; if these are classes give --most_classes {len(values)} "
+            f"(at most {MOST_CLASSES}), if it is an image take it out of the labels."
+        )
+    if len(values) > most_classes or fractions:
         lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
         raise InputError(
             f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a few "
@@ -156,29 +179,36 @@ class Survey:
 
 
 def survey(
-    images: Mapping[str, Path],
+    images: Mapping[str, Path | list[Path]],
     labels: Mapping[str, Path],
     *,
     channels: int | None = None,
     trust: str | None = None,
+    most_classes: int = MOST_VALUES,
     progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
     Args:
-        images: image files by case.
+        images: image files by case, or the files of its channels.
         labels: label files by case, for some of them.
         channels: how many channels the images are said to have; ``None``: as most of them have.
         trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
+        most_classes: how many values a label may show.
         progress: whether to show a progress bar.
     """
     problems: list[str] = []
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
     bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file", disable=not progress)
-    for kind, files in enumerate((images, labels)):
+    both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
+    for kind, files in enumerate(both):
         for case, path in files.items():
+            parts = path if isinstance(path, list) else []
+            path, number = (parts[0], len(parts)) if parts else (path, channels)
             try:
-                found[kind][case] = look(path, label=bool(kind), channels=channels)
+                found[kind][case] = look(
+                    path, label=bool(kind), channels=number, most_classes=most_classes, files=parts
+                )
             except InputError as error:
                 problems.append(str(error))
             bar.update()

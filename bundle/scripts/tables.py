@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,8 +27,10 @@ def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
 def describe(
     found: Survey,
     *,
-    patients: int,
+    patients: int = 0,
     class_names: Sequence[str] = (),
+    values: Sequence[float] = (),
+    ignore_label: int | None = None,
     note: str = "patients",
     slice_axis: str | int | None = None,
 ) -> list[tuple[str, str]]:
@@ -35,8 +38,10 @@ def describe(
 
     Args:
         found: the survey.
-        patients: number of patients the images belong to.
-        class_names: names of the classes, in the order of their values.
+        patients: number of patients the images belong to; 0: not known.
+        class_names: names of the classes.
+        values: of the classes, in their order; none: those that the labels show.
+        ignore_label: value of voxels that nobody judged.
         note: what they are called.
         slice_axis: what slices are stacked along; ``None``: as most images suggest.
     """
@@ -45,7 +50,7 @@ def describe(
         return [("images", "none that can be read")]
     endings = Counter(_ending(facts.path) for facts in images)
     rows = [
-        ("images", f"{len(images)} of {patients} {note}, {len(labels)} with a label"),
+        ("images", f"{len(images)}{f' of {patients} {note}' if patients else ''}, {len(labels)} with a label"),
         ("formats", ", ".join(f"{ending} {number}" for ending, number in endings.most_common())),
         ("channels", ", ".join(str(c) for c in sorted({facts.channels for facts in images}))),
         ("size", _range((facts.shape for facts in images), "voxels")),
@@ -75,8 +80,9 @@ def describe(
     for facts in labels:
         totals.update(facts.values)
     voxels = max(sum(totals.values()), 1)
-    for number, value in enumerate(sorted(totals)):
-        name = f" {class_names[number]}" if number < len(class_names) else ""
+    names = dict(zip(values or sorted(totals), class_names))
+    for value in sorted(totals):
+        name = " (not judged)" if value == ignore_label else f" {names[value]}" if value in names else ""
         cases = sum(value in facts.values for facts in labels)
         rows.append((f"label {value:g}{name}", f"{totals[value] / voxels:.2%} of the voxels, in {cases} of "
                      f"{len(labels)} labels"))  # fmt: skip
@@ -130,47 +136,127 @@ def write_table(found: Survey, output: str | Path) -> None:
     pd.DataFrame(rows).to_csv(output, index=False)
 
 
+def class_values(
+    found: Survey,
+    class_names: Sequence[str] = (),
+    label_values: Sequence[int] = (),
+    ignore_label: int | None = None,
+) -> list[int]:
+    """The value of every class in the label files, background first; none where no label was looked at.
+
+    Args:
+        found: what the files hold.
+        class_names: names of the classes, background first, if they are known.
+        label_values: the values, if they are known.
+        ignore_label: value of voxels that nobody judged.
+
+    Raises:
+        InputError: values that leave open which class is which.
+    """
+    values = [int(v) for v in found.values if v != ignore_label]
+    names, shown = list(class_names), ", ".join(str(v) for v in values)
+    if label_values:
+        if wrong := sorted({*values} - {*label_values}):
+            raise InputError(f"{_first(found, wrong[0])}: shows the value {wrong[0]}, which is not one of label_values "
+                             f"{list(label_values)}; add it, or give it as --ignore_label.")  # fmt: skip
+        if names and len(names) != len(label_values):
+            raise InputError(f"{len(label_values)} label_values ({', '.join(map(str, label_values))}) and {len(names)} "
+                             f"class names ({', '.join(names)}); give one name for each value.")  # fmt: skip
+        return list(label_values)
+    if not found.labels or not values:
+        return []
+    ask = 'say which is which by --label_values "0,1", one for each class and background first'
+    if values == [0, 1, 255] and not any({1, 255} <= {*facts.values} for facts in found.labels.values()):
+        raise InputError(f"Masks of 0 and 1 beside masks of 0 and 255: {_first(found, 1)} and {_first(found, 255)}; "
+                         "store them alike, or give 255 as --ignore_label if it marks what nobody judged.")  # fmt: skip
+    if values[0] < 0 or (255 in values and len(values) > 2 and len(names) != len(values)):
+        odd = values[0] if values[0] < 0 else 255
+        raise InputError(
+            f"The labels show the values {shown}, and {odd} (in {_first(found, odd)}) may be a class or mark what "
+            f"nobody judged; {ask}, or give --ignore_label {odd}."
+        )
+    if 0 not in values or (len(values) == 1 and not names):
+        missing = "no 0 for the background" if 0 not in values else "nothing but background"
+        raise InputError(f"The labels show the values {shown}: {missing}; {ask}.")
+    if values[-1] < len(names):
+        return list(range(len(names)))  # a class that no label shows
+    if names and len(names) != len(values):
+        raise InputError(
+            f"The labels show the values {shown}, but there are {len(names)} class names ({', '.join(names)}); "
+            "give one name for each value."
+        )
+    return values
+
+
+def _first(found: Survey, value: float) -> Path:
+    """The first label that shows a value."""
+    return next(facts.path for facts in found.labels.values() if value in facts.values)
+
+
+def named(values: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """The names of classes of these values, made up where there are none."""
+    return list(class_names) or ["background", *(f"class {c}" for c in range(1, len(values)))]
+
+
+def unseen_line(found: Survey, training: Iterable[str], values: Sequence[int], class_names: Sequence[str]) -> str:
+    """A warning of classes that no label of ``training`` shows; empty for none.
+
+    Args:
+        found: what the files hold.
+        training: cases trained on with their labels.
+        values: of the classes, background first.
+        class_names: their names.
+    """
+    shown = {value for case in training if case in found.labels for value in found.labels[case].values}
+    missing = [f"{name} ({value})" for value, name in zip(values, class_names) if value not in shown]
+    return f"warning: no label of `training` shows {', '.join(missing)}: it cannot be learnt" if missing else ""
+
+
 def training_command(
     root: str | Path,
     output: str | Path,
-    found: Survey | None = None,
+    *,
+    channels: int = 1,
     class_names: Sequence[str] = (),
+    values: Sequence[int] = (),
+    ignore_label: int | None = None,
     window: Sequence[float] | None = None,
 ) -> str:
-    """The command that trains on a datalist, with the options that its files ask for.
+    """The command that trains on a datalist, with the options that its files ask for, to be pasted into a shell.
 
     Args:
         root: folder that the paths in it are relative to.
         output: the datalist.
-        found: what the files hold, if they were looked at.
-        class_names: names of the classes, background first; made up where there are none and the labels do not show
-            the four values that the configs start from.
+        channels: of the images.
+        class_names: names of the classes, background first.
+        values: of the classes in the label files, see :func:`class_values`.
+        ignore_label: value of voxels that nobody judged.
         window: lowest and highest intensity that become 0 and 1.
-
-    Raises:
-        InputError: label values that leave open which class is which.
     """
-    options = [f"--dataset_dir {root}", f"--datalist {Path(output).absolute()}", "--output_dir RUN"]
+    options = ["--dataset_dir", str(root), "--datalist", str(Path(output).absolute()), "--output_dir", "RUN"]
     names = list(class_names)
-    values = [int(v) for v in sorted({0, *found.values})] if found is not None and found.labels else []
-    named = bool(names) and max(values, default=0) < len(names)
-    if values != list(range(len(values))) and not named:
-        if names and len(names) != len(values):
-            raise InputError(
-                f"The labels show the values {values}, but there are {len(names)} class names ({', '.join(names)}); "
-                "give one name for each value."
-            )
-        options.append(f'--label_values "{_compact(values)}"')
-    if not names and len(values) not in (0, 4):
-        names = ["background", *(f"class {c}" for c in range(1, len(values)))]
+    if list(values) != list(range(len(values))):
+        options += ["--label_values", _compact(values)]
+    if ignore_label is not None:
+        options += ["--ignore_label", str(ignore_label)]
+    if not names and values:
+        names = named(values, ())
     if names:
-        options.append(f'--class_names "{_compact(names)}"')
-    if found is not None and found.channels != 1:
-        options.append(f"--in_channels {found.channels}")
+        options += ["--class_names", _compact(names)]
+    if channels != 1:
+        options += ["--in_channels", str(channels)]
     if window is not None:
-        options.append(f'--window "{_compact([int(value) for value in window])}"')
-    return "  python -m monai.bundle run training --config_file configs/train.yaml " + " ".join(options)
+        options += ["--window", _compact([int(value) for value in window])]
+    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+    return "  " + " ".join(quoted(part) for part in [*command, *options])
+
+
+def quoted(text: str) -> str:
+    """An argument as a shell takes it: as it stands, in double quotes where that is enough, else as shlex writes it."""
+    if shlex.quote(text) == text or set('"$`!\\') & set(text):
+        return shlex.quote(text)
+    return f'"{text}"'
 
 
 def _compact(values: Sequence[object]) -> str:
-    return str(list(values)).replace(", ", ",")
+    return f"[{','.join(map(repr, values))}]"

@@ -31,6 +31,17 @@ logger = logging.getLogger("semsim")
 
 Item = Mapping[Hashable, Any]
 
+#: Class index of what nobody judged: it counts neither in the loss nor in the scores.
+IGNORED = -1
+
+
+def whole(label: torch.Tensor) -> torch.Tensor:
+    """Label values as whole numbers where all are within a thousandth of one, as scaled files make them; else as is."""
+    if not label.is_floating_point():
+        return label
+    rounded = label.round()
+    return rounded if bool(((label - rounded).abs() <= 1e-3).all()) else label
+
 
 def file_of(data: Item | None, tensor: torch.Tensor | None = None) -> str:
     """The file that a tensor was read from, for messages."""
@@ -170,40 +181,75 @@ class LabelValuesd(MapLabelValued):
     def __init__(
         self,
         keys: KeysCollection,
-        label_values: Sequence[int],
+        label_values: Sequence[int] | None,
         class_names: Sequence[str],
         *,
+        ignore_label: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         """
         Args:
             keys: keys of labels.
-            label_values: a value for every class, in their order.
+            label_values: a value for every class, in their order; ``None``: 0, 1, 2, ...
             class_names: names of the classes, background first.
+            ignore_label: value of what nobody judged, which becomes ``IGNORED``; ``None`` for none.
             allow_missing_keys: whether items without label pass.
 
         Raises:
-            InputError: another number of values than of classes.
+            InputError: another number of values than of classes, or a class whose voxels are to be ignored.
         """
-        self.label_values = list(label_values)
+        self.label_values = list(label_values or range(len(class_names)))
         if len(self.label_values) != len(class_names):
             raise InputError(
                 f"label_values {self.label_values}: expected one value for each of the {len(class_names)} classes "
                 f"({', '.join(class_names)}); change label_values or class_names."
             )
         indices = list(range(len(self.label_values)))
+        if ignore_label is not None:
+            if ignore_label in self.label_values:
+                raise InputError(
+                    f"ignore_label {ignore_label}: is the value of a class, too ({self.label_values}); leave it out of "
+                    "label_values, or give another value that is not judged."
+                )
+            self.label_values.append(ignore_label)
+            indices.append(IGNORED)
         super().__init__(keys, self.label_values, indices, allow_missing_keys=allow_missing_keys)
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
+        data = dict(data)
         for key in self.key_iterator(data):
+            data[key] = whole(torch.as_tensor(data[key]))
             wrong = sorted({*torch.unique(torch.as_tensor(data[key])).tolist()} - {*self.label_values})
             if wrong:
                 raise InputError(
                     f"{file_of(None, data[key])}: expected label values {self.label_values}, received "
                     f"{', '.join(f'{v:g}' for v in wrong[:5])}, too; give every value in label_values and its class in "
-                    "class_names."
+                    "class_names, or as ignore_label one that nobody judged."
                 )
-        return super().__call__(data)  # type: ignore[arg-type]
+        return super().__call__(data)
+
+
+class LeaveOutIgnoredd(Transform):
+    """Let prediction and truth agree on background where the truth is ``IGNORED``, so that no score counts it."""
+
+    def __init__(self, *, pred_key: str = "pred", label_key: str = "label") -> None:
+        """
+        Args:
+            pred_key: key of the prediction, class indices ``(1, *spatial)`` or probabilities ``(K, *spatial)``.
+            label_key: key of the truth, class indices ``(1, *spatial)``.
+        """
+        self.pred_key, self.label_key = pred_key, label_key
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        label, pred = data[self.label_key], data[self.pred_key]
+        ignored = torch.as_tensor(label < 0)
+        result[self.label_key] = label.clamp(min=0)
+        pred = pred.masked_fill(ignored.to(pred.device), 0)
+        if pred.shape[0] > 1:
+            pred[:1] = pred[:1].masked_fill(ignored.to(pred.device), 1)
+        result[self.pred_key] = pred
+        return result
 
 
 class CheckVolumed(Transform):
@@ -218,6 +264,7 @@ class CheckVolumed(Transform):
         in_channels: int,
         num_classes: int,
         trust: str | None = None,
+        ignore: bool = False,
         image_key: str = "image",
         label_key: str = "label",
     ) -> None:
@@ -226,9 +273,11 @@ class CheckVolumed(Transform):
             in_channels: channels that the network takes.
             num_classes: classes that the network predicts, background included.
             trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
+            ignore: whether labels may hold ``IGNORED``.
             image_key: key of the image, ``(C, ...)``.
             label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
         """
+        self.lowest = IGNORED if ignore else 0
         self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
         self.image_key, self.label_key = image_key, label_key
 
@@ -248,7 +297,7 @@ class CheckVolumed(Transform):
             )
         result = dict(data)
         if self.label_key in data:
-            label = data[self.label_key]
+            label = result[self.label_key] = whole(data[self.label_key])
             self._check_channels(label)
             if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
                 result[self.label_key] = on_image_grid(label, image, self.trust)
@@ -265,10 +314,11 @@ class CheckVolumed(Transform):
     def _check_values(self, label: torch.Tensor) -> None:
         name = file_of(None, label)
         values = torch.unique(torch.as_tensor(label))
-        wrong = [v for v in values.tolist() if v != int(v) or not 0 <= v < self.num_classes]
+        wrong = [v for v in values.tolist() if v != int(v) or not self.lowest <= v < self.num_classes]
         if wrong:
             raise InputError(
                 f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
                 f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all "
-                "classes, or label_values to the values in the files (--label_values '[0,255]')."
+                "classes, label_values to the values in the files (--label_values '[0,255]'), or ignore_label to one "
+                "that nobody judged."
             )

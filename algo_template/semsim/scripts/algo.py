@@ -61,7 +61,7 @@ class SemsimAlgo(BundleAlgo):
                 return (
                     f"SemSim is skipped: {path}: MONAI cannot have '#' or '::' in a path; rename or link that folder."
                 )
-        labels = stats["label_stats"]["labels"]
+        labels = _judged(stats, given)
         if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
             return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
         if given.get("extra_modalities"):
@@ -70,13 +70,16 @@ class SemsimAlgo(BundleAlgo):
                 '("image": [FILE, FILE]).'
             )
         try:
-            classes = len(_class_names(given.get("class_names"), [int(v) for v in labels]))
+            classes = len(_class_names(given.get("class_names"), labels))
         except ValueError as error:
             return f"SemSim is skipped: {error}"
         named = _is_list_of_names(given.get("class_names"))  # a class may be in no labelled scan
-        if [int(v) for v in labels] != list(range(len(labels))) and not (named and min(labels) >= 0):
-            return f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber them."
-        if unseen := [v for v in range(classes) if v not in [int(w) for w in labels]]:
+        if labels != list(range(len(labels))) and not (named and min(labels) >= 0):
+            return (
+                f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber "
+                "them, or give as ignore_label in the input a value that nobody judged."
+            )
+        if unseen := [v for v in range(classes) if v not in labels]:
             logger.warning(
                 f"class_names: no labelled scan shows the value {unseen}; see that the names are in their order."
             )
@@ -159,7 +162,7 @@ class SemsimAlgo(BundleAlgo):
             "data_list_file_path": os.path.abspath(str(given["datalist"])),
             "modality": modality,
             "in_channels": channels,
-            "class_names": _class_names(given.get("class_names"), [int(v) for v in stats["label_stats"]["labels"]]),
+            "class_names": _class_names(given.get("class_names"), _judged(stats, given)),
             "spatial_size": [size] * 2,
             "working_resolution": round(pixel, 4),
             "epochs": epochs,
@@ -229,6 +232,11 @@ class SemsimAlgo(BundleAlgo):
 def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
     content = data_stats if isinstance(data_stats, Mapping) else ConfigParser.load_config_file(str(data_stats))
     return content["stats_summary"]
+
+
+def _judged(stats: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
+    """Label values without that of voxels that nobody judged."""
+    return [int(v) for v in stats["label_stats"]["labels"] if int(v) != given.get("ignore_label")]
 
 
 def _short(values: np.ndarray) -> str:

@@ -1,0 +1,188 @@
+"""Values in label files: taken where they are sure, asked for where they are not, and those that nobody judged."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import samples
+import torch
+from scripts.augmentation import CutMix
+from scripts.datalist import create
+from scripts.errors import InputError
+from scripts.losses import SemSimLoss, Target
+from scripts.network import Output
+from scripts.similarity import class_prototypes
+from scripts.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
+from test_configs import workflow
+
+SHAPE = (16, 12, 3)
+
+
+def written(folder: Path, *labels: np.ndarray) -> list[str]:
+    """A patient for each label, and one without; returns the folders."""
+    for number, label in enumerate([*labels, None]):
+        samples.write_nifti(folder / "images" / f"p{number}.nii.gz", samples.blob(SHAPE, seed=number)[0])
+        if label is not None:
+            samples.write_nifti(folder / "labels" / f"p{number}.nii.gz", label)
+    return [str(folder / "images"), str(folder / "labels"), str(folder / "d.json")]
+
+
+def organ(seed: int = 0, classes: int = 2) -> np.ndarray:
+    return samples.blob(SHAPE, seed=seed, classes=classes)[1].astype(np.int16)
+
+
+def with_rim(value: int) -> np.ndarray:
+    label = organ()
+    label[:2] = value
+    return label
+
+
+@pytest.mark.parametrize(
+    "labels, options, asked",
+    [
+        ([with_rim(-1)], {}, r"-1 \(in .*p0\.nii\.gz\) may be a class .*--ignore_label -1"),
+        ([with_rim(-1)], {"class_names": "background,organ"}, "--ignore_label -1"),
+        ([with_rim(-1)], {"class_names": "a,b,c"}, "--label_values"),
+        ([with_rim(255)], {}, r"255 \(in .*--ignore_label 255"),
+        ([with_rim(255)], {"class_names": "background,organ"}, "--ignore_label 255"),
+        ([organ(), organ(1) * 255], {}, r"Masks of 0 and 1 beside masks of 0 and 255: .*p0.*p1.*store them alike"),
+        ([organ() + 1], {}, "no 0 for the background.*--label_values"),
+        ([organ() * 0], {}, "nothing but background"),
+        ([organ() * 3], {"label_values": "0,1"}, "shows the value 3, which is not one of label_values"),
+    ],
+)
+def test_values_that_leave_the_classes_open_are_asked_for(tmp_path, labels, options, asked):
+    with pytest.raises(InputError, match=asked):
+        create(*written(tmp_path, *labels), **options)
+    assert not (tmp_path / "d.json").exists()
+
+
+@pytest.mark.parametrize(
+    "labels, options, expected",
+    [
+        ([organ()], {}, {"class_names": "['background','class 1']"}),
+        ([organ() * 255], {}, {"label_values": "[0,255]", "class_names": "['background','class 1']"}),
+        ([organ(classes=5)], {}, {"class_names": "['background','class 1','class 2','class 3','class 4']"}),
+        ([organ() + 1], {"label_values": "1,2", "class_names": "a,b"},
+         {"label_values": "[1,2]", "class_names": "['a','b']"}),
+        ([with_rim(255)], {"ignore_label": 255}, {"ignore_label": "255", "class_names": "['background','class 1']"}),
+        ([with_rim(-1)], {"ignore_label": -1, "class_names": "background,Crohn's lesion"},
+         {"ignore_label": "-1", "class_names": "['background',\"Crohn's lesion\"]"}),
+        ([organ(classes=4)], {}, {"class_names": "['background','class 1','class 2','class 3']"}),
+    ],
+)  # fmt: skip
+def test_the_printed_command_is_what_a_shell_has_to_be_given(tmp_path, capsys, labels, options, expected):
+    folder = tmp_path / "my data (e)"
+    create(*written(folder, *labels), **options)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    given = dict(zip(command[5::2], command[6::2]))
+    assert given.pop("--config_file") == "configs/train.yaml" and given.pop("--output_dir") == "RUN"
+    assert given.pop("--dataset_dir") == str(folder) and given.pop("--datalist") == str(folder / "d.json")
+    assert given == {f"--{name}": value for name, value in expected.items()}
+
+
+def test_nearly_whole_numbers_are_whole(tmp_path, capsys):
+    nearly = organ().astype(np.float32) * np.float32(0.99999994)
+    create(*written(tmp_path, nearly), class_names="background,organ")
+    assert "label 1 organ" in capsys.readouterr().out
+    label = torch.as_tensor(nearly)[None]
+    checked = CheckVolumed(in_channels=1, num_classes=2)({"image": torch.zeros(1, *SHAPE), "label": label})["label"]
+    assert checked.unique().tolist() == [0, 1]
+    mapped = LabelValuesd("label", [0, 1], ["a", "b"])({"label": label * 1.0001})["label"]
+    assert mapped.unique().tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"received 0\.5"):
+        CheckVolumed(in_channels=1, num_classes=2)({"image": torch.zeros(1, *SHAPE), "label": label * 0.5})
+
+
+def test_the_limit_of_classes_is_named_and_can_be_raised(tmp_path, capsys):
+    many = (np.arange(np.prod(SHAPE)).reshape(SHAPE) % 105).astype(np.uint8)
+    folders = written(tmp_path, many)
+    with pytest.raises(InputError, match=r"105 different whole numbers.*more than the 64 classes.*--most_classes 105"):
+        create(*folders)
+    create(*folders, most_classes=105)
+    assert "'class 104'" in capsys.readouterr().out
+
+
+def test_a_class_that_no_training_label_shows_is_warned_of(tmp_path, capsys, caplog):
+    folders = written(tmp_path, organ(), organ(1, classes=3))
+    create(*folders, labeled="p0", validation="p1", class_names="background,a,b")
+    assert "warning: no label of `training` shows b (2): it cannot be learnt" in capsys.readouterr().out
+    flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=folders[2], output_dir=str(tmp_path / "run"),
+                    class_names=["background", "a", "b"], spatial_size=16, show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.parser.get_parsed_content("train#dataset")
+    assert "No label of `training` shows 'b'" in caplog.text
+
+
+def test_what_nobody_judged_enters_no_term_of_the_loss():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(0, 3, (2, 1, 8, 8))
+    plain, judged = SemSimLoss(num_classes=3), SemSimLoss(num_classes=3, ignore=True)
+    whole = [loss(Output({"labeled": logits}, {}), label)["loss_s"] for loss in (plain, judged)]
+    torch.testing.assert_close(whole[0], whole[1])
+    half = label.clone()
+    half[:, :, 4:] = IGNORED
+    terms = judged(Output({"labeled": logits}, {}), half)
+    alone = plain(Output({"labeled": logits[:, :, :4]}, {}), label[:, :, :4])
+    torch.testing.assert_close(terms["loss_s"], alone["loss_s"])
+    torch.testing.assert_close([terms[f"label_{c}"] for c in range(3)], [alone[f"label_{c}"] for c in range(3)])
+    terms["loss"].backward()
+    assert logits.grad[:, :, :4].abs().min() > 0 and logits.grad[:, :, 4:].abs().max() == 0
+    empty = judged(Output({"labeled": logits}, {}), torch.full_like(label, IGNORED))
+    assert all(torch.isfinite(value) for value in empty.values())
+
+
+def test_what_nobody_judged_is_in_no_prototype_and_no_pasted_target():
+    features = torch.zeros(1, 2, 4, 4)
+    features[:, 0, :, :2], features[:, 1, :, 2:] = 1.0, 1.0
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[:, :, 2:] = IGNORED
+    found = class_prototypes(features, label, num_classes=2, regions=1)
+    assert found.present.tolist() == [[True, False]] and found.vectors[0, 0, 0].tolist() == [1, 0]
+    pseudo, sure = torch.ones(1, 4, 4, dtype=torch.long), torch.ones(1, 4, 4, dtype=torch.bool)
+    everywhere = CutMix(box=torch.ones(1, 1, 4, 4, dtype=torch.bool), partner=torch.tensor([1]))
+    pasted = Target(pseudo, sure).paste(everywhere, label[:, None])
+    assert pasted.sure[:, :, :2].all() and not pasted.sure[:, :, 2:].any() and pasted.pseudo.min() == 0
+
+
+@pytest.mark.parametrize("values", [None, [0, 200]])
+def test_training_and_scores_leave_out_what_nobody_judged(tmp_path, values):
+    items = []
+    for number in range(3):
+        image, label = samples.blob(SHAPE, seed=number)
+        label = label.astype(np.int16) * (1 if values is None else 200)
+        label[:8] = 255
+        samples.write_nifti(tmp_path / f"images/p{number}.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labels/p{number}.nii.gz", label)
+        items.append({"image": f"images/p{number}.nii.gz", "label": f"labels/p{number}.nii.gz"})
+    lists = {"training": items[:1], "unlabeled": [items[2]["image"]], "validation": items[1:2]}
+    (tmp_path / "d.json").write_text(json.dumps(lists))
+    options = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "d.json"), "output_dir": str(tmp_path / "run")}
+    training = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "spatial_size": 32, "label_values": values,
+                "class_names": ["background", "organ"], "ignore_label": 255, "show_progress": False}  # fmt: skip
+    flow = workflow("train", "train", "semsim_minus", **options, **training, **{"cutmix#prob": 1.0})
+    flow.initialize()
+    flow.run()
+    flow = workflow("train", "train", "evaluate", **options, show_progress=False)
+    flow.initialize()
+    evaluator = flow.parser.get_parsed_content("validate#evaluator")
+    flow.run()
+    output = evaluator.state.output[0]
+    assert set(output["label"].unique().tolist()) == {0, 1}
+    assert not output["pred"][:, :8].any() and not output["label"][:, :8].any()
+    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 1
+
+
+def test_scores_leave_out_what_nobody_judged():
+    label = torch.tensor([[[0.0, 1.0, IGNORED, IGNORED]]])
+    for pred in (torch.tensor([[[0.0, 1.0, 1.0, 0.0]]]), torch.rand(3, 1, 4)):
+        result = LeaveOutIgnoredd()({"pred": pred, "label": label})
+        indices = result["pred"] if len(pred) == 1 else result["pred"].argmax(dim=0, keepdim=True)
+        assert result["label"].tolist() == [[[0, 1, 0, 0]]] and not indices[..., 2:].any()
+        torch.testing.assert_close(result["pred"][..., :2], pred[..., :2])

@@ -1,0 +1,203 @@
+"""Data sets as people own them: the layout is recognised and said, and training follows from one command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import samples
+from scripts.datalist import create
+from scripts.errors import InputError
+from test_configs import workflow
+
+SHAPE = (20, 16, 3)
+
+
+def scan(path: Path, seed: int, scale: int = 1) -> None:
+    samples.write_nifti(path, samples.blob(SHAPE, seed=seed)[0] * scale)
+
+
+def truth(path: Path, seed: int, value: int = 1) -> None:
+    samples.write_nifti(path, samples.blob(SHAPE, seed=seed)[1] * value)
+
+
+def nnunet(root: Path) -> None:
+    for n in range(5):
+        folder = "imagesTr" if n < 3 else "imagesUnlabelled"
+        for channel in (0, 1):
+            scan(root / folder / f"BRAIN_{n:03d}_{channel:04d}.nii.gz", n, 1 + channel)
+        if n < 3:
+            truth(root / "labelsTr" / f"BRAIN_{n:03d}.nii.gz", n)
+    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumour": 1, "ignore": 2},
+               "numTraining": 3, "file_ending": ".nii.gz"}  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def decathlon(root: Path) -> None:
+    for n in range(5):
+        scan(root / ("imagesTr" if n < 3 else "imagesTs") / f"la_{n:03d}.nii.gz", n)
+        if n < 3:
+            truth(root / "labelsTr" / f"la_{n:03d}.nii.gz", n)
+    (root / "imagesTr" / "._la_000.nii.gz").write_bytes(b"of macOS")
+    pairs = [{"image": f"./imagesTr/la_{n:03d}.nii.gz", "label": f"./labelsTr/la_{n:03d}.nii.gz"} for n in range(3)]
+    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "tumour"}, "training": pairs,
+               "test": [f"./imagesTs/la_{n:03d}.nii.gz" for n in (3, 4)]}  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def bids(root: Path) -> None:
+    (root / "dataset_description.json").parent.mkdir(parents=True, exist_ok=True)
+    (root / "dataset_description.json").write_text("{}")
+    for n in range(5):
+        for session in (1, 2):
+            name = f"sub-{n:02d}_ses-{session}"
+            scan(root / f"sub-{n:02d}/ses-{session}/anat/{name}_T1w.nii.gz", n)
+            if n < 3:
+                where = root / f"derivatives/manual/sub-{n:02d}/ses-{session}/anat"
+                truth(where / f"{name}_label-tumour_mask.nii.gz", n)
+
+
+def patients(root: Path) -> None:
+    for n in range(5):
+        scan(root / f"P{n}/imaging.nii.gz", n)
+        if n < 3:
+            truth(root / f"P{n}/segmentation.nii.gz", n)
+
+
+def slicer(root: Path) -> None:
+    for n in range(5):
+        image, label = samples.blob(SHAPE, seed=n)
+        samples.write_itk(root / f"scan{n}.nrrd", image)
+        if n < 3:
+            segmentation(root / f"scan{n}.seg.nrrd", label)
+
+
+def segmentation(path: Path, label: np.ndarray, *, name: str = "tumour", layer: int = 0) -> None:
+    """A file as 3D Slicer saves it: NRRD with the segments in its header."""
+    samples.write_itk(path.with_name("plain.nrrd"), label)
+    header, voxels = path.with_name("plain.nrrd").read_bytes().split(b"\n\n", 1)
+    told = f"\nSegment0_Name:={name}\nSegment0_LabelValue:=1\nSegment0_Layer:={layer}\nSegment0_ID:=s1"
+    path.write_bytes(header + told.encode() + b"\n\n" + voxels)
+    path.with_name("plain.nrrd").unlink()
+
+
+NAMED = "['background','tumour']"
+LAYOUTS = {
+    "nnU-Net": (nnunet, {}, {"in_channels": "2", "class_names": NAMED, "ignore_label": "2"}),
+    "Medical Segmentation Decathlon": (decathlon, {}, {"class_names": NAMED}),
+    "BIDS": (bids, {"class_names": "background,tumour"}, {"class_names": NAMED}),
+    "a folder for each patient": (patients, {"class_names": "background,tumour"}, {"class_names": NAMED}),
+    "3D Slicer segmentations": (slicer, {}, {"class_names": NAMED}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_from_a_data_set_as_it_comes_to_a_scored_prediction(tmp_path, capsys, layout):
+    write, options, expected = LAYOUTS[layout]
+    write(tmp_path / "data")
+    create(data=str(tmp_path / "data"), output=str(tmp_path / "data" / "list.json"), labeled=1, validation=1, testing=1,
+           **options)  # fmt: skip
+    shown = capsys.readouterr().out
+    assert f"layout      {layout}\n" in shown and "label 1 tumour" in shown
+    each = 2 if layout == "BIDS" else 1
+    lists = json.loads((tmp_path / "data" / "list.json").read_text())
+    assert [len(lists[k]) for k in ("training", "validation", "testing", "unlabeled")] == [each, each, each, 2 * each]
+    command = shlex.split(shown.splitlines()[-1])
+    given = dict(zip(command[5::2], command[6::2]))
+    assert {k: given.get(f"--{k}") for k in expected} == expected
+    settings = {k.lstrip("-"): v for k, v in given.items() if k not in ("--config_file", "--output_dir")}
+    settings |= {"class_names": ["background", "tumour"], "output_dir": str(tmp_path / "run"), "show_progress": False}
+    settings |= {k: int(settings[k]) for k in ("in_channels", "ignore_label") if k in settings}
+    small = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "spatial_size": 32, "val_interval": 1}
+    for names, more in ((["train", "semsim_minus"], small), (["train", "evaluate"], {})):
+        flow = workflow("train", *names, **settings, **more)
+        flow.initialize()
+        flow.run()
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert len(scores) == each and list(scores["class"].unique()) == ["tumour"]
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
+                    ckpt_path=str(tmp_path / "run"), show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert len(list((tmp_path / "out").rglob("*_seg.nii.gz"))) == 5 * each, "every image, no label"
+
+
+def test_two_folders_of_nnunet_leak_no_channel_into_the_unlabelled(tmp_path):
+    nnunet(tmp_path)
+    create(str(tmp_path / "imagesTr"), str(tmp_path / "labelsTr"), str(tmp_path / "l.json"), class_names="b,t")
+    lists = json.loads((tmp_path / "l.json").read_text())
+    assert len(lists["training"]) == 3 and not lists["unlabeled"]
+    assert lists["training"][0]["image"] == [f"imagesTr/BRAIN_000_000{c}.nii.gz" for c in (0, 1)]
+    for path in (tmp_path / "imagesTr").glob("*_0001.nii.gz"):
+        path.unlink()
+    (tmp_path / "l.json").unlink()
+    create(str(tmp_path / "imagesTr"), str(tmp_path / "labelsTr"), str(tmp_path / "l.json"), class_names="b,t")
+    assert json.loads((tmp_path / "l.json").read_text())["training"][0]["image"] == "imagesTr/BRAIN_000_0000.nii.gz"
+
+
+def spoil_bids(root: Path) -> None:
+    bids(root)
+    scan(root / "sub-00/ses-1/anat/sub-00_ses-1_FLAIR.nii.gz", 0)
+
+
+def spoil_bids_label(root: Path) -> None:
+    bids(root)
+    truth(root / "derivatives/manual/sub-00/ses-1/anat/sub-00_ses-1_label-brain_mask.nii.gz", 0)
+
+
+def spoil_patients(root: Path) -> None:
+    patients(root)
+    scan(root / "P1/other.nii.gz", 1)
+
+
+def spoil_nnunet(root: Path) -> None:
+    nnunet(root)
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(content | {"labels": {"background": 0, "whole": [1, 2]}}))
+
+
+def spoil_slicer(root: Path) -> None:
+    slicer(root)
+    segmentation(root / "scan1.seg.nrrd", samples.blob(SHAPE, seed=1)[1], name="liver")
+
+
+def spoil_slicer_layers(root: Path) -> None:
+    slicer(root)
+    segmentation(root / "scan1.seg.nrrd", samples.blob(SHAPE, seed=1)[1], layer=1)
+
+
+def flat(root: Path) -> None:
+    scan(root / "a.nii.gz", 0)
+
+
+@pytest.mark.parametrize(
+    "write, asked",
+    [
+        (spoil_bids, r"images of several kinds, T1w \(10\), FLAIR \(1\); say which by --image_suffix _T1w"),
+        (spoil_bids_label, "a second label of sub-00_ses-1 .*--label_suffix"),
+        (spoil_patients, r"P1: 2 images .*--image_suffix"),
+        (spoil_nnunet, "regions of several values, which overlap"),
+        (spoil_slicer, r"scan1\.seg\.nrrd: the value 1 is 'liver', in .*scan0.* 'tumour'"),
+        (spoil_slicer_layers, r"scan1\.seg\.nrrd: its segments lie in several layers"),
+        (flat, "expected one of the layouts nnU-Net"),
+    ],
+)
+def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
+    write(tmp_path)
+    with pytest.raises(InputError, match=asked):
+        create(data=str(tmp_path), output=str(tmp_path / "l.json"))
+
+
+def test_what_was_asked_for_can_be_said(tmp_path):
+    options = {"data": str(tmp_path), "output": str(tmp_path / "l.json"), "class_names": "b,t", "dry_run": True}
+    spoil_bids(tmp_path)
+    create(**options, image_suffix="_T1w", label_suffix="_label-tumour_mask")
+    with pytest.raises(InputError, match="no FLAIR beside it"):
+        create(**options, image_suffix="_T1w,_FLAIR")
+    for options in ({"images": "a"}, {"data": "a", "images": "b", "labels": "c"}, {}):
+        with pytest.raises(InputError, match="--images and --labels, or --data"):
+            create(**options, output="x.json")

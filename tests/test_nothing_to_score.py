@@ -1,0 +1,74 @@
+"""Validations and evaluations that have nothing to score: no number is made up, and what follows still works."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import samples
+from scripts.errors import find_input_error
+from scripts.files import json_text
+from scripts.report import summarize
+from test_configs import workflow
+
+
+def make(folder: Path, **lists: list[int]) -> dict:
+    """Patients by list; those above 1 are healthy. Options of a training on them."""
+    items = {}
+    for name, patients in lists.items():
+        items[name] = []
+        for patient in patients:
+            image, label = samples.blob((24, 20, 3), seed=patient)
+            healthy = patient > 1
+            samples.write_nifti(folder / f"images/p{patient}.nii.gz", image)
+            samples.write_nifti(folder / f"labels/p{patient}.nii.gz", label * (not healthy))
+            items[name].append({"image": f"images/p{patient}.nii.gz", "label": f"labels/p{patient}.nii.gz"})
+    (folder / "list.json").write_text(json.dumps(items))
+    return {"dataset_dir": str(folder), "datalist": str(folder / "list.json"), "output_dir": str(folder / "run"),
+            "spatial_size": 32, "batch_size": 2, "class_names": ["background", "organ"], "show_progress": False,
+            "epochs": 2, "steps_per_epoch": 1, "val_interval": 1}  # fmt: skip
+
+
+def run(options: dict, *names: str, run_id: str = "run") -> None:
+    flow = workflow("train", *names, run_id=run_id, **options)
+    flow.initialize()
+    flow.run()
+
+
+def test_healthy_patients_choose_no_best_and_score_nothing(tmp_path, caplog):
+    options = make(tmp_path, training=[0, 1], validation=[2], testing=[3])
+    run(options, "train", "labeled_only")
+    assert not (tmp_path / "run" / "model_best.pt").exists() and (tmp_path / "run" / "model_last.pt").exists()
+    told = [r.message for r in caplog.records if "no best weights are kept and model_last.pt counts" in r.message]
+    assert len(told) == 1, "said once"
+    rows = list(csv.DictReader((tmp_path / "run" / "validation_log.csv").open()))
+    assert [row["mean_dice"] for row in rows] == ["nan", "nan"]
+    assert not any("0.0000" in r.message for r in caplog.records if "validation after" in r.message)
+    run(options, "train", "evaluate", run_id="reporting")
+    assert "NaN" not in (tmp_path / "run" / "scores.json").read_text()
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_a_score_of_nothing_is_null():
+    rows = [{"case": "a", "class": "organ", "dice": float("nan"), "hd95": float("nan"), "unit": "mm"}]
+    summary = json.loads(json_text(summarize(pd.DataFrame(rows))), parse_constant=pytest.fail)
+    assert summary["mean"] == {"dice": None, "hd95": None} and summary["classes"]["organ"]["counted"] == 0
+
+
+def test_without_validation_and_test_cases_report_and_prediction_go_on(tmp_path):
+    options = make(tmp_path, training=[0, 1])
+    run(options, "train", "labeled_only")
+    run(options, "train", "evaluate", run_id="reporting")
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "Not evaluated yet" in page and "Loss terms" in page
+    with pytest.raises(RuntimeError) as caught:
+        run(options, "train", "evaluate", run_id="evaluating")
+    assert "expected labelled cases in `testing` or `validation`" in str(find_input_error(caught.value))
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "images"), ckpt_path=str(tmp_path / "run"),
+                    output_dir=str(tmp_path / "out"), show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p0_seg.nii.gz", "p1_seg.nii.gz"]
