@@ -24,7 +24,7 @@ MINUTES = {True: 2, False: 5}
 
 
 def as_is(value: Any) -> Any:
-    """A value for a configuration, in which MONAI gives a meaning to ``#``, ``@`` and ``%`` within a text.
+    """A value for a configuration, whose paths are no expressions: MONAI gives a meaning to ``#``, ``@`` and ``%`` within a text.
 
     Such a text becomes an expression of Python that is nothing but this text.
     """
@@ -32,7 +32,7 @@ def as_is(value: Any) -> Any:
         return {key: as_is(part) for key, part in value.items()}
     if isinstance(value, list):
         return [as_is(part) for part in value]
-    if isinstance(value, str) and "/" in value and any(sign in value for sign in "#@%"):
+    if isinstance(value, str) and value.startswith("/") and any(sign in value for sign in "#@%"):
         quoted = ascii(value)
         return "$" + "".join(f"\\x{ord(c):02x}" if c in "#@%" else c for c in quoted)
     return value

@@ -234,6 +234,8 @@ def test_one_bad_label_stops_no_training(server):
     task = server.trained(**TRAIN)
     assert task["status"] == "DONE", "\n".join(task["details"])[-1500:]
     assert any("Left out" in line and "patient003" in line for line in task["details"])
+    newest = max((server.bundle / "output").glob("label_*"), key=lambda path: path.stat().st_mtime_ns)
+    assert list(newest.glob("tensorboard/events*")), "what is no path stays an expression"
     cases = json.loads((server.bundle / "models" / "training.json").read_text())["labeled_cases"]
     assert "patient003" not in cases and "patient001" in cases
     assert call(server, "DELETE", "/datastore/label?id=patient003&tag=final").status_code == 200
