@@ -24,9 +24,9 @@ MINUTES = {True: 2, False: 5}
 
 
 def as_is(value: Any) -> Any:
-    """A value for a configuration, whose paths are no expressions: MONAI gives a meaning to ``#``, ``@`` and ``%`` within a text.
+    """A value for a configuration, in whose texts MONAI gives a meaning to ``#``, ``@`` and ``%``: paths as they are.
 
-    Such a text becomes an expression of Python that is nothing but this text.
+    Such a path becomes an expression of Python that is nothing but this text.
     """
     if isinstance(value, dict):
         return {key: as_is(part) for key, part in value.items()}
