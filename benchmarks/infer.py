@@ -233,16 +233,26 @@ def memory(
     _write(output, result)
 
 
+#: A small process that starts a command: the peak of a process begins with that of the one it was made from.
+STARTER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def resources(command: list[str], threads: int) -> dict[str, float]:
     """Run a command in the bundle's folder: its wall and processor seconds and the most memory that it held."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}.")
-    seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": used.ru_utime + used.ru_stime}
-    return seconds | {"peak_bytes": used.ru_maxrss * 1024}
+    starter = [sys.executable, "-S", "-c", STARTER, *command]
+    done = subprocess.run(starter, cwd=BUNDLE, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}.")
+    cpu, peak = done.stdout.split()
+    return {"seconds": time.perf_counter() - start, "cpu_seconds": float(cpu), "peak_bytes": int(peak) * 1024}
 
 
 @torch.no_grad()

@@ -393,9 +393,9 @@ def test_strings_of_a_command_line():
     converted = options.converted
     known = ConfigParser()
     known.read_config(str(ROOT / "bundle" / "configs" / "train.yaml"))
-    given = {"class_names": "background,RV", "roi_size": "32,32", "amp": "true"}
-    assert options.understood(given, known, source="") == {"class_names": ["background", "RV"],
-                                                           "spatial_size": [32, 32], "amp": True}  # fmt: skip
+    given = {"class_names": "background,RV", "roi_size": "32,32", "fusion_checkpoint": "true"}
+    expected = {"class_names": ["background", "RV"], "spatial_size": [32, 32], "fusion_checkpoint": True}
+    assert options.understood(given, known, source="") == expected
     for value, like, expected in [
         ("16,16", 224, [16, 16]),
         ((16, 16), None, [16, 16]),

@@ -61,7 +61,7 @@ def test_patients_with_files_of_one_name_are_scored_and_reported_apart(same_name
     scores = pd.read_csv(same_names / "scores.csv")
     assert list(scores["case"]) == ["P1/mr", "P2/mr", "P3/mr"]
     assert json.loads((same_names / "scores.json").read_text())["cases"] == 3
-    page = Report(same_names, class_names=["background", "organ"]).run().read_text()
+    page = Report(same_names, class_names=["background", "organ"]).run().read_text(encoding="utf-8")
     assert all(f"P{k}/mr" in page for k in (1, 2, 3))
     assert [i["case"] for i in read_datalist(same_names / "list.json", same_names, "training")] == ["P0/mr"]
     items = read_datalist(same_names / "list.json", same_names, "testing")

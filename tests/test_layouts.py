@@ -139,6 +139,14 @@ def test_two_folders_of_nnunet_leak_no_channel_into_the_unlabelled(tmp_path):
     assert json.loads((tmp_path / "l.json").read_text())["training"][0]["image"] == "imagesTr/BRAIN_000_0000.nii.gz"
 
 
+def test_numbers_that_labels_have_too_are_no_channels(tmp_path):
+    for name in ("genius_0000", "genius_0001", "genius_0100", "genius_0101"):
+        scan(tmp_path / "images" / f"{name}.nii.gz", 0)
+        truth(tmp_path / "labels" / f"{name}.nii.gz", 0)
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "l.json"), class_names="b,t")
+    assert len(json.loads((tmp_path / "l.json").read_text())["training"]) == 4
+
+
 def spoil_bids(root: Path) -> None:
     bids(root)
     scan(root / "sub-00/ses-1/anat/sub-00_ses-1_FLAIR.nii.gz", 0)

@@ -91,10 +91,11 @@ def test_labels_are_not_predicted(tmp_path, caplog):
 def test_channels_of_nnunet_are_one_image(tmp_path):
     for name in ("A_0000", "A_0001", "B_0000", "B_0001", "C"):
         (tmp_path / f"{name}.nii.gz").touch()
-    assert names(read_images(tmp_path), tmp_path) == [
+    assert names(read_images(tmp_path, in_channels=2), tmp_path) == [
         ["A_0000.nii.gz", "A_0001.nii.gz"], ["B_0000.nii.gz", "B_0001.nii.gz"], "C.nii.gz"
     ]  # fmt: skip
+    assert len(read_images(tmp_path)) == 5, "to a network of one channel these are five images"
     (tmp_path / "B_0001.nii.gz").unlink()
     with pytest.raises(InputError, match=r"B_0000\.nii\.gz: the channels 0001 of B are missing"):
-        read_images(tmp_path)
+        read_images(tmp_path, in_channels=2)
     assert set(join_channels({"x_0000": Path("x"), "y_0002": Path("y")})) == {"x_0000", "y_0002"}

@@ -33,7 +33,7 @@ def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle,
     assert figures["total_seconds"] == pytest.approx(spent + figures["validation_seconds"])
     assert figures["validations"] == 1 and figures["epochs"] == 3 and figures["batch_size"] == 4
     for shown in (
-        "a step:",
+        "slices a step, in ",
         "  step  ",
         "  epoch  ",
         "for 1 volumes, every 3 epochs",

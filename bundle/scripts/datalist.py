@@ -315,7 +315,11 @@ def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]],
 
 
 def read_images(
-    dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "", *, allow_outside: bool = False
+    dataset_dir: str | os.PathLike,
+    datalist: str | os.PathLike = "",
+    *,
+    allow_outside: bool = False,
+    in_channels: int = 1,
 ) -> list[dict[str, Any]]:
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
@@ -324,6 +328,7 @@ def read_images(
             by its name), or one image file.
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
+        in_channels: of the network; with more than one, files of nnU-Net's names (``_0000``, ``_0001``) are joined.
 
     Returns:
         one ``{"image": path}`` an image, sorted by name.
@@ -347,7 +352,7 @@ def read_images(
     if len(images) < len(found):
         first = next(path for name, path in found.items() if name not in images)
         logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
-    joined = join_channels(images).values()
+    joined = (join_channels(images) if in_channels > 1 else images).values()
     return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 
 
@@ -433,6 +438,8 @@ def create(
         ignore_label = layout.ignore_label if ignore_label is None else ignore_label
         channels = channels or layout.channels
         testing = testing or layout.testing
+    elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
+        print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
     cases = group_cases(image_files, label_files, group_by)
     names = [str(name) for name in _words(class_names)]
     values, doubts = [int(v) for v in _words(label_values)], []
@@ -445,9 +452,10 @@ def create(
         except InputError as error:
             doubts = [str(error)]
         patients = cases.known * len(cases.groups)
+        shown = [] if doubts else names  # whose values are not known
         print_rows(
             describe(
-                found, patients=patients, class_names=names, values=values, ignore_label=ignore_label,
+                found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
                 slice_axis=slice_axis,
             )
         )  # fmt: skip

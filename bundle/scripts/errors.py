@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
@@ -91,10 +92,12 @@ def explain(error: BaseException, task: str = "training") -> str | None:
             )
         if out_of_memory(cause):
             return f"Out of memory. {SMALLER[task]} Otherwise {GO_ON[task]}."
-        if text.startswith("DataLoader worker"):
-            less = " or a lower --cache_rate" if task == "training" else ""
+        if text.startswith("DataLoader worker") or (
+            isinstance(cause, (ConnectionError, EOFError)) and _of_worker(cause)
+        ):
+            less, first = " or a lower --cache_rate" if task == "training" else "", (text or kind).splitlines()[0]
             return (
-                f"A loading process was ended from outside, often for want of memory ({text.splitlines()[0]}) Take "
+                f"A loading process was ended from outside, often for want of memory ({first}) Take "
                 f"fewer --num_workers{less}; {GO_ON[task]}."
             )
         if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):
@@ -103,6 +106,12 @@ def explain(error: BaseException, task: str = "training") -> str | None:
         if isinstance(cause, KeyboardInterrupt):
             return f"Stopped by hand; {GO_ON[task]}."
     return None
+
+
+def _of_worker(error: BaseException) -> bool:
+    """Whether an error came up where a loading process hands over its tensors."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("multiprocessing" in frame.filename for frame in frames)
 
 
 def one_line_errors(task: str = "training") -> None:

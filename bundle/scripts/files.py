@@ -262,6 +262,8 @@ def paired(
         images, labels, image_suffix, label_suffix: as in :func:`pair_files`.
     """
     found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
+    if any(name in found for name in truth):
+        return dict(found), truth  # numbers that labels have, too, count time points or patients, not channels
     joined = join_channels(found)
     if not any(name in joined for name in truth):
         joined = {name.removesuffix("_0000"): path for name, path in joined.items()}

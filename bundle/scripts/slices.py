@@ -93,8 +93,10 @@ def world_axes(affine: np.ndarray) -> list[int]:
     return [missing.pop(0) if np.isnan(axis) else int(axis) for axis in nearest]
 
 
-def name_of(slice_axis: str | int) -> str:
-    """What slices are stacked along, for a reader: ``S (feet to head)``, ``the stored axis 2``."""
+def name_of(slice_axis: str | int | None) -> str:
+    """What slices are stacked along, for a reader: ``S (feet to head)``, ``the stored axis 2``; pages of pictures."""
+    if slice_axis is None:
+        return "their pages"
     return f"{slice_axis} ({NAMES[str(slice_axis)]})" if slice_axis in NAMES else f"the stored axis {slice_axis}"
 
 
@@ -121,11 +123,11 @@ class _Acquired:
     oblique: bool
 
 
-def _acquired(affine: np.ndarray, shape: Sequence[int], picture: bool) -> _Acquired:
+def _acquired(affine: np.ndarray, shape: Sequence[int]) -> _Acquired:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    axis = stored_axis(affine, shape, picture=picture)
+    axis = stored_axis(affine, shape)
     single = sum(n == 1 for n in shape) == 1
-    if not single and not picture:  # square pixels tell the third axis
+    if not single:  # square pixels tell the third axis
         odd = [a for a in range(3) if np.ptp(np.delete(spacing, a)) <= ALIKE * np.delete(spacing, a).max()]
         axis = odd[0] if len(odd) == 1 else axis
     world = world_axes(affine)[axis]
@@ -141,14 +143,14 @@ def common_direction(volumes: Iterable[tuple[np.ndarray, Sequence[int], bool]]) 
     """The direction that most volumes of a data set were acquired along.
 
     Args:
-        volumes: of each, affine, voxels along each axis, and whether it is a stack of pictures. Planes have no say, and
-            where some volumes have voxels of unequal sides those alone have.
+        volumes: of each, affine, voxels along each axis, and whether it is a stack of pictures. Planes and such stacks
+            have no say, and where some volumes have voxels of unequal sides those alone have.
 
     Returns:
         ``R``, ``A`` or ``S``; the stored axis where directions differ because volumes are oblique, as of the heart, and
-        that agrees; ``None`` for planes alone.
+        that agrees; ``None`` for planes and pictures alone.
     """
-    found = [_acquired(*volume) for volume in volumes if len(volume[1]) == 3]
+    found = [_acquired(affine, shape) for affine, shape, picture in volumes if len(shape) == 3 and not picture]
     found = [one for one in found if one.clear] or found
     votes = Counter(one.direction for one in found)
     if not votes:

@@ -128,7 +128,7 @@ def as_names(value: Any) -> list[str] | int:
         raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
     if isinstance(value, str):
         if os.path.isfile(value):
-            return [name for line in Path(value).read_text().splitlines() if (name := line.strip())]
+            return [name for line in Path(value).read_text(encoding="utf-8").splitlines() if (name := line.strip())]
         value = value.split(",")
     return [name for part in value if (name := str(part).strip().removeprefix("patient:").strip())]
 

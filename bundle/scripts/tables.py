@@ -71,11 +71,12 @@ def describe(
             rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "
                          f"{padded[0].path.name} first, which count as air"))  # fmt: skip
     axis = found.direction if slice_axis is None else slice_axis
-    if axis is not None:
+    if any(len(facts.shape) == 3 for facts in images):
         rows.append(("slices", _slices(images, axis)))
     if placed := found.placed:
         rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
-                     f"a part), {found.labels[placed[0]].path} first: they are put on them"))  # fmt: skip
+                     f"a part), {found.labels[placed[0]].path} first: their headers place them, unless --trust "
+                     "voxels"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)
@@ -89,7 +90,7 @@ def describe(
     return rows
 
 
-def _slices(images: Sequence[Facts], axis: str | int) -> str:
+def _slices(images: Sequence[Facts], axis: str | int | None) -> str:
     """How many slices an image has, along what, and which images would by themselves be cut otherwise."""
     counts, away = [], []
     for facts in images:
@@ -98,8 +99,6 @@ def _slices(images: Sequence[Facts], axis: str | int) -> str:
             counts.append(facts.shape[stored])
             if counts[-1] > 1 and coarser_elsewhere(facts.affine, stored):
                 away.append(facts.path.name)
-    if not counts:
-        return "one an image"
     number = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
     others = f", and {len(away) - 5} more" if len(away) > 5 else ""
     warning = f"; {', '.join(away[:5])}{others}: cut so, too, though coarser along another axis" if away else ""
