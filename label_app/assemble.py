@@ -1,7 +1,7 @@
 """Make the folder that a MONAI Label server runs: this app with a copy of the bundle.
 
     python label_app/assemble.py --output DIR
-    python label_app/assemble.py --output DIR --class_names background,liver,tumour --spatial_size 160
+    python label_app/assemble.py --output DIR --class_names liver,tumour --spatial_size 160
 
 With classes of your own the copy starts without weights: the first labels train them. The repository's bundle stays as
 it is; a server trains and publishes in its copy alone.
@@ -11,11 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IGNORE = shutil.ignore_patterns("__pycache__", "data", "output", "models_before", "mlruns")
+IGNORE = shutil.ignore_patterns("__pycache__", "data", "output", "models_before", "mlruns", "scores")
+
+
+def named(class_names: list[str]) -> list[str]:
+    """Names of the values 0, 1, 2, ...; the background is added where it is not the first of them.
+
+    Raises:
+        SystemExit: no name, one twice, or one that is none.
+    """
+    names = [name.strip() for name in class_names]
+    if names[0].lower() != "background":
+        names = ["background", *names]
+    wrong = [name for name in names if not re.fullmatch(r"\w[\w .()+-]*", name)]
+    if wrong or len(names) < 2 or len({name.lower() for name in names}) < len(names):
+        raise SystemExit(
+            f"class_names {','.join(class_names)!r}: expected names that differ, of letters, digits and blanks, such "
+            "as liver,tumour."
+        )
+    return names
 
 
 def assemble(
@@ -32,7 +51,8 @@ def assemble(
     Args:
         output: folder to make.
         name: of the bundle, as clients show it.
-        class_names: of the label values 0, 1, 2, ...; default: those of the shipped weights.
+        class_names: of the label values 1, 2, ..., or with ``background`` in front of 0, 1, 2, ...; default: those of
+            the shipped weights.
         spatial_size: pixels a side; default: that of the shipped weights.
         fusion: ``conv``, ``sfm_light``, ``sfm`` or ``none``; default: that of the shipped weights.
         app: another app than this one, for instance MONAI Label's ``monaibundle``.
@@ -40,6 +60,8 @@ def assemble(
     Returns:
         ``output``.
     """
+    if class_names is not None:
+        class_names = named(class_names)
     if output.exists():
         raise SystemExit(f"{output}: exists already; give another folder, or remove it with all it has learnt.")
     if app is None:
@@ -75,11 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
     parser.add_argument("--name", default="semsim", help="of the model in the clients")
-    parser.add_argument("--class_names", type=lambda text: text.split(","), help="background,first,second,...")
+    parser.add_argument(
+        "--class_names", type=lambda text: text.split(","), help="first,second,... of the values 1, 2, ..."
+    )
     parser.add_argument("--spatial_size", type=int, help="pixels a side")
     parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm", "none"])
     options = vars(parser.parse_args())
-    print(f"app: {assemble(options.pop('output'), **options)}")
+    app = assemble(options.pop("output"), **options)
+    settings = json.loads(next(app.glob("model/*/models/training.json")).read_text())
+    classes = ", ".join(f"{value} {name}" for value, name in enumerate(settings["class_names"]))
+    print(f"app: {app}; label values: {classes}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def server(
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += [part for key, value in (conf or {}).items() for part in ("--conf", key, value)]
     settings = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ""}
+    if not any(name in os.environ for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        settings["USER"] = f"user{os.getuid()}"  # which MONAI asks for; in a container it may have no entry
     # a session of its own: Ctrl-C reaches this program, which ends the server in order
     return subprocess.Popen(command, env={**os.environ, **settings, **environment}, start_new_session=True)
 
@@ -91,6 +94,8 @@ def wait_until_up(process: subprocess.Popen, url: str, seconds: float = 120) -> 
     while time.monotonic() < end and process.poll() is None:
         try:
             urllib.request.urlopen(url + "/", timeout=5)
+            return
+        except urllib.error.HTTPError:  # it answers, and asks for a token
             return
         except OSError:
             time.sleep(0.5)

@@ -3,20 +3,30 @@
     python -m monailabel.main start_server --app APP --studies DIR --host 127.0.0.1
 
 where APP is made by ``assemble.py``. Options of ``--conf``: ``strategy`` (entropy, disagreement or random: the first in
-the client's list), ``skip_scoring true``.
+the client's list), ``skip_scoring true``, ``origins`` (sites whose pages may send requests, comma-separated) and
+``token_file`` (a file with a secret that every request has to bring).
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from lib import bundles, labels
 from lib.active import Scores, strategies
-from lib.auth import name_algorithms
-from lib.infer import Segmentation
+from lib.auth import name_algorithms, read_token
+from lib.infer import OPTIONS, Batch, Segmentation
+from lib.names import LEVELS, checked, devices, refuse
+from lib.studies import Studies
 from lib.train import SemiSupervised
+from monailabel.config import settings
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -42,6 +52,8 @@ class SemSimApp(MONAILabelApp):
                 "folder with label_app/assemble.py."
             )
         name_algorithms()
+        #: MONAI Label trains, scores and predicts many images in processes of their own, which make an app, too
+        self.is_server = "monailabel.app" in sys.modules
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -50,6 +62,99 @@ class SemSimApp(MONAILabelApp):
             description="Segmentation learnt from a few labelled and many unlabelled images",
             version="0.1.0",
         )
+        if self.is_server:
+            from lib import endpoints, gate
+
+            endpoints.install()
+            origins = str(self.conf.get("origins", "")).split(",")
+            archive = "://" in studies
+            gate.install(sys.modules["monailabel.app"].app, origins=origins, token=read_token(conf), archive=archive)
+
+    def init_datastore(self) -> Datastore:
+        if "://" not in self.studies:
+            return Studies(
+                self.studies,
+                server=self.is_server,
+                auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+                extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+                read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+            )
+        datastore = super().init_datastore()
+        if (
+            isinstance(datastore, LocalDatastore) and not self.is_server
+        ):  # a copy of an archive: the server keeps its books
+            datastore._update_datastore_file = lambda lock=True: None
+        return datastore
+
+    def datastore(self) -> Datastore:
+        """The datastore; in the server with what a scoring has written meanwhile."""
+        if self.is_server:
+            for task in self._scoring_methods.values():
+                task.enter(self._datastore)
+        return self._datastore
+
+    def known(self, what: str, name: Any, among: Mapping[str, Any]) -> None:
+        """Raise 404 where a request names what is not there."""
+        if not isinstance(name, str) or name not in among:
+            raise refuse(f"{what}: expected one of {', '.join(among)}; received {str(name)[:80]!r}.", 404)
+
+    def checked(self, method: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request to ``train``, ``scoring``, ``batch_infer`` or ``infer``, with values that are offered alone."""
+        if method == "scoring":
+            self.known("method", request.get("method"), self._scoring_methods)
+            return checked(request, {"device": devices(), "gpus": "", "max_samples": 0, "logging": LEVELS})
+        self.known("model", request.get("model"), self._trainers if method == "train" else self._infers)
+        if method == "train":
+            counted = {"max_epochs": 20, "steps_per_epoch": 0}  # what a request may say in the place of minutes
+            panel = {**counted, **self._trainers[request["model"]].config()}
+            return checked(request, {**panel, "device": devices(), "gpus": ""})
+        models = Path(self.bundles[request["model"]]) / "models"
+        files = sorted((path.name for path in models.glob("*.pt")), key=len)
+        panel = {**OPTIONS, "device": devices(), "gpus": "", "model_filename": files or ["model.pt"]}
+        return checked(request, panel, strict=False)
+
+    def checked_label(self, image: str, file: Path, info: Mapping[str, Any], tag: str) -> dict[str, Any]:
+        """What the books say of a label that is submitted, once its file is numbered and looked at.
+
+        Args:
+            image: file of the image.
+            file: of the label, renumbered in place where the names of its segments say so.
+            info: as the client sent it, with ``label_info`` and the ``model`` that it is for.
+            tag: of the label; drafts are not looked at.
+        """
+        named, model = info.get("label_info"), info.get("model")
+        if named and not (isinstance(named, list) and all(isinstance(entry, dict) for entry in named)):
+            raise refuse("label_info: expected a list of segments with name and idx.")
+        bundle = Path(self.bundles.get(model if isinstance(model, str) else "", next(iter(self.bundles.values()))))
+        names = bundles.class_names(bundle)
+        final = tag == DefaultLabelTag.FINAL.value
+        try:
+            if final:
+                labels.check_readable(bundle, file)
+            changed = labels.by_name(file, named, names)
+            if final:
+                labels.check(bundle, image, file, empty=info.get("empty") is True)
+        except ValueError as error:
+            raise refuse(str(error)) from error
+        if not named and not changed:
+            return dict(info)
+        return {**info, "label_info": [{"name": name, "idx": value} for value, name in enumerate(names) if value]}
+
+    def init_batch_infer(self) -> Batch:
+        return Batch()
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        replaces = request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL.value
+        if replaces and request.get("image") in self._datastore.get_labeled_images():
+            raise refuse(f"{request['image']}: has a label, and no prediction takes its place.", 409)
+        return super().infer(request, datastore)
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        several = request.get("multi_gpu", True) and torch.cuda.is_available()
+        return super().batch_infer({**request, "multi_gpu": several}, datastore)
+
+    def infer_wsi(self, request: Any, datastore: Datastore | None = None) -> Any:
+        raise refuse("No whole slides here; ask for /infer/MODEL.", 404)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {name: Segmentation(path, self.conf) for name, path in self.bundles.items()}
@@ -63,9 +168,10 @@ class SemSimApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         if strtobool(self.conf.get("skip_scoring", "false")):
             return {}
-        return {name: Scores(path) for name, path in self.bundles.items()}
+        return {name: Scores(path, self.studies) for name, path in self.bundles.items()}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.known("strategy", request.get("strategy") or next(iter(self._strategies)), self._strategies)
         return super().next_sample({**request, "strategy": request.get("strategy") or next(iter(self._strategies))})
 
     def async_scoring(self, method: str | None, params: Any = None) -> Any:

@@ -206,6 +206,9 @@ def stats(spacing, shape, labels=(0, 1, 2)):
         ((1.5, 1.5, 10), (120, 120, 9), {"sigmoid": True}, "overlap"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": [{"name": "organ", "index": [1, 2]},
                                                         {"name": "tumour", "index": [2]}]}, "overlap"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["a", "a"]}, "name of its own"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["background"]}, "values 1 to"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"dataroot": "/d/set #2"}, "'#'"),
         ((1.5, 1.5, 10), (120, 120, 9), {"extra_modalities": {"image2": "ct"}}, "one image as its channels"),
     ],
 )  # fmt: skip
@@ -221,6 +224,38 @@ def test_what_is_skipped_and_why(tmp_path, spacing, shape, given, expected):
     (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats((1, 1, 8), (99, 99, 9), labels=(0, 2))))
     if not given:
         assert "renumber" in algo.pre_check_skip_algo()[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "names"),
+    [
+        (["RV", "Myo", "LV"], [0, 1, 2, 3], ["background", "RV", "Myo", "LV"]),
+        (["RV", "Myo", "LV"], [0, 1, 2], ["background", "RV", "Myo", "LV"]),  # no labelled scan shows the third
+        (["RV", "Myo", "LV"], [0, 2, 3], ["background", "RV", "Myo", "LV"]),
+        (["Background", "RV", "Myo"], [0, 1, 2], ["Background", "RV", "Myo"]),
+        (None, [0, 1, 2], ["background", "class 1", "class 2"]),
+    ],
+)
+def test_a_name_belongs_to_one_value(given, labels, names):
+    """Whatever values the labelled scans happen to show."""
+    algo_class()
+    assert importlib.import_module("semsim.scripts.algo")._class_names(given, labels) == names
+
+
+def test_data_that_moved_along_are_found(tmp_path, caplog):
+    caplog.set_level("INFO")
+    algo_class()
+    moved_along = importlib.import_module("semsim.scripts.options").moved_along
+    old, new = tmp_path / "old", tmp_path / "new" / "deeper"
+    for place in (old, new):
+        (place / "work" / "semsim_0").mkdir(parents=True)
+        (place / "list.json").touch()
+    (old / "only.json").touch()
+    here, there = str(old / "work" / "semsim_0"), str(new / "work" / "semsim_0")
+    assert moved_along(str(old / "list.json"), here, here) == str(old / "list.json")
+    assert moved_along(str(old / "list.json"), here, there) == str(new / "list.json") and here in caplog.text
+    assert moved_along(str(old / "only.json"), here, there) == str(old / "only.json"), "it did not move"
+    assert moved_along(str(old / "list.json"), None, there) == str(old / "list.json")
 
 
 def test_ct_names_and_input_keys(tmp_path, caplog):
@@ -271,7 +306,7 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
     again = yaml.safe_load((tmp_path / "semsim_0_lr" / "configs" / "hyper_parameters.yaml").read_text())
     changed = {k for k in again if again[k] != content[k]}
-    assert changed == {"bundle_root", "learning_rate"} and again["learning_rate"] == 0.1
+    assert changed == {"bundle_root", "generated_in", "learning_rate"} and again["learning_rate"] == 0.1
     assert (tmp_path / "semsim_0_lr" / "scripts" / "trainer.py").exists()
 
 

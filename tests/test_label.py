@@ -66,7 +66,7 @@ def test_unlabelled_images_of_a_datastore(studies, caplog):
     assert label.unlabeled_of("https://archive.example.org/dicom-web") == []
     assert "without unlabelled images" in caplog.text
     (studies / label.BOOKS).write_text("{")
-    with pytest.raises(InputError, match=r"datastore_v2\.json.*removing the file"):
+    with pytest.raises(InputError, match=r"datastore_v2\.json.*move the file elsewhere"):
         label.unlabeled_of(studies)
 
 
@@ -192,3 +192,26 @@ def test_what_monai_label_looks_for():
     assert all(isinstance(handler, dict) for handler in train["train"]["handlers"])
     inference = yaml.safe_load((BUNDLE / "configs" / "inference.yaml").read_text())
     assert {"network_def", "preprocessing", "inferer", "postprocessing", "device", "bundle_root"} <= set(inference)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("liver,tumour", ["background", "liver", "tumour"]),
+        ("background, Liver, Tumour", ["background", "Liver", "Tumour"]),
+        ("liver", ["background", "liver"]),
+        ("", None), ("background", None), ("liver,liver", None), ("Lesion,lesion", None),
+        ("<b>x</b>", None), ("a,,b", None),
+    ],
+)  # fmt: skip
+def test_a_name_belongs_to_one_value(tmp_path, given, names):
+    """The background is named first or added; a list that could mean something else is refused, and nothing is made."""
+    if names is None:
+        with pytest.raises(SystemExit, match="class_names"):
+            assemble.assemble(tmp_path / "app", class_names=given.split(","))
+        assert not (tmp_path / "app").exists()
+        return
+    bundle = assemble.assemble(tmp_path / "app", class_names=given.split(",")) / "model" / "semsim"
+    assert json.loads((bundle / "models" / "training.json").read_text())["class_names"] == names
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert list(metadata["outputs"]["pred"]["channel_def"].values()) == names

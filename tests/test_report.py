@@ -71,3 +71,12 @@ def test_chosen_metrics_alone():
     assert summarize(pd.DataFrame(rows))["mean"] == {"assd": 2.0}
     with pytest.raises(ValueError, match="metrics should be some of"):
         ScoreCases("out", ["background", "x"], metrics=["dcie"])
+
+
+def test_no_cell_is_a_formula():
+    """A spreadsheet that opens the table runs nothing that an image is called."""
+    from scripts.files import cell
+
+    for name in ("=cmd|' /C calc'!A1", "+1", "-1", "@x", "\t=1"):
+        assert cell(name) == "'" + name
+    assert cell("patient=1") == "patient=1" and cell("") == ""

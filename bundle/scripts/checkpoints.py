@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
 SETTINGS_FILE = "training.json"
+#: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
+WRAPPINGS = ("model", "network", "state_dict")
 #: Which files a training reads, for a resume to compare.
 LISTS_FILE = "training_lists.json"
 
@@ -206,7 +209,13 @@ class ResumeFrom:
         total = getattr(schedule, "total_iters", None)
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
-        if "scaler" in read_checkpoint(str(self.path)):
+        content = read_checkpoint(str(self.path))
+        if "trainer" not in content:
+            raise InputError(
+                f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
+                "weights alone; begin a new training with them by --initial FILE."
+            )
+        if "scaler" in content:
             load_dict["scaler"] = PrecisionState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
@@ -468,6 +477,35 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
     )
 
 
+def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state of a network in a file, taken out of ``{"model": state}`` and the like, without ``module.`` in names.
+
+    Raises:
+        InputError: the file is missing, or is no state (or would run code).
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
+            "a model_best.pt or model_last.pt."
+        ) from error
+    for name in WRAPPINGS:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
+    prefix = "module."
+    if state and all(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
 def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:
     """Load a state into ``network``, strictly, and return it in evaluation mode on ``device``.
 
@@ -475,22 +513,11 @@ def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.d
         InputError: the file is missing, is no state (or would run code), or is that of another network.
     """
     ckpt_path = str(weights_file(ckpt_path))
-    try:
-        state = torch.load(ckpt_path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"{ckpt_path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
-        ) from None
-    except Exception as error:
-        raise InputError(
-            f"{ckpt_path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
-            "a model_best.pt or model_last.pt."
-        ) from error
-    state = state.get("model", state.get("network", state))
+    state = read_state(ckpt_path, device)
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = textwrap.shorten(str(error).strip().splitlines()[-1].strip(), 200, placeholder=" ...")
         raise InputError(
             f"{ckpt_path}: these weights are of another network ({reason}); in_channels, class_names and the network "
             "must be those of the training."

@@ -1,4 +1,4 @@
-"""Options of ``python -m monai.bundle run`` that would be accepted and do nothing, or the opposite of what they say."""
+"""Options of a run that would be accepted and do nothing, or the opposite of what they say."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
 
+from .doors import problems_of, running
 from .errors import raise_all
 from .label import inside
 
@@ -24,16 +25,23 @@ def check_options(argv: Sequence[str] | None = None) -> None:
     """Refuse misspelt options, which MONAI adds to the config unread, and ``false``, which is a text and so true.
 
     Args:
-        argv: a command line, ``[program, "run", ...]``; default: this process's, if it is one of ``monai.bundle run``
-            and not MONAI Label's, which hands over keys of its own.
+        argv: a command line, ``[program, "run", ...]``; default: this process's, if it is one of ``monai.bundle run``,
+            and the configuration that is about to run, from wherever its keys came. Not MONAI Label's, which hands over
+            keys of its own.
 
     Raises:
         InputError: one line for each such option.
     """
     if argv is None:
         argv = sys.argv
-        if inside() or Path(argv[0]).parts[-2:] != ("bundle", "__main__.py") or argv[1:2] != ["run"]:
+        if inside():
             return
+        if Path(argv[0]).parts[-2:] != ("bundle", "__main__.py") or argv[1:2] != ["run"]:
+            argv = []
+        workflow = running()
+        found = problems_of(workflow) if workflow is not None else []
+    else:
+        found = []
     options = options_of(argv)
     problems = [
         f"--{name}: expected {WORDS[text]}, received {text!r}; write as in Python --{name} {WORDS[text]}."
@@ -50,6 +58,8 @@ def check_options(argv: Sequence[str] | None = None) -> None:
                 near = difflib.get_close_matches(first, known, n=1)
                 remedy = f"did you mean --{near[0]}?" if near else "docs/REFERENCE.md has the keys."
                 problems.append(f"--{name}: expected a key of {options['config_file']}, received {first!r}; {remedy}")
+    told = " ".join(problems)
+    problems += [line for line in found if line.split(":")[0] not in told]
     raise_all(problems, "options")
 
 

@@ -233,6 +233,11 @@ def ignored_line(folder: str | os.PathLike) -> str:
     return f"{'ignored':<11} {kept.total()} files that are no images: {shown}" if kept else ""
 
 
+def cell(text: str) -> str:
+    """A text for a cell of a table: one that spreadsheets would run as a formula gets a quote in front."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def json_text(content: Any, indent: int | None = 2) -> str:
     """JSON that other programs can read: a number that is none (nan, infinity) becomes ``null``."""
 

@@ -57,6 +57,12 @@ def setting(bundle_root: str | os.PathLike, name: str, default: Any) -> Any:
     return trained_setting(Path(bundle_root) / "models" / "model.pt", name, default)
 
 
+def place(bundle_root: str | os.PathLike) -> Path:
+    """Where data and results go by default: the bundle's folder; the working folder where that is installed."""
+    root = Path(bundle_root)
+    return Path() if "site-packages" in root.resolve().parts else root
+
+
 def intensity(bundle_root: str | os.PathLike, transform: Any) -> Any:
     """The transform of intensities of ``train.yaml``; in MONAI Label that of the weights in ``models``, if they say."""
     if setting(bundle_root, "intensity", None) is None:
@@ -102,12 +108,17 @@ def slice_axis(
 
 def dataset_dir(bundle_root: str | os.PathLike) -> str:
     """Folder of the data where none is given: the phantom's, generated on first use; in MONAI Label the bundle's."""
-    return str(bundle_root) if inside() else phantom.ensure(Path(bundle_root) / "data" / "phantom")
+    return str(bundle_root) if inside() else phantom.ensure(place(bundle_root) / "data" / "phantom")
 
 
-def output_dir(bundle_root: str | os.PathLike) -> str:
-    """Folder of a training where none is given: ``output``; in MONAI Label a new one below it for every training."""
-    folder = Path(bundle_root) / "output"
+def output_dir(bundle_root: str | os.PathLike, name: str = "") -> str:
+    """Folder of results where none is given: ``output``; in MONAI Label a new one below it for every training.
+
+    Args:
+        bundle_root: folder of the bundle.
+        name: of a folder below ``output``.
+    """
+    folder = place(bundle_root) / "output" / name
     if inside():
         folder = folder / f"label_{datetime.now():%Y%m%d_%H%M%S_%f}_{os.getpid()}"
     return str(folder)
@@ -162,7 +173,8 @@ def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected the books of a MONAI Label datastore, could not read them ({type(error).__name__}: "
-            f"{error}); let the server write them anew by removing the file."
+            f"{error}); stop the server, move the file elsewhere and start it again: images and labels are in files of "
+            "their own, and the newest one of a label counts."
         ) from error
     images = [str(f.resolve()) for f in files if f.name.lower().endswith(IMAGE_SUFFIXES) and f.is_file()]
     return [{"image": image, "stream": "unlabeled"} for image in sorted(images)]

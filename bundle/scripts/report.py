@@ -20,7 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from .drawing import overlay
-from .files import case_names, json_text
+from .files import case_names, cell, json_text
 from .loaders import rank_and_size
 from .transforms import file_of
 
@@ -170,7 +170,8 @@ class ScoreCases:
         folder = self.output_dir / f"epoch_{engine.state.epoch}" if self.by_epoch else self.output_dir
         folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame([row for case in rows.values() for row in case])
-        table.round(5).to_csv(folder / "scores.csv", index=False)
+        texts = {name: [cell(str(text)) for text in table[name]] for name in ("case", "class")}
+        table.round(5).assign(**texts).to_csv(folder / "scores.csv", index=False)
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
         (folder / "scores.json").write_text(json_text(summary))
         if not any(row["counted"] for row in summary["classes"].values()):

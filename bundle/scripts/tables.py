@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .files import IMAGE_SUFFIXES, is_picture
+from .files import IMAGE_SUFFIXES, cell, is_picture
 from .intensity import AIR
 from .slices import coarser_elsewhere, name_of, stored_axis
 from .survey import Facts, Survey, join
@@ -125,7 +125,7 @@ def write_table(found: Survey, output: str | Path) -> None:
         low, p_low, p_high, high = facts.intensity or (float("nan"),) * 4
         label = found.labels.get(case)
         rows.append({
-            "case": case, "file": str(facts.path), "channels": facts.channels, "size": join(facts.shape),
+            "case": cell(case), "file": cell(str(facts.path)), "channels": facts.channels, "size": join(facts.shape),
             "spacing": join(facts.spacing), "smallest": low, "percentile_0.5": p_low, "percentile_99.5": p_high,
             "largest": high, "label": str(label.path) if label else "",
             "label_values": " ".join(f"{v:g}" for v in label.values) if label else "",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import random
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,15 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
 
+from lib.studies import Studies
+
 logger = logging.getLogger(__name__)
 
 #: Keys of an image's info in the datastore.
 KEYS = {"entropy": "semsim_entropy", "disagreement": "semsim_disagreement"}
 STAMP = "semsim_model"
+#: Between two writings of the scores.
+SECONDS = 5
 DESCRIPTIONS = {
     "entropy": "The image that the network is least sure of",
     "disagreement": "The image on which decoder and similarities disagree most",
@@ -45,15 +52,44 @@ def strategies(default: str) -> dict[str, Strategy]:
 
 
 class Scores(ScoringMethod):
-    """Scores the images without a label by the bundle's ``scripts/acquisition.py``."""
+    """Scores the images without a label by the bundle's ``scripts/acquisition.py``.
 
-    def __init__(self, bundle: str | Path) -> None:
+    It runs in a process beside the server and writes a file of scores; the server enters them into the books.
+    """
+
+    def __init__(self, bundle: str | Path, studies: str) -> None:
         """
         Args:
             bundle: folder of the bundle.
+            studies: whose images are scored.
         """
         super().__init__("Entropy of the prediction, and disagreement of decoder and similarities")
         self.bundle = Path(bundle)
+        self.file = self.bundle / "scores" / f"{zlib.crc32(studies.encode()):08x}.json"
+        self._entered = 0
+
+    def enter(self, datastore: Datastore) -> None:
+        """Enter new scores into the books."""
+        stamp = self.file.stat().st_mtime_ns if self.file.is_file() else 0
+        if stamp != self._entered:
+            self._entered = stamp
+            known = set(datastore.list_images())
+            new = {image: info for image, info in self.written().items() if image in known}
+            if isinstance(datastore, Studies):
+                datastore.update_images(new)
+            else:
+                for image, info in new.items():
+                    datastore.update_image_info(image, info)
+
+    def written(self) -> dict[str, dict[str, Any]]:
+        """Scores by image, as far as they are written."""
+        return json.loads(self.file.read_text()) if self.file.is_file() else {}
+
+    def _write(self, scores: dict[str, dict[str, Any]]) -> None:
+        self.file.parent.mkdir(exist_ok=True)
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(scores, indent=1))
+        os.replace(part, self.file)
 
     @property
     def weights(self) -> Path:
@@ -64,8 +100,8 @@ class Scores(ScoringMethod):
         """Images without a label and without a score of the present weights."""
         if not self.weights.is_file():
             return []
-        stamp = self._stamp(datastore)
-        return [i for i in datastore.get_unlabeled_images() if datastore.get_image_info(i).get(STAMP) != stamp]
+        stamp, written = self._stamp(datastore), self.written()
+        return [i for i in datastore.get_unlabeled_images() if written.get(i, {}).get(STAMP) != stamp]
 
     def _stamp(self, datastore: Datastore) -> str:
         """What scores are of: the weights, and whether there are labels to compare with."""
@@ -78,6 +114,7 @@ class Scores(ScoringMethod):
         if not images:
             return {"executed": 0, "failed": 0}
         start, failed, stamp = time.time(), 0, self._stamp(datastore)
+        scores, saved = self.written(), time.time()
         sys.path.insert(0, str(self.bundle))
         unload_module("scripts")
         try:
@@ -95,8 +132,12 @@ class Scores(ScoringMethod):
                     logger.warning(f"{image}: not scored. {reason}")
                     failed, found = failed + 1, {}
                 info = {KEYS[name]: value for name, value in found.items()}
-                datastore.update_image_info(image, {**info, STAMP: stamp})
+                scores[image] = {**info, STAMP: stamp}
                 logger.info(f"{image}: {info}")
+                if time.time() - saved > SECONDS:
+                    self._write(scores)
+                    saved = time.time()
         finally:
+            self._write(scores)
             sys.path.remove(str(self.bundle))
         return {"executed": len(images), "failed": failed, "seconds": round(time.time() - start, 3)}

@@ -9,15 +9,34 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import HTTPException
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import device_list
+
+from lib import bundles
+from lib.names import LEVELS
 
 logger = logging.getLogger(__name__)
 
 #: Settings that prediction depends on; with others the bundle is taken up anew.
 SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "keep_largest")
+
+#: What a request may ask of a prediction, beside device and weights.
+OPTIONS = {
+    "result_extension": [".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png", ".tif"],
+    "result_dtype": ["uint8", "uint16", "int16", "int32", "float32"],
+    "result_compress": False,
+    "logging": LEVELS,
+    "multi_gpu": True,
+    "save_label": False,
+    "label_tag": "original",
+    "max_workers": 0,
+    "max_batch_size": 0,
+}
 
 
 def input_error(error: BaseException | None) -> str | None:
@@ -27,6 +46,42 @@ def input_error(error: BaseException | None) -> str | None:
             return str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+class StrictTask(BundleInferTask):
+    """MONAI Label's own task, which loads what fits of any weights and predicts with the rest as it happens to be."""
+
+    def _get_network(self, device: str, data: Any) -> torch.nn.Module:
+        """The network with all its weights from the file; kept until that changes."""
+        bundle = Path(self.bundle_path)
+        path = bundle / "models" / str((data or {}).get("model_filename") or "model.pt")
+        key = (str(path), path.stat().st_mtime_ns)
+        known = self._networks.get(device)
+        if known is None or known[1] != key:
+            known = (bundles.loaded(bundle, path, device), key)
+            self._networks[device] = known
+        return known[0]
+
+
+class Batch(BatchInferTask):
+    """Prediction of many images; one that cannot be predicted is named, and stops none of the others."""
+
+    def get_images(self, request: dict[str, Any], datastore: Datastore) -> list[str]:
+        images = list(super().get_images(request, datastore))
+        if request.get("label_tag") == DefaultLabelTag.FINAL.value:  # no prediction takes the place of a label
+            images = [image for image in images if image not in datastore.get_labeled_images()]
+        return images
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Any) -> dict[str, Any]:
+        def careful(task: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+            try:
+                return infer(task, datastore)
+            except Exception as error:
+                reason = input_error(error) or getattr(error, "detail", None) or repr(error)
+                logger.warning(f"{task['image']}: not predicted. {reason}")
+                return {"error": reason}
+
+        return super().__call__(request, datastore, careful)
 
 
 class Segmentation(InferTask):
@@ -44,15 +99,17 @@ class Segmentation(InferTask):
         """
         self.bundle, self.app_conf = Path(path), conf
         metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text())
-        classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        labels = {name.lower(): int(value) for value, name in classes.items() if value != "0"}
-        super().__init__(InferType.SEGMENTATION, labels, 3, metadata["description"], {"device": device_list()})
+        super().__init__(InferType.SEGMENTATION, self._labels(), 3, metadata["description"], {"device": device_list()})
         self.version = metadata["version"]
         self._lock = threading.Lock()
         self._task: BundleInferTask | None = None
         self._settings: dict[str, Any] = {}
 
+    def _labels(self) -> dict[str, int]:
+        return {name.lower(): value for value, name in enumerate(bundles.class_names(self.bundle)) if value}
+
     def info(self) -> dict[str, Any]:
+        self.labels = self._labels()
         return {**super().info(), "version": self.version}
 
     def is_valid(self) -> bool:
@@ -76,7 +133,8 @@ class Segmentation(InferTask):
             settings = json.loads(path.read_text()) if path.is_file() else {}
             settings = {name: settings.get(name) for name in SETTINGS}
             if self._task is None or settings != self._settings:
-                self._task, self._settings = BundleInferTask(str(self.bundle), self.app_conf), settings
+                self._task, self._settings = StrictTask(str(self.bundle), self.app_conf), settings
+                self._task.labels = self._labels()
             return self._task
 
     def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[str | None, dict]:
@@ -88,4 +146,14 @@ class Segmentation(InferTask):
             if message := input_error(error):
                 logger.error(message)
                 raise HTTPException(422, message) from error
+            self._check_image(request.get("image"))
             raise
+
+    def _check_image(self, image: Any) -> None:
+        """Raise 422 where the image is what has failed."""
+        try:
+            bundles.module(self.bundle, "readers").image_loader()(str(image))
+        except Exception as error:
+            name = Path(str(image)).name
+            message = f"{name}: expected an image, could not read it ({type(error).__name__})."
+            raise HTTPException(422, message) from error

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
+
+from lib.labels import check
+from lib.names import EMPTY
+
+logger = logging.getLogger(__name__)
 
 #: Pixels a side that the panel offers, beside that of the weights.
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
 #: What an annotator waits for a training unless told otherwise, with and without a GPU.
 MINUTES = {True: 2, False: 5}
+
+
+def as_is(value: Any) -> Any:
+    """A value for a configuration, in whose texts MONAI gives a meaning to ``#``, ``@`` and ``%``: paths as they are.
+
+    Such a path becomes an expression of Python that is nothing but this text.
+    """
+    if isinstance(value, dict):
+        return {key: as_is(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [as_is(part) for part in value]
+    if isinstance(value, str) and value.startswith("/") and any(sign in value for sign in "#@%"):
+        quoted = ascii(value)
+        return "$" + "".join(f"\\x{ord(c):02x}" if c in "#@%" else c for c in quoted)
+    return value
 
 
 class SemiSupervised(BundleTrainTask):
@@ -37,7 +58,7 @@ class SemiSupervised(BundleTrainTask):
         return json.loads(path.read_text()) if path.is_file() else {}
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        labelled = super()._fetch_datalist(request, datastore)
+        labelled, self.left_out = self._usable(super()._fetch_datalist(request, datastore), datastore)
         if not labelled:
             raise ValueError("No image has a label yet: annotate one, submit its label and train again.")
         unlabelled = datastore.get_unlabeled_images() if request.get("use_unlabeled", True) else []
@@ -46,10 +67,36 @@ class SemiSupervised(BundleTrainTask):
         self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
         return labelled
 
+    def _usable(self, labelled: list[dict[str, Any]], datastore: Datastore) -> tuple[list[dict[str, Any]], list[str]]:
+        """The labels that a training can use, and a line for each of the others."""
+        final = DefaultLabelTag.FINAL.value
+        names = [i for i in datastore.get_labeled_images() if datastore.get_label_info(i, final).get("empty") is True]
+        empty = {datastore.get_label_uri(name, final) for name in names}  # so their annotators said
+        usable, problems = [], []
+        for item in labelled:
+            try:
+                check(Path(self.bundle_path), item["image"], item["label"], empty=item["label"] in empty)
+                usable.append(item)
+            except ValueError as error:
+                problems.append(f"Left out of the training: {error}")
+                logger.warning(problems[-1])
+        return usable, problems
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        result = super().__call__(request, datastore)
+        for problem in self.left_out:  # again, for a client shows the last lines
+            logger.warning(problem)
+        return result
+
+    def info(self) -> dict[str, Any]:
+        """Without the options that no request decides."""
+        info = super().info()
+        return {**info, "config": {key: value for key, value in info["config"].items() if key not in EMPTY}}
+
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict]) -> None:
+        """Hand over the weights to begin with; the bundle loads them strictly, MONAI Label's loader takes what fits."""
         train_handlers[:] = [h for h in train_handlers if h.get("_target_") != "CheckpointLoader"]
-        if pretrained and Path(model_pytorch).is_file():
-            super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
+        self.initial = model_pytorch if pretrained and Path(model_pytorch).is_file() else ""
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         options = {**self.config(), **self.request}
@@ -59,6 +106,9 @@ class SemiSupervised(BundleTrainTask):
         overrides["spatial_size"] = [int(n) for n in size] if isinstance(size, list) else int(size)
         overrides |= self._length(options)
         overrides["train#unlabeled_dataset#data"] = self.unlabelled
+        overrides["initial"] = self.initial
+        for key, value in overrides.items():
+            overrides[key] = as_is(value)
         return overrides
 
     def _length(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def free_port() -> int:
 class Server:
     """A running server and a client of it."""
 
-    def __init__(self, app: Path, studies: Path, **environment: str) -> None:
+    def __init__(self, app: Path, studies: Path, conf: dict[str, str] | None = None, **environment: str) -> None:
         stock = not (app / "lib" / "active.py").exists()
-        conf = {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else {}
+        conf = conf or {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else conf
         self.app, self.studies, self.port = app, studies, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {"OMP_NUM_THREADS": "1", **environment}
@@ -72,9 +72,9 @@ class Server:
 
 
 @contextmanager
-def running(app: Path, studies: Path, **environment: str) -> Iterator[Server]:
+def running(app: Path, studies: Path, conf: dict[str, str] | None = None, **environment: str) -> Iterator[Server]:
     """A server for a ``with`` block."""
-    server = Server(app, studies, **environment)
+    server = Server(app, studies, conf, **environment)
     try:
         yield server
     finally:

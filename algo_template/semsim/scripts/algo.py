@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import json
 import logging
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ class SemsimAlgo(BundleAlgo):
         Returns:
             whether to skip, and why.
         """
-        reason = self._refusal(self._input(), _read_stats(self.data_stats_files))
+        reason = self._refusal(self._input(), _read_stats(self.data_stats_files), [self.data_list_file])
         return (True, reason) if reason else (skip_bundlegen, skip_info)
 
     def _input(self) -> dict[str, Any]:
@@ -52,7 +55,12 @@ class SemsimAlgo(BundleAlgo):
         return dict(ConfigParser.load_config_file(str(self.data_list_file))) if self.data_list_file else {}
 
     @staticmethod
-    def _refusal(given: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+    def _refusal(given: Mapping[str, Any], stats: Mapping[str, Any], files: Sequence[Any] = ()) -> str:
+        for path in (*files, given.get("dataroot"), given.get("datalist")):
+            if "#" in str(path) or "::" in str(path):
+                return (
+                    f"SemSim is skipped: {path}: MONAI cannot have '#' or '::' in a path; rename or link that folder."
+                )
         labels = _judged(stats, given)
         if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
             return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
@@ -61,10 +69,19 @@ class SemsimAlgo(BundleAlgo):
                 "SemSim is skipped: it does not read extra_modalities; list the files of one image as its channels "
                 '("image": [FILE, FILE]).'
             )
-        if labels != list(range(len(labels))):
+        try:
+            classes = len(_class_names(given.get("class_names"), labels))
+        except ValueError as error:
+            return f"SemSim is skipped: {error}"
+        named = _is_list_of_names(given.get("class_names"))  # a class may be in no labelled scan
+        if labels != list(range(len(labels))) and not (named and min(labels) >= 0):
             return (
                 f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber "
                 "them, or give as ignore_label in the input a value that nobody judged."
+            )
+        if unseen := [v for v in range(classes) if v not in labels]:
+            logger.warning(
+                f"class_names: no labelled scan shows the value {unseen}; see that the names are in their order."
             )
         spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
         if len(shape) < 3 or given.get("force_2d"):
@@ -95,7 +112,8 @@ class SemsimAlgo(BundleAlgo):
         kwargs.pop("gpu_customization", None)
         kwargs.pop("gpu_customization_specs", None)
         kwargs.pop("bundle_root", None)
-        place: dict[str, Any] = {"bundle_root": str(Path(algo_path).resolve())}
+        here = str(Path(algo_path).resolve())
+        place: dict[str, Any] = {"bundle_root": here, "generated_in": here}
         if "fold" in kwargs:
             place["fold"] = kwargs.pop("fold")
         path = Path(algo_path) / "configs" / HYPER_PARAMETERS
@@ -110,6 +128,7 @@ class SemsimAlgo(BundleAlgo):
         values |= one_length(understood(kwargs, known, source="parameters")) | place
         content = ConfigParser.load_config_file(str(path)) | copy.deepcopy(values)
         ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
+        _fill_metadata(path.with_name("metadata.json"), content["class_names"], content["in_channels"])
         return {HYPER_PARAMETERS: values}
 
     def _values(self, data_stats_filename: str, fold: int | None) -> dict[str, Any]:
@@ -178,6 +197,25 @@ class SemsimAlgo(BundleAlgo):
             kwargs.pop("copy_dirs", None)
             self.fill_records = self.fill_template_config(self.data_stats_files, self.output_path, **kwargs)
 
+    def train(self, train_params: Any = None, device_setting: Any = None) -> Any:
+        """Train; by way of a link where the folder has blanks in its name, at which MONAI would cut the command."""
+        with contextlib.suppress(ValueError):  # there is none of a training that has not finished
+            logger.warning(
+                f"{self.output_path}: finished before, mean Dice {self.get_score():.3f}; only more epochs go on. For "
+                "new labels and settings take another work_dir, or move this folder away."
+            )
+        if not any(sign.isspace() for sign in str(self.output_path)):
+            return super().train(train_params, device_setting)
+        place = self.output_path
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "fold"
+            link.symlink_to(place, target_is_directory=True)
+            self.output_path = str(link)
+            try:
+                return super().train(train_params, device_setting)
+            finally:
+                self.output_path = place
+
     def get_score(self, *_: Any, **__: Any) -> float:
         """Mean Dice of the best validation, also after the folder was moved.
 
@@ -215,6 +253,16 @@ def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
     return min(candidates, key=lambda a: (shape[a], -a))
 
 
+def _fill_metadata(path: Path, class_names: Sequence[str], in_channels: int) -> None:
+    """Classes and channels of this folder in its ``metadata.json``, for whoever takes it as a bundle."""
+    metadata = json.loads(path.read_text())
+    image, pred = (next(iter(metadata["network_data_format"][key].values())) for key in ("inputs", "outputs"))
+    image["num_channels"], image["channel_def"] = in_channels, {str(k): f"image {k}" for k in range(in_channels)}
+    pred["num_channels"] = len(class_names)
+    pred["channel_def"] = {str(value): name for value, name in enumerate(class_names)}
+    path.write_text(json.dumps(metadata, indent=4) + "\n")
+
+
 def _groups(class_names: Any, class_index: Any) -> list[list[int]]:
     if isinstance(class_names, list) and class_names and isinstance(class_names[0], Mapping):
         class_index = [entry["index"] for entry in class_names]
@@ -226,19 +274,33 @@ def _overlapping(class_names: Any, class_index: Any) -> bool:
     return len(values) != len(set(values))
 
 
+def _is_list_of_names(class_names: Any) -> bool:
+    return isinstance(class_names, list) and bool(class_names) and not isinstance(class_names[0], Mapping)
+
+
 def _class_names(class_names: Any, labels: list[int]) -> list[str]:
-    """A name for every label value, background first; the labels of a group are told apart by their value."""
+    """A name for every label value, background first; the labels of a group are told apart by their value.
+
+    A list of names is of the values 0, 1, 2, ... if its first is ``background``, and otherwise of 1, 2, 3, ..., in that
+    order and whatever values happen to occur.
+
+    Raises:
+        ValueError: a value without a name, or a name twice.
+    """
+    if _is_list_of_names(class_names):
+        named = [str(name).strip() for name in class_names]
+        if named[0].lower() != "background":
+            named = ["background", *named]
+        if max(labels) >= len(named) or len({name.lower() for name in named}) < len(named) or not all(named):
+            raise ValueError(
+                f"class_names {class_names}: expected a name of its own for each of the label values 1 to "
+                f"{max(labels)}; the background needs none."
+            )
+        return named
     names = {v: f"class {v}" for v in labels} | {0: "background"}
     if isinstance(class_names, list) and class_names:
-        if isinstance(class_names[0], Mapping):
-            for entry, group in zip(class_names, _groups(class_names, None)):
-                names |= {v: entry["name"] if len(group) == 1 else f"{entry['name']} {v}" for v in group}
-        elif len(class_names) == len(labels):
-            names = dict(zip(labels, map(str, class_names)))
-        elif len(class_names) == len(labels) - 1:
-            names |= dict(zip(labels[1:], map(str, class_names)))
-        else:
-            logger.warning(f"{len(class_names)} class_names for the label values {labels}: expected one for each.")
+        for entry, group in zip(class_names, _groups(class_names, None)):
+            names |= {v: entry["name"] if len(group) == 1 else f"{entry['name']} {v}" for v in group}
     return [names[v] for v in labels]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger("semsim")
@@ -19,10 +21,31 @@ ALIASES = {
     "input_channels": "in_channels",
 }
 #: Where the results of a fold lie and which fold it is: Auto3DSeg looks for them where the folder was generated.
-FIXED = ("bundle_root", "output_dir", "ckpt_path", "fold")
+FIXED = ("bundle_root", "generated_in", "output_dir", "ckpt_path", "fold")
 
 #: Keys that are lists whatever the configuration makes them of.
 LISTS = ("class_names", "label_values", "metrics")
+
+
+def moved_along(path: str, generated_in: str | None, bundle_root: str) -> str:
+    """Where a file or folder of the data is, that may have been copied or moved together with a generated folder.
+
+    Args:
+        path: as the folder was generated.
+        generated_in: where that was.
+        bundle_root: where the folder is now.
+
+    Returns:
+        the one that lies to the folder as ``path`` lay to it then, if there is one; otherwise ``path``.
+    """
+    here = Path(bundle_root).resolve()
+    if not path or not generated_in or here == Path(generated_in):
+        return path
+    beside = Path(os.path.normpath(here / os.path.relpath(path, generated_in)))
+    if beside.exists():
+        logger.info(f"{beside}: taken in the place of {path}, for this folder was generated in {generated_in}.")
+        return str(beside)
+    return path
 
 
 def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str, Any]:

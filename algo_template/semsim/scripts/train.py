@@ -88,6 +88,9 @@ def run(config_file: Any = None, **override: Any) -> None:
             overrides = {**given, "bundle_root": str(ROOT)}
         except ValueError as error:
             raise InputError(str(error)) from None
+        for key, given in (("datalist", "data_list_file_path"), ("dataset_dir", "data_file_base_dir")):
+            if given in overrides:  # as it stands
+                overrides[key] = overrides[given]
         known.update(overrides)
         overrides |= unlabeled_list(known)
         train(files, folder, overrides)
@@ -138,7 +141,8 @@ def unlabeled_list(parser: Any) -> dict[str, Any]:
     """Which list the unlabelled images come from, said in the log."""
     from scripts.datalist import read_datalist
 
-    datalist, folder = (parser.get_parsed_content(k) for k in ("data_list_file_path", "data_file_base_dir"))
+    datalist, folder = (parser.get_parsed_content(k) for k in ("datalist", "dataset_dir"))
+    logger.info(f"Datalist {datalist}, files in {folder}.")
     key, outside = parser["unlabeled_key"], parser["allow_outside"]
     if found := read_datalist(datalist, folder, "unlabeled", unlabeled_key=key, allow_outside=outside):
         logger.info(f"{len(found)} unlabelled images from the list `{key}`.")

@@ -1,0 +1,74 @@
+"""The command ``semsim`` of an installed package: what ``python -m scripts.X`` and ``python -m monai.bundle`` do in the
+bundle's folder, in any folder.
+
+    semsim datalist create --images DIR --labels DIR --output FILE --labeled 7
+    semsim benchmark acdc --source DIR --output FILE --labeled 3
+    semsim run training --config_file configs/train.yaml --dataset_dir DIR --datalist FILE
+    semsim report OUTPUT_DIR
+    semsim overlay --image FILE --prediction FILE --output FILE
+    semsim export --ckpt_path FILE --output model.onnx
+"""
+
+from __future__ import annotations
+
+import ast
+import getpass
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Name of the command -> module, and what stands before its options.
+COMMANDS: dict[str, tuple[str, list[str]]] = {
+    "datalist": ("datalist", []),
+    "benchmark": ("releases", []),
+    "report": ("html_report", []),
+    "overlay": ("report", ["overlay"]),
+    "export": ("export", []),
+}
+
+
+def shipped(file: str) -> str:
+    """A configuration file: the one of that name here, or else the package's."""
+    here = ROOT / file
+    return file if Path(file).is_file() or not here.is_file() else str(here)
+
+
+def run_options(options: Sequence[str]) -> list[str]:
+    """Options of ``monai.bundle run`` with the package's files in the place of those that are not here."""
+    words: list[str] = []
+    for word in options:
+        words += word.split("=", 1) if word.startswith("--config_file=") else [word]
+    for position, word in enumerate(words[:-1]):
+        if word == "--config_file":
+            text = words[position + 1]
+            files = ast.literal_eval(text) if text.startswith("[") else text.split(",")
+            words[position + 1] = str([shipped(str(file)) for file in files])
+    given = any(word.split("=")[0] == "--bundle_root" for word in words)
+    return [*words, *([] if given else ["--bundle_root", str(ROOT)])]
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        getpass.getuser()  # which MONAI asks for when it is loaded
+    except (KeyError, OSError):  # a container whose user has no entry
+        os.environ["USER"] = f"user{os.getuid()}"
+    name, *options = sys.argv[1:] or ["--help"]
+    if name == "run":
+        sys.argv = ["semsim run", "run", *run_options(options)]
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    elif name in COMMANDS:
+        module, before = COMMANDS[name]
+        sys.argv = [f"semsim {name}", *before, *options]
+        runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
+    else:
+        sys.stdout.write(f"{__doc__}\n")
+        if name not in ("--help", "-h", "help"):
+            raise SystemExit(f"semsim {name}: expected one of run, {', '.join(COMMANDS)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""A bundle's own Python package, under a name that no other bundle has."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+
+def module(bundle: Path, name: str) -> ModuleType:
+    """``scripts/<name>.py`` of a bundle.
+
+    MONAI Label puts ``scripts`` of one bundle after the other on the path and takes it away again meanwhile.
+    """
+    package = f"semsim_{zlib.crc32(str(bundle.resolve()).encode()):08x}"
+    if package not in sys.modules:
+        folder = bundle / "scripts"
+        spec = importlib.util.spec_from_file_location(
+            package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[package])
+    return importlib.import_module(f"{package}.{name}")
+
+
+def settings(bundle: Path) -> dict[str, Any]:
+    """What the weights of a bundle were trained with; empty where nothing says so."""
+    path = bundle / "models" / "training.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def class_names(bundle: Path) -> list[str]:
+    """Names of the label values 0, 1, 2, ...: of what is saved beside the weights, or else of the metadata."""
+    if names := settings(bundle).get("class_names"):
+        return list(names)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    classes = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return [classes[value] for value in sorted(classes, key=int)]
+
+
+def network(bundle: Path) -> Any:
+    """The network that predicts, of the classes and channels that the settings say, with random weights."""
+    config = dict(ConfigParser.load_config_file(str(bundle / "configs" / "inference.yaml"))["network_def"])
+    kind = getattr(module(bundle, "network"), config.pop("_target_").rsplit(".", 1)[-1])
+    channels = settings(bundle).get("in_channels") or 1
+    return kind(**{**config, "in_channels": channels, "out_channels": len(class_names(bundle))})
+
+
+def loaded(bundle: Path, weights: Path, device: str) -> Any:
+    """The network with the weights of a file, all of them.
+
+    Raises:
+        InputError: they are of another network, or no weights.
+    """
+    return module(bundle, "checkpoints").load_weights(network(bundle), str(weights), device)

@@ -1,0 +1,151 @@
+"""A submitted label: its segments by name, and whether a training can use it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel as nib
+import numpy as np
+
+from lib import bundles
+
+logger = logging.getLogger(__name__)
+
+SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue):=(.*)$", flags=re.MULTILINE)
+
+
+def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -> None:
+    """Look at a label as a training will.
+
+    Args:
+        bundle: folder of the bundle that is trained.
+        image: file of the image.
+        label: file of its label.
+        empty: whether it may have no segment at all.
+
+    Raises:
+        InputError: another shape or place than the image's, values that are no class, or no segment.
+    """
+    errors = bundles.module(bundle, "errors")
+    loader = bundles.module(bundle, "readers").image_loader
+    settings = bundles.settings(bundle)
+    transform = bundles.module(bundle, "transforms").CheckVolumed(
+        in_channels=settings.get("in_channels") or 1, num_classes=len(bundles.class_names(bundle))
+    )
+    try:
+        data = {"image": loader()(str(image)), "label": loader(label=True)(str(label))}
+    except Exception as error:
+        raise errors.InputError(
+            f"{Path(label).name}: expected an image and its label, could not read them ({type(error).__name__})."
+        ) from error
+    transform(data)
+    if not empty and not data["label"].any():
+        raise errors.InputError(
+            f"{Path(label).name}: expected a segment, received an empty label; draw one, or send "
+            '{"empty": true} in params if there is nothing to see in this image.'
+        )
+
+
+def check_readable(bundle: Path, label: Path) -> None:
+    """Raise an InputError where a file is no label of one value a voxel."""
+    error_of = bundles.module(bundle, "errors").InputError
+    try:
+        channels = bundles.module(bundle, "readers").image_loader(label=True)(str(label)).shape[0]
+    except Exception as error:
+        raise error_of(f"{label.name}: expected a label file, could not read it ({type(error).__name__}).") from error
+    if channels != 1:
+        raise error_of(
+            f"{label.name}: expected one value a voxel, received {channels} layers; segments may not overlap: save it "
+            "as a label map."
+        )
+
+
+def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_names: Sequence[str]) -> bool:
+    """Give the segments of a label file the values of their classes.
+
+    Clients number segments by their order, so that only the name says what was drawn. A ``.seg.nrrd`` names its
+    segments itself, in other files ``label_info`` does.
+
+    Args:
+        file: changed in place where a number differs.
+        label_info: ``{"name": ..., "idx": ...}`` for each segment, in order; without it the numbers count as they are.
+        class_names: of the values 0, 1, 2, ...
+
+    Returns:
+        whether the file was changed.
+
+    Raises:
+        ValueError: in one line: a segment that is no class, or names that fit the numbers in two ways.
+    """
+    named = _own_names(file) or _named(label_info)
+    if not named:
+        return False
+    array = np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
+    present = {int(v) for v in np.unique(array) if v}
+    fitting = [names for names in named if present <= names.keys()]
+    used = [{value: names[value] for value in present} for names in fitting]
+    if not fitting or any(other != used[0] for other in used):
+        raise ValueError(
+            f"label_info: expected a name for each of the values {sorted(present)}, received {named[0]}; number the "
+            "segments as they are numbered in the file."
+        )
+    known = {name.strip().lower(): value for value, name in enumerate(class_names)}
+    unknown = sorted({name for name in used[0].values() if name not in known})
+    if unknown:
+        raise ValueError(
+            f"label_info: expected segments named {', '.join(class_names[1:])}, received {', '.join(unknown)}; rename "
+            "or remove them."
+        )
+    target = {value: known[name] for value, name in used[0].items()}
+    if all(old == new for old, new in target.items()):
+        return False
+    table = np.zeros(int(array.max()) + 1, np.uint8)
+    table[list(target)] = list(target.values())
+    _rewrite(file, table[array.astype(np.int64)])
+    logger.info(f"{file.name}: numbered by name, {', '.join(f'{a} is {b}' for a, b in sorted(target.items()))}.")
+    return True
+
+
+def _named(label_info: Sequence[Mapping[str, Any]] | None) -> list[dict[int, str]]:
+    """Names by value: as ``idx`` says, and by order, where they differ because a client left segments out."""
+    if not label_info:
+        return []
+    names = [str(entry.get("name", "")).strip().lower() for entry in label_info]
+    stated = [entry.get("idx", entry.get("id", n)) for n, entry in enumerate(label_info, 1)]
+    if not all(isinstance(value, int) for value in stated):
+        stated = list(range(1, len(names) + 1))
+    return [dict(zip(stated, names)), dict(zip(range(1, len(names) + 1), names))]
+
+
+def _own_names(file: Path) -> list[dict[int, str]]:
+    if not file.name.lower().endswith(".nrrd"):
+        return []
+    with file.open("rb") as stream:
+        header = stream.read(1 << 16).split(b"\n\n")[0].decode("utf-8", "replace").replace("\r", "")
+    fields: dict[str, dict[str, str]] = {}
+    for number, key, value in SEGMENT.findall(header):
+        fields.setdefault(number, {})[key] = value.strip()
+    found = {int(f["LabelValue"]): f["Name"].lower() for f in fields.values() if len(f) == 2}
+    return [found] if found else []
+
+
+def _is_nifti(file: Path) -> bool:
+    return file.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _rewrite(file: Path, array: np.ndarray) -> None:
+    """Other values in the same file, on the same grid."""
+    if _is_nifti(file):
+        header = nib.load(file).header.copy()
+        header.set_data_dtype(np.uint8)
+        header.set_slope_inter(1, 0)
+        nib.save(nib.Nifti1Image(array, header.get_best_affine(), header), file)
+    else:
+        image = itk.image_from_array(np.ascontiguousarray(array))
+        image.CopyInformation(itk.imread(str(file)))
+        itk.imwrite(image, str(file))

@@ -1,0 +1,158 @@
+"""The folder of images and labels. The server alone writes its books, and no label that was submitted is lost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
+
+from lib.names import check_name, refuse
+
+logger = logging.getLogger(__name__)
+
+
+def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One caller at a time: requests, predictions and the watch over the folder each have a thread of their own."""
+
+    @functools.wraps(method)
+    def call(self: Studies, *args: Any, **kwargs: Any) -> Any:
+        with self.mutex:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class Studies(LocalDatastore):
+    """MONAI Label's folder, whose books are renamed into place and whose replaced labels are kept.
+
+    A label that is submitted again, or removed, moves to ``labels_before/<tag>`` below the studies.
+    """
+
+    def __init__(self, folder: str, *, server: bool, auto_reload: bool, **options: Any) -> None:
+        """
+        Args:
+            folder: of the images.
+            server: whether this is the server; other processes read the books and never write them.
+            auto_reload: whether the folder is watched.
+            options: of MONAI Label's.
+        """
+        self.mutex, self.server = threading.RLock(), server
+        if not server:
+            options["read_only"] = True
+        super().__init__(folder, auto_reload=auto_reload and server, **options)
+        if hasattr(self, "_handler"):
+            self._handler.on_moved = self._on_any_event  # files that are renamed into place, ours among them
+
+    def _inside(self, path: str | Path) -> Path:
+        """``path``, if it lies in the studies and no link leads out."""
+        resolved = Path(path).resolve()
+        if not resolved.is_relative_to(Path(self._datastore_path).resolve()):
+            raise refuse(f"{Path(path).name!r}: expected a place inside the studies.")
+        return resolved
+
+    @_locked
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        name, ext = self._to_id(os.path.basename(image_filename))
+        image_id = check_name("image", image_id or name)
+        if image_id in self._datastore.objects:
+            raise refuse(f"{image_id}: exists already; give another name, or remove that image first.", 409)
+        self._inside(Path(self._datastore.image_path()) / self._filename(image_id, ext))
+        return super().add_image(image_id, image_filename, image_info)
+
+    @_locked
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        image = self._datastore.objects.get(image_id)
+        if image is None:
+            raise ImageNotFoundException(f"{image_id}: no such image.")
+        tag = str(getattr(label_tag, "value", label_tag))
+        _, ext = self._to_id(os.path.basename(label_filename))
+        folder = Path(self._datastore.label_path(check_name("tag", tag)))
+        name = self._filename(check_name("image", image_id), ext)
+        target = self._inside(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{name}.part"
+        shutil.copyfile(label_filename, part)
+        self._set_aside(image_id, tag)
+        os.replace(part, target)
+        image.labels[tag] = DataModel(info={**(label_info or {}), "ts": int(time.time()), "name": name}, ext=ext)
+        self._update_datastore_file()
+        return image_id
+
+    @_locked
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        self._set_aside(check_name("label", label_id), check_name("tag", label_tag))
+        self.refresh()
+
+    def _set_aside(self, image_id: str, tag: str) -> None:
+        """Move the files of a label to ``labels_before``; drafts are not kept."""
+        folder = Path(self._datastore.label_path(tag))
+        before = Path(self._datastore_path) / "labels_before" / tag
+        for ext in [pattern.removeprefix("*") for pattern in self._extensions]:
+            file = folder / self._filename(image_id, ext)
+            if file.is_file() and tag == DefaultLabelTag.FINAL.value:
+                before.mkdir(parents=True, exist_ok=True)
+                file.rename(before / f"{image_id}_{datetime.now():%Y%m%d_%H%M%S_%f}{ext}")
+            elif file.is_file():
+                file.unlink()
+
+    @_locked
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        if not isinstance(info, dict) or not isinstance(info.get("strategy", {}), dict):
+            raise refuse("info: expected an object, and one for strategy in it, which says when an image was offered.")
+        super().update_image_info(image_id, info)
+
+    @_locked
+    def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
+        """``update_image_info`` for several images at once."""
+        for image, info in infos.items():
+            self._datastore.objects[image].image.info.update(info)
+        self._update_datastore_file()
+
+    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
+        """The newest first: of several files of one label it counts."""
+        found = super()._list_files(path, patterns)
+        return {k: found[k] for k in sorted(found, key=lambda k: -os.stat(os.path.join(path, found[k])).st_mtime_ns)}
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        if not self.server:
+            return
+        path = Path(self._datastore_config_path)
+        part = path.with_suffix(".part")
+        content = self._datastore.model_dump(exclude={"base_path"})
+        with self.mutex:
+            part.write_text(json.dumps(content, indent=2, default=str))
+            os.replace(part, path)
+            self._config_ts = os.stat(path).st_mtime
+
+
+for _name in (
+    "datalist", "get_image_uri", "get_image_info", "get_label_uri", "get_label_info", "get_labeled_images",
+    "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_label_info",
+    "get_dataset_archive", "refresh", "_on_any_event", "_on_modify_event",
+):  # fmt: skip
+    setattr(Studies, _name, _locked(getattr(LocalDatastore, _name)))
+
+
+def known_image(datastore: Any, image: str) -> str:
+    """The file of an image.
+
+    Raises:
+        HTTPException: 404, there is none.
+    """
+    uri = datastore.get_image_uri(image)
+    if not uri or not os.path.exists(uri):
+        raise HTTPException(404, f"{image}: no such image.")
+    return uri

@@ -1,0 +1,132 @@
+"""Weights for other programs: what the file says of itself, and that it computes the same at other sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import onnxruntime
+import pytest
+import torch
+from conftest import BUNDLE, ENVIRONMENT, ROOT
+from scripts import __main__ as command
+from scripts.errors import InputError
+from scripts.export import export, network_of, settings_of
+
+
+@pytest.fixture
+def liver(tmp_path):
+    """Weights of two classes and two channels, with their settings."""
+    settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3}
+    file = tmp_path / "model_best.pt"
+    shipped = settings_of(BUNDLE / "models" / "model.pt")
+    network = network_of(BUNDLE / "models" / "model.pt", shipped)
+    state = dict(network.state_dict())
+    torch.manual_seed(0)
+    state["backbone.conv_0.conv_0.conv.weight"] = torch.randn_like(state["backbone.conv_0.conv_0.conv.weight"]).repeat(
+        1, 2, 1, 1
+    )
+    state["backbone.final_conv.weight"] = torch.randn(2, *state["backbone.final_conv.weight"].shape[1:])
+    state["backbone.final_conv.bias"] = torch.randn(2)
+    torch.save(state, file)
+    (tmp_path / "training.json").write_text(json.dumps(settings))
+    return file
+
+
+SIZES = [(1, 2, 64, 64), (5, 2, 96, 176), (2, 2, 224, 32)]
+
+
+def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
+    network = network_of(liver, settings_of(liver))
+    script, onnx = export(str(liver), str(tmp_path / "m.ts")), export(str(liver), str(tmp_path / "m.onnx"))
+    extra = {"metadata.json": ""}
+    loaded = torch.jit.load(str(script), _extra_files=extra).eval()
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    properties = session.get_modelmeta().custom_metadata_map
+    for told in (
+        json.loads(extra["metadata.json"]),
+        {k: json.loads(properties[k]) for k in ("network_data_format", "training")},
+    ):
+        pred = told["network_data_format"]["outputs"]["pred"]
+        assert pred["channel_def"] == {"0": "background", "1": "liver"} and pred["num_channels"] == 2
+        assert told["network_data_format"]["inputs"]["image"]["num_channels"] == 2 and told["training"]["seed"] == 3
+    everything = (
+        extra["metadata.json"].decode() if isinstance(extra["metadata.json"], bytes) else extra["metadata.json"]
+    )
+    for text in (everything, str(properties)):
+        assert "ventricle" not in text and "0.889" not in text, "nothing of the shipped weights"
+    for size in SIZES:
+        image = torch.rand(*size)
+        with torch.no_grad():
+            expected = network(image)
+            assert torch.allclose(loaded(image), expected, atol=1e-4)
+        (found,) = session.run(None, {"image": image.numpy()})
+        assert torch.allclose(torch.as_tensor(found), expected, atol=1e-3), size
+
+
+def test_what_cannot_be_exported(liver, tmp_path):
+    (tmp_path / "there.ts").touch()
+    for output, word in (("m.h5", r"\.ts, \.pt or \.onnx"), ("there.ts", "exists already")):
+        with pytest.raises(InputError, match=word):
+            export(str(liver), str(tmp_path / output))
+    alone = shutil.copy(liver, tmp_path / "a.pt")
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(InputError, match="no settings beside the weights"):
+        export(str(alone), str(tmp_path / "m.ts"))
+
+
+def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsys):
+    """In a folder that is not the bundle's; the package's configurations, unless one of that name lies here."""
+    monkeypatch.chdir(tmp_path)
+    words = command.run_options(["training", "--config_file", "['configs/train.yaml','mine.yaml']", "--epochs", "2"])
+    assert words[2] == str([str(BUNDLE / "configs" / "train.yaml"), "mine.yaml"]) and words[-2:] == [
+        "--bundle_root",
+        str(BUNDLE),
+    ]
+    assert command.run_options(["--config_file=configs/inference.yaml", "--bundle_root", "x"])[-2:] == [
+        "--bundle_root",
+        "x",
+    ]
+    monkeypatch.setattr(sys, "argv", ["semsim", "export", "--ckpt_path", str(liver), "--output", "m.ts"])
+    command.main()
+    assert (tmp_path / "m.ts").is_file()
+    monkeypatch.setattr(sys, "argv", ["semsim", "wibble"])
+    with pytest.raises(SystemExit, match="expected one of run, datalist"):
+        command.main()
+    assert "semsim datalist create" in capsys.readouterr().out
+
+
+def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):
+    from scripts import label
+
+    package = tmp_path / "lib" / "site-packages" / "semsim_bundle"
+    assert label.output_dir(package) == "output" and label.output_dir(package, "predictions") == "output/predictions"
+    assert label.output_dir(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
+
+
+def test_an_installed_package(tmp_path):
+    """The files that pyproject.toml packs, in another place: the command works and writes into the working folder."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    place, work = tmp_path / "site-packages", tmp_path / "work"
+    work.mkdir()
+    packed = ["__init__.py", "scripts/*.py", *project["tool"]["setuptools"]["package-data"]["semsim_bundle"]]
+    for file in [file for pattern in packed for file in BUNDLE.glob(pattern)]:
+        target = place / "semsim_bundle" / file.relative_to(BUNDLE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    before = {p for p in place.rglob("*") if p.suffix != ".pyc"}
+    module, function = project["project"]["scripts"]["semsim"].split(":")
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(place)}
+    files = "['configs/train.yaml','configs/labeled_only.yaml']"
+    small = ["--epochs", "1", "--steps_per_epoch", "1", "--spatial_size", "32", "--batch_size", "2"]
+    for words in (["export", "--output", "m.ts"], ["run", "training", "--config_file", files, *small]):
+        done = subprocess.run(
+            [*command, *words], cwd=work, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (work / "m.ts").is_file() and (work / "output" / "model_last.pt").is_file()
+    assert {p for p in place.rglob("*") if p.suffix != ".pyc" and p.name != "__pycache__"} <= before, "nothing in it"

@@ -1,0 +1,108 @@
+"""A training that begins with the weights of another one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import BUNDLE
+from ignite.engine import Engine
+from scripts.checkpoints import ResumeFrom, load_weights, read_state
+from scripts.errors import InputError
+from scripts.initial import initialized
+from scripts.network import SemSimNet
+
+HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
+FEATURES = [4, 4, 8, 8, 8, 4]
+
+
+def net(classes: int = 4, fusion: str = "conv", channels: int = 1) -> SemSimNet:
+    return SemSimNet(2, channels, classes, FEATURES, fusion=fusion)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Of the heart's classes, with the settings beside them."""
+    torch.save(net().state_dict(), tmp_path / "w.pt")
+    (tmp_path / "training.json").write_text(json.dumps({"class_names": HEART}))
+    return tmp_path / "w.pt"
+
+
+def parts(network, state):
+    """Which parts of a network hold the weights of the file."""
+    own = network.state_dict()
+    same = {k for k in own if k in state and own[k].shape == state[k].shape and torch.equal(own[k], state[k])}
+    return {p: all(k in same for k in own if k.startswith(p) and "num_batches" not in k)
+            for p in ("backbone.conv_0", "backbone.upcat_1", "backbone.final_conv", "fusion")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("classes", "fusion", "head", "fused", "said"),
+    [
+        (HEART, "conv", True, True, ""),
+        (HEART, "sfm_light", True, False, "made anew"),
+        (["background", "liver"], "conv", False, True, "made anew for background, liver"),
+        ([*HEART[:3], "atrium"], "conv", False, True, "weights of classes background, right ventricle"),
+    ],
+)
+def test_what_means_the_same_is_kept(weights, caplog, classes, fusion, head, fused, said):
+    caplog.set_level("INFO")
+    found = parts(initialized(net(len(classes), fusion), weights, classes), read_state(weights))
+    assert found["backbone.conv_0"] and found["backbone.upcat_1"]
+    assert (found["backbone.final_conv"], found["fusion"]) == (head, fused) and said in caplog.text
+
+
+def test_a_network_without_fusion_takes_the_rest(weights):
+    network = initialized(net(fusion="none"), weights, HEART)
+    assert torch.equal(network.backbone.final_conv.weight, read_state(weights)["backbone.final_conv.weight"])
+    torch.save(network.state_dict(), weights)
+    initialized(net(), weights, HEART)
+
+
+def test_what_cannot_be_meant_is_refused(weights):
+    with pytest.raises(InputError, match=r"of another network.*conv_0"):
+        initialized(net(channels=3), weights, HEART)
+    with pytest.raises(InputError, match="expected weights of background, liver"):
+        initialized(net(2), weights, ["background", "liver"], same_classes=True)
+    state = read_state(weights)
+    torch.save({k: v for k, v in state.items() if "final_conv" not in k}, weights)
+    with pytest.raises(InputError, match=r"of another network.*final_conv"):
+        initialized(net(), weights, HEART)
+    with pytest.raises(InputError, match="no such file"):
+        initialized(net(), weights.with_name("none.pt"), HEART)
+
+
+def test_known_wrappings_are_taken_off(tmp_path):
+    state = net().state_dict()
+    file = tmp_path / "w.pt"
+    for content in (
+        {"model": state},
+        {"network": state, "epoch": 1},
+        {"state_dict": {f"module.{k}": state[k] for k in state}},
+    ):
+        torch.save(content, file)
+        loaded = load_weights(net(), str(file), "cpu").state_dict()
+        assert all(torch.equal(loaded[k], state[k]) for k in state)
+    for content in ([1], {"weights": state}, torch.zeros(3), {}):
+        torch.save(content, file)
+        with pytest.raises(InputError):
+            load_weights(net(), str(file), "cpu")
+
+
+def test_fine_tuning_on_the_command_line(run_bundle, phantom_dir, tmp_path):
+    """The shipped weights on classes of one's own."""
+    options = ["run", "training", "--config_file", "['configs/train.yaml','configs/semsim_minus.yaml']",
+               "--dataset_dir", str(phantom_dir), "--output_dir", str(tmp_path / "out"), "--spatial_size", "32",
+               "--epochs", "1", "--steps_per_epoch", "1", "--batch_size", "2", "--show_progress", "False",
+               "--class_names", "['background','a','b','c']"]  # fmt: skip
+    shipped = str(BUNDLE / "models" / "model.pt")
+    done = run_bundle(*options, "--initial", shipped)
+    assert "made anew for background, a, b, c" in done.stdout + done.stderr
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["initial"] == shipped
+
+
+def test_weights_alone_are_nothing_to_resume_from(weights):
+    engine = Engine(lambda *_: None)
+    with pytest.raises(InputError, match="--initial FILE"):
+        ResumeFrom(str(weights), str(weights.parent / "new"), {}, "cpu")._load(engine)
