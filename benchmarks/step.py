@@ -2,7 +2,7 @@
 
     python benchmarks/step.py measure --output benchmarks/results/step_cpu.json
     python benchmarks/step.py table benchmarks/results/step_cpu.json
-    python benchmarks/step.py compare --against DIR --output benchmarks/results/step_against.json
+    python benchmarks/step.py compare --against DIR --output benchmarks/results/step_against_128.json
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
 phantom, in the precision that ``amp: auto`` means; ``literal`` is ``benchmarks/literal.py``, in float32. Steps of the
@@ -290,8 +290,11 @@ def measure(
 
 
 def table(path: str) -> None:
-    """Print a result as Markdown."""
+    """Print a result of ``measure`` or ``compare`` as Markdown."""
     result = json.loads(Path(path).read_text())
+    if "against" in result:
+        compared(result)
+        return
     for size, part in result["sizes"].items():
         rows = part["methods"]
         base = rows.get("unimatch")
@@ -389,7 +392,8 @@ def compare(
     other = Path(against).resolve()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=other, capture_output=True, text=True, check=True).stdout
     result = provenance("step", "cpu", threads, repeats) | {
-        "command": f"python benchmarks/step.py compare --against DIR --sizes {','.join(map(str, sizes))}",
+        "command": f"python benchmarks/step.py compare --against DIR --sizes {','.join(map(str, sizes))} "
+        f"--methods {','.join(methods)} --output {output}",
         "against": commit.strip(),
         "cases": "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices",
         "sizes": {},
@@ -410,16 +414,15 @@ def compare(
                 rows.setdefault(name, {})[f"{'amp' if amp else 'float32'}_{who}"] = spread(seconds[1:])
             result["sizes"][str(size)] = rows
             Path(output).write_text(json.dumps(result, indent=1) + "\n")
-    compared(output)
+    table(output)
 
 
-def compared(path: str) -> None:
+def compared(result: dict[str, Any]) -> None:
     """Print a result of ``compare`` as Markdown: seconds of this checkout, and its ratios."""
-    result = json.loads(Path(path).read_text())
     for size, rows in result["sizes"].items():
         print(f"\n{size} x {size}, {result['threads']} thread(s), {result['machine']}\n")
         print("| method | amp, s | float32, s | amp / amp before | float32 / float32 before | amp / float32 | "
-              "amp x UniMatch |")  # fmt: skip
+              "x UniMatch, amp |")  # fmt: skip
         print("|---" * 7 + "|")
         median = {name: {k: v["median"] for k, v in row.items()} for name, row in rows.items()}
         for name, m in median.items():
@@ -437,5 +440,5 @@ def compared(path: str) -> None:
 if __name__ == "__main__":
     import fire
 
-    commands = (measure, table, compare, compared, serve, memory, affinity_memory)
+    commands = (measure, table, compare, serve, memory, affinity_memory)
     fire.Fire({command.__name__: command for command in commands})
