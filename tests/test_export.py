@@ -125,7 +125,7 @@ def test_an_installed_package(tmp_path):
     small = ["--epochs", "1", "--steps_per_epoch", "1", "--spatial_size", "32", "--batch_size", "2"]
     for words in (["export", "--output", "m.ts"], ["run", "training", "--config_file", files, *small]):
         done = subprocess.run(
-            [*command, *words], cwd=work, env=environment, capture_output=True, text=True, timeout=200
+            [*command, *words], cwd=work, env=environment, capture_output=True, encoding="utf-8", timeout=200
         )
         assert done.returncode == 0, done.stderr[-2000:]
     assert (work / "m.ts").is_file() and (work / "output" / "model_last.pt").is_file()

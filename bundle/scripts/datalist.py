@@ -57,7 +57,7 @@ logger = logging.getLogger("semsim")
 
 def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     try:
-        content = json.loads(Path(datalist).read_text())
+        content = json.loads(Path(datalist).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{datalist}: no such datalist. Expected a JSON file with the lists {', '.join(LISTS)}; "

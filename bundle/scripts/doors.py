@@ -51,7 +51,9 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
 def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
     """Keys that are neither in the bundle's own files of this kind nor named by another entry."""
     folder = Path(__file__).resolve().parents[1] / "configs"
-    names = ["inference"] if "evaluator" in config else ["train", "hyper_parameters", "multi_gpu_train"]
+    own = "inference" if "evaluator" in config else "train"
+    names = ["train", "hyper_parameters", "multi_gpu_train"]  # an overlay may serve training and prediction
+    names += ["inference"] if own == "inference" else []
     names += ["evaluate", "multi_gpu_evaluate"] if "evaluate_list" in config else []
     files = [folder / f"{name}.yaml" for name in names]
     known = {
@@ -63,7 +65,7 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
         if not _named(key, others) and not _copied(config[key], others):
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
-            yield f"{key}: expected a key of {files[0].name} or one that an entry names, received {key!r}; {remedy}"
+            yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {remedy}"
 
 
 def _texts(value: Any) -> Iterator[str]:

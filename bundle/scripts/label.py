@@ -162,7 +162,7 @@ def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:
         logger.warning(f"{studies}: no local datastore of MONAI Label ({BOOKS}); training without unlabelled images.")
         return []
     try:
-        books = json.loads(path.read_text())
+        books = json.loads(path.read_text(encoding="utf-8"))
         objects: Mapping[str, Any] = books["objects"]
         folder = Path(studies) / books.get("images_dir", "")
         files = [
