@@ -160,8 +160,11 @@ def count(step: Step) -> dict[str, float]:
 
 
 def matmul_rate(device: str, n: int = 2048) -> float:
-    """GFLOP a second of a float32 product of n x n matrices."""
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    """GFLOP a second of a product of n x n matrices in the precision of ``amp: auto``."""
+    from scripts.precision import precision  # which an older checkout that `compare` serves may lack
+
+    dtype = precision("auto", device).dtype
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     return 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(3)) / 1e9
 
 
@@ -300,7 +303,7 @@ def table(path: str) -> None:
         base = rows.get("unimatch")
         print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s), "
               f"{result.get('precision', 'float32')}; "
-              f"matrix product in float32 {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
+              f"its matrix product {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
         print("| method | seconds a step | range | x UniMatch | GFLOP | share of the matrix product's rate | "
               "peak memory MiB | x UniMatch |")  # fmt: skip
         print("|---" * 8 + "|")
