@@ -182,6 +182,11 @@ def flat(root: Path) -> None:
     scan(root / "a.nii.gz", 0)
 
 
+def two_folders(root: Path) -> None:
+    scan(root / "images/a.nii.gz", 0)
+    truth(root / "labels/a.nii.gz", 0)
+
+
 @pytest.mark.parametrize(
     "write, asked",
     [
@@ -192,6 +197,7 @@ def flat(root: Path) -> None:
         (spoil_slicer, r"scan1\.seg\.nrrd: the value 1 is 'liver', in .*scan0.* 'tumour'"),
         (spoil_slicer_layers, r"scan1\.seg\.nrrd: its segments lie in several layers"),
         (flat, "expected one of the layouts nnU-Net"),
+        (two_folders, "instead of --data give --images .*images --labels .*labels"),
     ],
 )
 def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
@@ -209,3 +215,19 @@ def test_what_was_asked_for_can_be_said(tmp_path):
     for options in ({"images": "a"}, {"data": "a", "images": "b", "labels": "c"}, {}):
         with pytest.raises(InputError, match="--images and --labels, or --data"):
             create(**options, output="x.json")
+
+
+def test_a_folder_for_each_patient_says_who_is_who(tmp_path, capsys):
+    patients(tmp_path)
+    create(data=str(tmp_path), dry_run=True, output=str(tmp_path / "l.json"))
+    assert "patients    5 of 5 images, by their folder" in capsys.readouterr().out
+
+
+def test_the_share_of_a_class_is_that_of_the_image_where_the_label_is_a_part_of_it(tmp_path, capsys):
+    """As 3D Slicer saves segmentations: the box around the segments alone."""
+    samples.write_itk(tmp_path / "a.nrrd", samples.blob(SHAPE, seed=0)[0])
+    segmentation(tmp_path / "a.seg.nrrd", np.ones(tuple(n // 2 for n in SHAPE), np.uint8))
+    create(data=str(tmp_path), dry_run=True, output=str(tmp_path / "l.json"))
+    shown = capsys.readouterr().out
+    assert "label 1 tumour      8.33% of the voxels" in shown and "label 0 background  91.67%" in shown
+    assert "cannot be learnt" not in shown, "the rest of the image is background"

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,8 @@ def create(
     elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
         print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
     cases = group_cases(image_files, label_files, group_by)
+    if layout.by_patient and not cases.known:
+        cases = replace(cases, found_by={"their folder": len(image_files)})
     names = [str(name) for name in _words(class_names)]
     values, doubts = [int(v) for v in _words(label_values)], []
     found = (

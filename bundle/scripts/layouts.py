@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Layout:
         ignore_label: value of voxels that nobody judged.
         channels: of the images, where 4D files hold them.
         testing: cases that the folder keeps for testing, with labels.
+        by_patient: whether it has one image of each patient.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Layout:
     ignore_label: int | None = None
     channels: int | None = None
     testing: list[str] = field(default_factory=list)
+    by_patient: bool = False
 
 
 def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = "") -> Layout:
@@ -68,11 +71,22 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
         return _nnunet(root, content)
     if any(path.is_dir() for path in root.glob("sub-*")):
         return _bids(root, image_suffix, label_suffix)
+    _refuse_two_folders(root)
     if any(root.rglob("*.seg.nrrd")):
         return _slicer(root)
     if found := _patients(root, image_suffix, label_suffix):
         return found
     raise InputError(f"{root}: expected one of the layouts {KNOWN}; give --images and --labels instead.")
+
+
+def _refuse_two_folders(root: Path) -> None:
+    """One folder of images and one of labels are given as such, for their names say which belong together."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    images = [path for path in folders if path.name.lower().startswith("image")]
+    labels = [path for path in folders if LABEL_FOLDERS.fullmatch(path.name)]
+    if images and labels:
+        raise InputError(f"{root}: holds a folder of images and one of labels; instead of --data give "
+                         f"{shlex.join(['--images', str(images[0]), '--labels', str(labels[0])])}.")  # fmt: skip
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -262,4 +276,4 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
     ]
     raise_all(problems)
     labels = {patient: next(iter(parts.values())) for patient, parts in truth.items()}
-    return Layout("a folder for each patient", images, labels)
+    return Layout("a folder for each patient", images, labels, by_patient=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,10 @@ from .endings import register
 from .errors import InputError
 from .files import is_dicom, is_picture
 from .segmentation import SegmentationReader
+
+# With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274

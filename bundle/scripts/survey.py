@@ -6,7 +6,8 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +249,15 @@ def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
         try:
             on_image_grid(label, image, trust)
             found.placed.append(case)
+            found.labels[case] = _filled_up(found.labels[case], found.images[case])
         except InputError as error:
             yield str(error)
+
+
+def _filled_up(label: Facts, image: Facts) -> Facts:
+    """A label of a part of its image, with the background that fills up the rest."""
+    rest = prod(image.shape) - prod(label.shape)
+    return replace(label, values={**label.values, 0.0: label.values.get(0.0, 0) + rest}) if rest > 0 else label
 
 
 def elsewhere(found: Survey) -> list[str]:
