@@ -219,7 +219,7 @@ class TestAfternoon:
     def test_train_by_the_clock(self, server):
         if server.stock:
             pytest.skip("MONAI Label's app for bundles has no minutes")
-        task = server.trained(minutes=1, max_epochs=9, pretrained=False, spatial_size=32, multi_gpu=False)
+        task = server.trained(minutes=1, max_epochs=9, pretrained=False, spatial_size=64, multi_gpu=False)
         assert task["status"] == "DONE", task["details"]
         settings = json.loads((server.bundle / "models" / "training.json").read_text())
         assert settings["minutes"] == 1, "and not the epochs beside them"
