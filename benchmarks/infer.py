@@ -59,7 +59,7 @@ def build(which: str, size: int, data: Path, output: Path, device: str) -> Confi
         {
             "bundle_root": str(BUNDLE),
             "dataset_dir": str(data / "images"),
-            "output_dir": str(output / which),
+            "output_dir": str(output / f"{which}_{size}"),
             "ckpt_path": str(CKPT),
             "spatial_size": size,
             "device": device,
