@@ -67,7 +67,10 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{datalist}: expected a JSON datalist, received something unreadable ({error}).") from error
     if not isinstance(content, dict) or not any(key in content for key in LISTS):
-        raise InputError(f"{datalist}: expected a JSON object with at least one of the lists {', '.join(LISTS)}.")
+        raise InputError(
+            f"{datalist}: expected a JSON object with at least one of the lists {', '.join(LISTS)}; of a data set's "
+            "own dataset.json make one with `python -m scripts.datalist create --data DIR --output FILE`."
+        )
     return content
 
 
