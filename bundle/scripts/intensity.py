@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,9 +13,17 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, ScaleIntensityRange, ScaleIntensityRangePercentiles, Transform
+from monai.transforms import (
+    MapTransform,
+    ScaleIntensity,
+    ScaleIntensityRange,
+    ScaleIntensityRangePercentiles,
+    Transform,
+)
 
 from .errors import InputError
+
+logger = logging.getLogger("semsim")
 
 #: Hounsfield units of air; scanners fill what lies outside of their field of view with a value below.
 AIR = -1024.0
@@ -87,8 +96,20 @@ class Intensityd(MapTransform):
             image = result[key]
             if padding_value(image) is not None:
                 image = torch.clamp(image, min=AIR)
-            result[key] = self.scale(image)
+            result[key] = self._in_unit_range(self.scale(image))
         return result
+
+    @staticmethod
+    def _in_unit_range(image: torch.Tensor) -> torch.Tensor:
+        """MONAI only subtracts the percentiles where they are equal, as of an image of zeros but for some voxels."""
+        if not image.numel() or (float(image.min()) >= 0 and float(image.max()) <= 1):
+            return image
+        logger.warning(
+            f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: its 0.5 and 99.5 percentiles are equal, "
+            "so intensities are scaled between the smallest and the largest; a fixed --window is safer."
+        )
+        unit = ScaleIntensity(minv=0.0, maxv=1.0, channel_wise=True)
+        return torch.clamp(unit(image), 0.0, 1.0)
 
 
 def checked_window(window: Any) -> tuple[float, float]:
