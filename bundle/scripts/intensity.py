@@ -108,7 +108,7 @@ class Intensityd(MapTransform):
             f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: its 0.5 and 99.5 percentiles are equal, "
             "so intensities are scaled between the smallest and the largest; a fixed --window is safer."
         )
-        unit = ScaleIntensity(minv=0.0, maxv=1.0, channel_wise=True)
+        unit: Any = ScaleIntensity(minv=0.0, maxv=1.0, channel_wise=True)
         return torch.clamp(unit(image), 0.0, 1.0)
 
 
