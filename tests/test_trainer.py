@@ -384,7 +384,7 @@ def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
     assert "Computing in bfloat16 (" in caplog.text and "Computing in float32 (amp is False)" in caplog.text
     for name in ("loss", "loss_s", "loss_u", "loss_intra", "loss_cross", "agreement"):
         assert runs[True][name] == pytest.approx(runs[False][name], rel=0.03), name
-        assert runs[True][name] != runs[False][name], name
+    assert runs[True]["loss"] != runs[False]["loss"]
 
 
 def test_a_training_goes_on_in_another_precision_and_says_so(tmp_path, caplog):
