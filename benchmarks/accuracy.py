@@ -1,18 +1,18 @@
 """Accuracy of the methods on ACDC under one protocol: train, queue, tables, plots.
 
-    python benchmarks/accuracy.py train --data DIR --method semsim_minus --cases 3 --seed 0 --spatial_size 96 \
-        --iterations 3000
-    python benchmarks/accuracy.py queue benchmarks/configs/cpu_protocol.yaml --data DIR --minutes 150
+    python benchmarks/accuracy.py train --data DIR --method semsim_minus --cases 3 --seed 0
+    python benchmarks/accuracy.py queue benchmarks/configs/table.yaml --data DIR --minutes 150
+    python benchmarks/accuracy.py predict benchmarks/runs/NAME --images DIR
     python benchmarks/accuracy.py table benchmarks/results/accuracy/acdc3_96_*.json
     python benchmarks/accuracy.py report
 
 ``DIR`` holds ``images/patientNNN_frameMM.nii.gz`` and ``labels/`` of the same names. Which patients are labelled,
 unlabelled and for validation stands in ``configs/acdc_splits.json``; others in the folder are not touched.
 
-Every method is ``train.yaml`` with the same augmentation, batches and budget, ``configs/accuracy.yaml`` and an overlay
-of its own. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean of the last five
-evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and both curves.
-Everything goes on where it was interrupted.
+Every method is ``train.yaml`` with an overlay of its own and, for the same augmentation, batches and budget,
+``configs/accuracy.yaml``. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
+of the last five evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and
+both curves. Everything goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ METHODS = {
     "semsim_light": ["semsim_light"],
     "semsim": [],
 }
+RUN = [sys.executable, "-m", "monai.bundle", "run"]
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
 
@@ -122,12 +124,14 @@ def train(
     method: str,
     cases: int = 3,
     seed: int = 0,
-    spatial_size: int = 96,
-    iterations: int = 3000,
+    spatial_size: int = 224,
+    iterations: int = 5000,
     change: str = "",
     work: str = "",
     results: str = "",
     minutes: float = 0,
+    test: str = "",
+    plan: bool = True,
     batch_size: int = 8,
     splits: str = "",
     threads: int = 1,
@@ -147,6 +151,8 @@ def train(
         work: folder for the trainings; default ``benchmarks/runs``.
         results: folder for the result; default ``benchmarks/results/accuracy``.
         minutes: stop after so many, to be resumed; 0: no limit.
+        test: folder of images that the finished model predicts, once, into ``benchmarks/predictions``.
+        plan: say first how long it will take, which takes a minute itself.
         batch_size: slices of either stream.
         splits: JSON of patients; default ``configs/acdc_splits.json``.
         threads: CPU threads; with another number sums are rounded otherwise and the run takes another course.
@@ -176,17 +182,16 @@ def train(
         settings["initial_weights"] = str(Path(initial).resolve())
     for c in applied:
         settings |= changes()[c]
-    files = ["configs/train.yaml", str(CONFIGS / "accuracy.yaml"), *(f"configs/{m}.yaml" for m in METHODS[method])]
-    args = ["training", "--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
+    files = ["configs/train.yaml", *(f"configs/{m}.yaml" for m in METHODS[method]), str(CONFIGS / "accuracy.yaml")]
+    args = ["--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
     args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    if plan and not (folder / "training_log.csv").exists():
+        subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=environment, check=True)
     with (folder / "output.log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "monai.bundle", "run", *args],
-            cwd=BUNDLE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
+            [*RUN, "training", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
         try:
             code = process.wait(timeout=60 * minutes if minutes else None)
@@ -216,7 +221,38 @@ def train(
     part = result.with_suffix(".part")
     part.write_text(_compact(record))
     part.replace(result)
+    if test:
+        predict(str(folder), test, threads=threads)
     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
+
+
+def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
+    """Predict images with the last weights of a finished training, to be scored elsewhere; nothing is overwritten.
+
+    Args:
+        run: folder of the training, named as its result.
+        images: folder of the images.
+        output: ``.npz`` to write, class indices on the grid of each image under its name; default
+            ``benchmarks/predictions/NAME.npz``.
+        threads: CPU threads.
+    """
+    import nibabel as nib
+
+    weights = (Path(run) / "model_last.pt").resolve()
+    target = Path(output) if output else ROOT / "benchmarks" / "predictions" / f"{Path(run).name}.npz"
+    if target.exists():
+        print(f"{target} exists; nothing to do.")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
+        args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment, check=True, capture_output=True)
+        files = sorted(Path(folder).glob("*_seg.nii.gz"))
+        arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
+    print(f"{target}: {len(arrays)} images predicted with {weights}.")
 
 
 def machine() -> str:
@@ -287,7 +323,9 @@ def collect(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"{folder}: the last epoch, {log[-1]['epoch']}, is not among the validated ones.")
     best = max(curve, key=lambda row: float(row["mean_dice"]))["epoch"]
     starts = json.loads((folder / "starts.json").read_text())
+    recipe = ("early_sizes", "features", "copy_paste", "learning_rate", "batch_size")
     record: dict[str, Any] = {
+        "recipe": {key: settings[key] for key in recipe},
         "labelled_cases": settings["labeled_cases"],
         "class_names": settings["class_names"],
         "steps": int(log[-1]["iteration"]),
@@ -324,6 +362,7 @@ def queue(
     threads: int = 1,
     minutes: float = 150,
     workers: int = 0,
+    test: str = "",
 ) -> None:
     """Work through a list of trainings, those without a result yet, for a limited time.
 
@@ -336,9 +375,11 @@ def queue(
         threads: CPU threads of each.
         minutes: no training runs longer than until then; call again to go on.
         workers: loading processes of each training and stream.
+        test: as for ``train``.
     """
     end = time.monotonic() + 60 * minutes
-    common = {"data": data, "work": work, "results": results, "threads": threads, "workers": workers}
+    common = {"data": data, "work": work, "results": results, "threads": threads, "workers": workers, "test": test}
+    common["plan"] = False
 
     def one(run: Mapping[str, Any]) -> bool:
         left = (end - time.monotonic()) / 60
@@ -396,6 +437,6 @@ if __name__ == "__main__":
     from comparison import report, table
 
     try:
-        fire.Fire({"train": train, "queue": queue, "table": table, "report": report, "pack": pack})
+        fire.Fire({"train": train, "queue": queue, "predict": predict, "table": table, "report": report, "pack": pack})
     except Unfinished as unfinished:
         raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None

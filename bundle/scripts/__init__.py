@@ -2,7 +2,7 @@
 
 errors -> precision -> resources -> phantom -> files -> layouts -> geometry -> intensity -> dicom -> segmentation
 -> endings -> readers -> slices -> transforms -> survey -> tables -> split -> datalist -> releases -> drawing
--> loaders -> augmentation -> layout -> fusion -> network -> similarity -> losses -> acquisition -> trainer -> inferer
--> prediction -> checkpoints -> initial -> query -> label -> handlers -> views -> report -> figures -> examples
--> page -> html_report -> budget -> plan -> clock -> doors -> command_line -> export -> __main__
+-> sizes -> loaders -> augmentation -> layout -> fusion -> network -> similarity -> losses -> acquisition -> trainer
+-> inferer -> prediction -> checkpoints -> initial -> query -> label -> handlers -> views -> report -> figures
+-> examples -> page -> html_report -> budget -> plan -> clock -> doors -> command_line -> export -> __main__
 """

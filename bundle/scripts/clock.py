@@ -48,6 +48,7 @@ class Clock:
     Attributes:
         length: what the minutes buy; ``None`` in a training by epochs.
         validation_seconds: of a validation, as measured.
+        step_seconds: of a step at each size of slices that the training goes through, as measured.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Clock:
         self.minutes = minutes or 0.0
         self.length: Length | None = None
         self.validation_seconds = 0.0
+        self.step_seconds: dict[tuple[int, int], float] = {}
         self._steps_per_epoch, self._val_interval = steps_per_epoch, val_interval
         if minutes is None:
             return
@@ -106,11 +108,14 @@ class Clock:
         """Seconds of the time that are over; while the machine sleeps the clock stands still."""
         return self._earlier + now() - self._begin
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """The length and the time used, for the resume checkpoint; empty in a training by epochs."""
         if self.length is None:
             return {}
-        spent = {"validation_seconds": self.validation_seconds, "seconds": self.elapsed(), "minutes": self.minutes}
+        spent = {
+            "validation_seconds": self.validation_seconds, "seconds": self.elapsed(), "minutes": self.minutes,
+            "step_seconds": self.step_seconds,
+        }  # fmt: skip
         return {**asdict(self.length), **spent}
 
     def _go_on(self, path: str) -> None:
@@ -122,6 +127,7 @@ class Clock:
             )
         self._earlier += state.pop("seconds")
         self.validation_seconds = state.pop("validation_seconds")
+        self.step_seconds = state.pop("step_seconds", {})
         longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
         length = Length(**state)
         self.length = length = replace(length, epochs=int(longer * length.epochs))
@@ -136,6 +142,7 @@ class Clock:
         states = [copy.deepcopy(keeper.state_dict()) for keeper in keepers]
         plan = Plan(lambda: probe, evaluator, max_seconds=MEASURING * 60 * self.minutes)
         step, self.validation_seconds = plan.speed()
+        self.step_seconds = plan.step_seconds
         for keeper, state in zip(keepers, states):
             keeper.load_state_dict(state)
         probe.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +179,7 @@ class KeepTime:
         """
         self.clock, self.lr_scheduler, self.path = clock, lr_scheduler, Path(output_dir) / SETTINGS_FILE
         self.begun = self.completed = 0.0
-        #: seconds of the steps of each epoch of this process
+        #: seconds of the steps of each epoch of this process, were its slices of average cost
         self.seconds: list[float] = []
         #: seconds between two epochs, without and with a validation
         self.between = {False: 0.0, True: clock.validation_seconds}
@@ -193,9 +200,9 @@ class KeepTime:
 
     def _look(self, engine: Workflow) -> None:
         self.completed = self.clock.elapsed()
-        self.seconds.append(self.completed - self.begun)
+        self.seconds.append((self.completed - self.begun) / self._cost(engine, engine.state.epoch))
         length = cast(Length, self.clock.length)
-        epochs = of_rank_0(self._epochs(engine.state.epoch, length))
+        epochs = of_rank_0(self._epochs(engine, length))
         if epochs == length.epochs:
             return
         say(
@@ -210,26 +217,37 @@ class KeepTime:
         if rank_and_size()[0] == 0 and self.path.is_file():
             self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "epochs": epochs}, indent=2) + "\n")
 
-    def _epochs(self, epoch: int, length: Length) -> int:
+    def _cost(self, engine: Workflow, epoch: int, epochs: int | None = None) -> float:
+        """What an epoch of a training of so many costs by the size of its slices; 1 on average."""
+        schedule, seconds = getattr(engine.data_loader, "sizes", None), self.clock.step_seconds
+        if schedule is None or len(seconds) < 2:
+            return 1.0
+        size = schedule.size(epoch, epochs or engine.state.max_epochs)
+        return seconds[size] / sum(share * seconds[size] for size, share in schedule.stages)
+
+    def _epochs(self, engine: Workflow, length: Length) -> int:
         """How many epochs there should be, at the end of one."""
+        epoch = engine.state.epoch
         if len(self.seconds) < max(3, length.epochs // 10):  # too few to tell; the first is slower than the others
             return length.epochs
         recent = self.seconds[1:][-max(3, length.epochs // 6) :]
         pace, limit = statistics.mean(recent), 60 * self.clock.minutes
-        if limit * (1 - 2 * RESERVE) <= self._end(epoch, length, pace) <= limit:
+        if limit * (1 - 2 * RESERVE) <= self._end(engine, length, pace) <= limit:
             return length.epochs
         epochs = epoch
-        while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
+        while self._end(engine, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
             epochs += 1
         return epochs
 
-    def _end(self, epoch: int, length: Length, pace: float) -> float:
+    def _end(self, engine: Workflow, length: Length, pace: float) -> float:
         """Seconds at which a training of that length would end, after the steps of an epoch."""
+        epoch = engine.state.epoch
         epochs, interval = length.epochs, length.val_interval
         validations = epochs // interval - (epoch - 1) // interval + (epochs % interval > 0)
         others = epochs - epoch + 1 - validations
         between = validations * self.between[True] + others * self.between[False]
-        return self.completed + (epochs - epoch) * pace + between
+        ahead = sum(self._cost(engine, e, epochs) for e in range(epoch + 1, epochs + 1))
+        return self.completed + ahead * pace + between
 
     def _tell(self, engine: Workflow) -> None:
         say(logging.INFO, f"Trained {engine.state.iteration:,} steps in {duration(self.clock.elapsed())}.")

@@ -129,17 +129,18 @@ class SliceLabelInferer(SliceInferer):
     across, see :class:`~scripts.transforms.SliceGrid`, so nothing is lost. ``postprocessing`` needs :class:`AsStoredd`.
     """
 
-    def __init__(self, *args: Any, amp: bool | str = "auto", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, amp: bool | str = "auto", flip_tta: bool = False, **kwargs: Any) -> None:
         """
         Args:
             args, kwargs: as in MONAI's ``SliceInferer``.
             amp: what the network computes in, see :func:`~scripts.precision.precision`.
+            flip_tta: whether probabilities are the mean over the four flips of a slice.
 
         Raises:
             InputError: another ``amp``.
         """
         super().__init__(*args, **kwargs)
-        self.amp = amp
+        self.amp, self.flip_tta = amp, flip_tta
         precision(amp, "cpu")
         self._told: Precision | None = None
 
@@ -189,10 +190,17 @@ class SliceLabelInferer(SliceInferer):
     def network_wrapper(  # type: ignore[override]
         self, network: Callable[..., Tensor], x: Tensor, condition: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """A batch of slices through the network, in the precision that ``amp`` means on its device."""
-        with precision(self.amp, x.device).autocast():
-            logits = super().network_wrapper(network, x, condition, *args, **kwargs)
-        return logits.float()  # type: ignore[union-attr]
+        """Slices ``(B, C, H, W, 1)`` through the network, in the precision that ``amp`` means on its device."""
+
+        def logits(flipped: Tensor) -> Tensor:
+            with precision(self.amp, x.device).autocast():
+                out = super(SliceLabelInferer, self).network_wrapper(network, flipped, condition, *args, **kwargs)
+            return out.float()  # type: ignore[union-attr]
+
+        if not self.flip_tta:
+            return logits(x)
+        total = torch.stack([logits(x.flip(axes)).softmax(dim=1).flip(axes) for axes in ((), (2,), (3,), (2, 3))])
+        return total.mean(dim=0).log()  # whose softmax is the mean
 
 
 class AsStoredd(MapTransform):

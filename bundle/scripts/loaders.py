@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
 from monai.transforms import Randomizable
 from monai.utils import convert_to_tensor, set_determinism
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from .datalist import case_name
 from .errors import InputError, find_input_error, raise_all
+from .sizes import SizeSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +153,8 @@ class SliceDataset(Dataset, Randomizable):
         self.data, self.transform, self.slice_transform = list(data), transform, slice_transform
         self.keys = tuple(keys)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
+        #: pixels that slices are reduced to before ``slice_transform``; ``None``: as ``transform`` gives them
+        self.size: tuple[int, int] | None = None
         #: (volume, slice) for every index of the dataset
         self.index: list[tuple[int, int]] = []
         problems: list[str] = []
@@ -195,6 +199,14 @@ class SliceDataset(Dataset, Randomizable):
         unlabeled = item.get("stream") == "unlabeled"
         return [k for k in range(depth) if (k not in labeled) == unlabeled]
 
+    def _reduced(self, key: str, stored: torch.Tensor) -> torch.Tensor:
+        """A copy of a slice ``(C, H, W)`` in the size of this stage of the training."""
+        if self.size is None or self.size == tuple(stored.shape[1:]):
+            return stored.clone()
+        if key == "label":
+            return F.interpolate(stored[None].float(), self.size, mode="nearest-exact")[0].to(stored.dtype)
+        return F.interpolate(stored[None], self.size, mode="bilinear", antialias=True)[0]
+
     def set_random_state(self, seed: int | None = None, state: Any = None) -> SliceDataset:
         if isinstance(self.slice_transform, Randomizable):
             self.slice_transform.set_random_state(seed, state)
@@ -211,7 +223,7 @@ class SliceDataset(Dataset, Randomizable):
         volume = self._cache.get(number) or self._read(number)
         source = self.data[number]
         image = source["image"]
-        item: dict[str, Any] = {key: volume[key][k].clone() for key in volume}
+        item: dict[str, Any] = {key: self._reduced(key, volume[key][k]) for key in volume}
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
@@ -266,6 +278,7 @@ class TwoStreamLoader:
         pin_memory: bool = False,
         steps: int | None = None,
         fill: bool = False,
+        sizes: SizeSchedule | None = None,
     ) -> None:
         """
         Args:
@@ -280,6 +293,7 @@ class TwoStreamLoader:
             pin_memory: whether batches are put into page-locked memory, for training on a GPU.
             steps: steps of an epoch, where it is not to be one pass; slices repeat as often as that takes.
             fill: whether slices repeat within a batch where there are fewer.
+            sizes: of the slices in the course of the training; default: as the datasets give them.
 
         Raises:
             InputError: no labelled slice, or without ``steps`` and ``fill`` fewer slices than a batch.
@@ -289,6 +303,7 @@ class TwoStreamLoader:
                 "The datalist has no labelled case: expected at least one item with image and label in `training`, "
                 "received none; label one and add it."
             )
+        self.sizes, self.datasets = sizes, (labeled, unlabeled)
         self.supervised = len(unlabeled) == 0
         self.use_unlabeled = use_unlabeled and not self.supervised
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
@@ -327,9 +342,16 @@ class TwoStreamLoader:
                 cast(EpochSampler, loader.sampler).num_samples = self.steps * self.batch_size
         return self
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch (from 1) that the next pass belongs to."""
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Set the epoch (from 1) that the next pass belongs to, of how many; ``None``: as the last, in full size."""
         self.epoch = epoch
+        if self.sizes is not None:
+            self.set_size(self.sizes.size(epoch, epochs) if epochs else self.sizes.last)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        """Set the pixels ``(H, W)`` of the slices of the next pass."""
+        for dataset in self.datasets:
+            dataset.size = size
 
     def _start(self, loader: DataLoader, stream: int) -> Iterator[dict[str, Any]]:
         rank, _ = rank_and_size()

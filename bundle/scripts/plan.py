@@ -70,6 +70,8 @@ class Plan:
         self.loader = cast(TwoStreamLoader, self.trainer.data_loader)
         self.device: torch.device = self.trainer.state.device  # type: ignore[assignment]
         self.steps, self.max_seconds, self.plan_file = steps, max_seconds, plan_file
+        #: seconds of a step at each size of slices that a training goes through, once they are measured
+        self.step_seconds: dict[tuple[int, int], float] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure, log a summary and return the figures: times in seconds, memory in bytes.
@@ -93,7 +95,7 @@ class Plan:
             )
         fits = size <= largest
         with PeakMemory(device) as peak:
-            step, wait = self._time(batches if fits else (self._part(b, largest) for b in batches))
+            step, wait = self._average(size if fits else largest)
             validation = self._validate()
         if not fits:
             step, wait = step * size / largest, wait * size / largest
@@ -125,7 +127,7 @@ class Plan:
 
     def speed(self) -> tuple[float, float]:
         """Seconds of a step with its loading, and of a validation of all volumes; 0 without."""
-        step, _ = self._time(self._batches())
+        step, _ = self._average(self.loader.batch_size)
         return step, self._validate() * self._volumes()
 
     def _volumes(self) -> int:
@@ -153,12 +155,14 @@ class Plan:
             }  # fmt: skip
         return offers
 
-    def _batches(self) -> Iterator[Batch]:
-        """Batches as training draws them, epoch after epoch."""
+    def _batches(self, size: tuple[int, int] | None = None) -> Iterator[Batch]:
+        """Batches as training draws them, epoch after epoch, of slices of a size; by default of the last stage's."""
         epoch = 0
         while True:
             epoch += 1
             self.loader.set_epoch(epoch)
+            if size is not None:
+                self.loader.set_size(size)
             yield from self.loader
 
     @staticmethod
@@ -186,7 +190,21 @@ class Plan:
                 points.insert(0, (0, peak.before))
         return Line(points)
 
-    def _time(self, batches: Iterator[Batch]) -> tuple[float, float]:
+    def _average(self, batch_size: int) -> tuple[float, float]:
+        """Seconds of a step with its loading, and of the loading: the mean over the training's sizes of slices."""
+        schedule = self.loader.sizes
+        stages = schedule.stages if schedule else ((None, 1.0),)
+        means = [0.0, 0.0]
+        for size, share in stages:
+            measured = self._time(
+                (self._part(b, batch_size) for b in self._batches(size)), self.max_seconds / len(stages)
+            )
+            means = [mean + share * seconds for mean, seconds in zip(means, measured)]
+            if size is not None:
+                self.step_seconds[size] = of_rank_0(measured[0])
+        return means[0], means[1]
+
+    def _time(self, batches: Iterator[Batch], max_seconds: float) -> tuple[float, float]:
         """Median seconds of a step with its loading, and of the loading."""
         totals: list[float] = []
         waits: list[float] = []
@@ -199,7 +217,7 @@ class Plan:
                 totals.append(now - last)
                 waits.append(loaded - last)
             last = now
-            if of_rank_0(len(totals) >= self.steps or (len(totals) >= 2 and now - begin > self.max_seconds)):
+            if of_rank_0(len(totals) >= self.steps or (len(totals) >= 2 and now - begin > max_seconds)):
                 break
         return statistics.median(totals), statistics.median(waits)
 

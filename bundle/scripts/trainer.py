@@ -227,7 +227,7 @@ class SemSimTrainer(SupervisedTrainer):
     def _start_epoch(self) -> None:
         if isinstance(self.data_loader, TwoStreamLoader):
             seed_everything(self.data_loader.seed, self.state.epoch)
-            self.data_loader.set_epoch(self.state.epoch)
+            self.data_loader.set_epoch(self.state.epoch, self.state.max_epochs)
         self.network.train()
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from monai.transforms import Invertd
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Keys that may override those of inference.yaml; size, channels and classes are otherwise read from training.json.
-KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "amp", "device")
+KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "amp", "flip_tta", "device")
 
 
 def own_package(root: Path) -> str:
@@ -69,7 +69,7 @@ class InferClass:
         weights = ROOT / f"model_fold{tuned['fold']}"
         if (weights / "hyper_parameters.yaml").exists():  # as trained
             tuned |= ConfigParser.load_config_file(str(weights / "hyper_parameters.yaml"))
-        given = {key: value for key, value in override.items() if key in (*KEYS, "flip_tta", "ckpt_name")}
+        given = {key: value for key, value in override.items() if key in (*KEYS, "ckpt_name")}
         names = ("intensity", "slice_batch", "amp", "flip_tta")
         chosen = {key: tuned[key] for key in names if tuned.get(key) is not None}
         chosen |= given
@@ -84,7 +84,6 @@ class InferClass:
         self.preprocessing = self.parser.get_parsed_content("preprocessing")
         self.inferer = self.parser.get_parsed_content("inferer")
         self.device = torch.device(self.parser.get_parsed_content("device"))
-        self.flips = [(), (2,), (3,), (2, 3)] if chosen.get("flip_tta") else [()]
         self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
 
     @torch.no_grad()
@@ -99,12 +98,7 @@ class InferClass:
         image = image_file["image"] if isinstance(image_file, Mapping) else image_file
         data = self.preprocessing({"image": image})
         volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices)
-        total: Any = 0
-        for axes in self.flips:
-            logits = self.inferer.logits(volume.flip(axes) if axes else volume, self.network)
-            p = logits.softmax(dim=1)
-            total = total + (p.flip(axes) if axes else p)
-        p = (total / len(self.flips))[0].cpu()
+        p = self.inferer.logits(volume, self.network).softmax(dim=1)[0].cpu()
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
                                   applied_operations=list(data["image"].applied_operations))  # fmt: skip
         pred = self.invert(data)["pred"]
