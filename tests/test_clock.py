@@ -13,6 +13,7 @@ from scripts.budget import Length, affordable, bought, check_one_length
 from scripts.clock import Clock, KeepTime
 from scripts.errors import InputError, find_input_error
 from scripts.plan import Plan
+from scripts.sizes import SizeSchedule
 from test_configs import workflow
 from test_resume import flat, same
 from test_trainer import make
@@ -160,9 +161,13 @@ def faster(seconds):
     return 1.0 if seconds < 120 else 0.4
 
 
+@pytest.mark.parametrize("early", [None, 0.5])
 @pytest.mark.parametrize("pace", [steady, slower, faster, lambda _: 2.0, lambda _: 0.5])
-def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path, monkeypatch, caplog, pace):
-    """Five minutes on a machine that keeps its pace, loses or gains it, or was measured wrongly by a factor of two."""
+def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path, monkeypatch, caplog, pace, early):
+    """Five minutes on a machine that keeps its pace, loses or gains it, or was measured wrongly by a factor of two.
+
+    With slices that grow, a step of the first 60 % takes half of the average, and one of the others the more.
+    """
     time = Time(monkeypatch)
     monkeypatch.setattr(Plan, "speed", lambda _: (1.0, 2.0))
     clock = Clock(5, lambda: make()[0], output_dir=tmp_path)
@@ -171,14 +176,19 @@ def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path,
     schedule, rates = PolynomialLR(optimizer, total_iters=planned.steps, power=0.9), []
     (tmp_path / "training.json").write_text(json.dumps({"epochs": planned.epochs, "seed": 7}))
 
-    def step(*_):
-        time.wait(pace(time.seconds))
+    sizes = SizeSchedule(224, [[128, 0.6]]) if early else None
+    if sizes:
+        clock.step_seconds = {(128, 128): early, (224, 224): (1 - 0.6 * early) / 0.4}
+
+    def step(engine, *_):
+        size = sizes.size(engine.state.epoch, engine.state.max_epochs) if sizes else None
+        time.wait(pace(time.seconds) * clock.step_seconds.get(size, 1.0))
         optimizer.step()
         schedule.step()
         rates.append(optimizer.param_groups[0]["lr"])
 
     engine = Engine(step)
-    KeepTime(clock, schedule, tmp_path).attach(engine)
+    KeepTime(clock, schedule, tmp_path, sizes).attach(engine)
 
     def between(engine):
         validated = engine.state.epoch % planned.val_interval == 0 or engine.state.epoch == engine.state.max_epochs

@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "semsim_light", "semsim_minus", "unimatch"]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch"]
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
-ACCURACY = {"accuracy.yaml", "ablation.yaml", "changes.yaml", "cpu_protocol.yaml", "full_protocol.yaml", "weights.yaml"}
+ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml"}
 #: of benchmarks: run by test_annotation.py
 ANNOTATION = {"annotation.yaml"}
 #: run by test_docs.py, as the README writes it

@@ -104,14 +104,14 @@ def test_a_plan_says_what_minutes_buy(monkeypatch, caplog):
     """Steps of a second, a pass of two steps, no validation: all but the reserve and the start goes into steps."""
     caplog.set_level("INFO")
     monkeypatch.setattr(plan_module, "age", lambda: 6.0)
-    monkeypatch.setattr(Plan, "_time", lambda self, batches: (1.0, 0.1))
+    monkeypatch.setattr(Plan, "_time", lambda self, batches, seconds: (1.0, 0.1))
     plan, _ = make_plan()
     offers = plan.run()["minutes_buy"]
     assert offers["10"] == {"steps": 570, "epochs": 285, "steps_per_epoch": 2, "validations": 0}
     assert offers["60"]["steps"] == 3450 and offers["480"]["steps"] == 27_642
     assert "--minutes 10    570 steps (285 epochs of 2)" in caplog.text
 
-    monkeypatch.setattr(Plan, "_time", lambda self, batches: (700.0, 0.1))
+    monkeypatch.setattr(Plan, "_time", lambda self, batches, seconds: (700.0, 0.1))
     plan, _ = make_plan()
     assert plan.run()["minutes_buy"]["10"] is None and "--minutes 10    nothing: too short" in caplog.text
 

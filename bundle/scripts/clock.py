@@ -22,6 +22,7 @@ from .checkpoints import SETTINGS_FILE, read_checkpoint, resume_path, stretch
 from .errors import InputError
 from .loaders import of_rank_0, rank_and_size
 from .plan import Plan, duration
+from .sizes import SizeSchedule
 from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")
@@ -170,13 +171,17 @@ class KeepTime:
     process lost an epoch), the number is set anew, the learning rate takes its course to the new end, and it is said.
     """
 
-    def __init__(self, clock: Clock, lr_scheduler: PolynomialLR, output_dir: str | os.PathLike) -> None:
+    def __init__(
+        self, clock: Clock, lr_scheduler: PolynomialLR, output_dir: str | os.PathLike, sizes: SizeSchedule | None = None
+    ) -> None:
         """
         Args:
             clock: of the training.
             lr_scheduler: stepped at every step.
             output_dir: where ``training.json`` notes the number of epochs.
+            sizes: of the slices in the course of the training; default: always the same.
         """
+        self.sizes = sizes
         self.clock, self.lr_scheduler, self.path = clock, lr_scheduler, Path(output_dir) / SETTINGS_FILE
         self.begun = self.completed = 0.0
         #: seconds of the steps of each epoch of this process, were its slices of average cost
@@ -200,9 +205,9 @@ class KeepTime:
 
     def _look(self, engine: Workflow) -> None:
         self.completed = self.clock.elapsed()
-        self.seconds.append((self.completed - self.begun) / self._cost(engine, engine.state.epoch))
+        self.seconds.append((self.completed - self.begun) / self._cost(engine.state.epoch, engine.state.max_epochs))
         length = cast(Length, self.clock.length)
-        epochs = of_rank_0(self._epochs(engine, length))
+        epochs = of_rank_0(self._epochs(engine.state.epoch, length))
         if epochs == length.epochs:
             return
         say(
@@ -217,36 +222,34 @@ class KeepTime:
         if rank_and_size()[0] == 0 and self.path.is_file():
             self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "epochs": epochs}, indent=2) + "\n")
 
-    def _cost(self, engine: Workflow, epoch: int, epochs: int | None = None) -> float:
+    def _cost(self, epoch: int, epochs: int) -> float:
         """What an epoch of a training of so many costs by the size of its slices; 1 on average."""
-        schedule, seconds = getattr(engine.data_loader, "sizes", None), self.clock.step_seconds
-        if schedule is None or len(seconds) < 2:
+        seconds = self.clock.step_seconds
+        if self.sizes is None or not seconds:
             return 1.0
-        size = schedule.size(epoch, epochs or engine.state.max_epochs)
-        return seconds[size] / sum(share * seconds[size] for size, share in schedule.stages)
+        size = self.sizes.size(epoch, epochs)
+        return seconds[size] / sum(share * seconds[size] for size, share in self.sizes.stages)
 
-    def _epochs(self, engine: Workflow, length: Length) -> int:
+    def _epochs(self, epoch: int, length: Length) -> int:
         """How many epochs there should be, at the end of one."""
-        epoch = engine.state.epoch
         if len(self.seconds) < max(3, length.epochs // 10):  # too few to tell; the first is slower than the others
             return length.epochs
         recent = self.seconds[1:][-max(3, length.epochs // 6) :]
         pace, limit = statistics.mean(recent), 60 * self.clock.minutes
-        if limit * (1 - 2 * RESERVE) <= self._end(engine, length, pace) <= limit:
+        if limit * (1 - 2 * RESERVE) <= self._end(epoch, length, pace) <= limit:
             return length.epochs
         epochs = epoch
-        while self._end(engine, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
+        while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
             epochs += 1
         return epochs
 
-    def _end(self, engine: Workflow, length: Length, pace: float) -> float:
+    def _end(self, epoch: int, length: Length, pace: float) -> float:
         """Seconds at which a training of that length would end, after the steps of an epoch."""
-        epoch = engine.state.epoch
         epochs, interval = length.epochs, length.val_interval
         validations = epochs // interval - (epoch - 1) // interval + (epochs % interval > 0)
         others = epochs - epoch + 1 - validations
         between = validations * self.between[True] + others * self.between[False]
-        ahead = sum(self._cost(engine, e, epochs) for e in range(epoch + 1, epochs + 1))
+        ahead = sum(self._cost(e, epochs) for e in range(epoch + 1, epochs + 1))
         return self.completed + ahead * pace + between
 
     def _tell(self, engine: Workflow) -> None:

@@ -1,0 +1,99 @@
+"""Slices that grow in the course of a training: when, how, and that nothing else notices."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from scripts.errors import InputError, find_input_error
+from scripts.sizes import SizeSchedule
+from test_configs import workflow
+
+
+@pytest.mark.parametrize(
+    "spatial_size, early, epochs, expected",
+    [
+        (224, [[128, 0.6]], 10, 6 * [128] + 4 * [224]),
+        (224, [[96, 0.5], [160, 0.25]], 8, 4 * [96] + 2 * [160] + 2 * [224]),
+        (224, [], 3, 3 * [224]),
+        (128, [[128, 0.6]], 4, 4 * [128]),
+        (64, [[128, 0.6]], 4, 4 * [64]),
+        (224, [[128, 0.6]], 1, [224]),
+        (224, [[128, 0.99]], 2, [128, 224]),
+    ],
+)
+def test_every_epoch_has_its_size_and_the_last_that_of_prediction(spatial_size, early, epochs, expected):
+    schedule = SizeSchedule(spatial_size, early)
+    assert [schedule.size(e, epochs) for e in range(1, epochs + 1)] == [(n, n) for n in expected]
+    assert sum(share for _, share in schedule.stages) == pytest.approx(1)
+
+
+def test_proportions_are_kept():
+    assert SizeSchedule([160, 320], [[160, 0.5]]).stages[0] == ((80, 160), 0.5)
+    assert SizeSchedule([64, 512], [[100, 0.5]]).stages[0] == ((16, 96), 0.5), "multiples of 16"
+
+
+@pytest.mark.parametrize("early", [[[128, 1.0]], [[128, 0]], [[8, 0.5]], [[128, 0.6], [160, 0.4]], [128, 0.6], "128"])
+def test_what_is_no_schedule_is_refused(early):
+    with pytest.raises(InputError, match=r"early_sizes: expected pairs .* \[\[128, 0.6\]\] say; received"):
+        SizeSchedule(224, early)
+
+
+SETTINGS = {"spatial_size": 64, "early_sizes": [[32, 0.5]], "batch_size": 4, "show_progress": False}
+
+
+def run(phantom, output, *names, stop=None, **given):
+    """Train SemSim- with slices that grow; the shapes of the images of every step, and the checkpoint that is left."""
+    flow = workflow("train", "train", "semsim_minus", *names, dataset_dir=str(phantom), output_dir=str(output),
+                    **{**SETTINGS, **given})  # fmt: skip
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    shapes: list[tuple[int, ...]] = []
+
+    def look(engine):
+        views = engine.state.views
+        shapes.append(tuple(views.image_l.shape[2:]))
+        assert views.unlabeled is None or views.unlabeled["image_strong_1"].shape == views.image_l.shape
+        assert set(views.label.unique().tolist()) <= {0, 1, 2, 3}
+
+    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, look)
+    if stop:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
+    flow.run()
+    newest = max(output.glob("resume_checkpoint_*.pt"), key=lambda p: int(p.stem.split("_")[-1]))
+    return shapes, torch.load(newest, weights_only=True)["network"]
+
+
+def test_a_training_grows_and_resumes_as_if_it_had_not_stopped(phantom_dir, tmp_path):
+    shapes, whole = run(phantom_dir, tmp_path / "whole", epochs=4, val_interval=4)
+    steps = len(shapes) // 4
+    assert shapes == 2 * steps * [(32, 32)] + 2 * steps * [(64, 64)]
+    settings = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert settings["early_sizes"] == [[32, 0.5]] and settings["spatial_size"] == 64
+    with (tmp_path / "whole" / "validation_log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+    run(phantom_dir, tmp_path / "parts", epochs=4, val_interval=4, stop=3)
+    shapes, parts = run(phantom_dir, tmp_path / "parts", epochs=4, val_interval=4, resume="auto")
+    assert shapes == steps * [(64, 64)]
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    with pytest.raises(Exception) as caught:
+        run(phantom_dir, tmp_path / "parts", epochs=4, val_interval=4, resume="auto", early_sizes=[])
+    assert "early_sizes: expected [[32, 0.5]], received []" in str(find_input_error(caught.value))
+
+
+def test_other_widths_are_saved_and_restored(phantom_dir, tmp_path):
+    """A narrower network: whoever loads its weights finds its widths beside them."""
+    widths = [8, 8, 16, 16, 32, 8]
+    _, state = run(phantom_dir, tmp_path, epochs=1, features=widths)
+    assert state["backbone.conv_0.conv_0.conv.weight"].shape[0] == 8
+    for names in (["inference"], ["train", "semsim_minus", "evaluate"]):
+        flow = workflow("infer", *names, dataset_dir=str(phantom_dir), output_dir=str(tmp_path),
+                        ckpt_path=str(tmp_path / "model_last.pt"))  # fmt: skip
+        flow.initialize()
+        network = flow.parser.get_parsed_content("network")
+        assert network.backbone.conv_0.conv_0.conv.weight.shape[0] == 8
