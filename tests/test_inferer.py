@@ -15,13 +15,13 @@ from monai.inferers import SliceInferer
 from monai.transforms import Activationsd, Compose, EnsureChannelFirstd, Invertd, ScaleIntensityd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scripts import inferer as module
+from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
-from scripts.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
-from scripts.network import SegmentationNet
+from scripts.evaluation import inferer as module
+from scripts.evaluation.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
+from scripts.method.network import SegmentationNet
 from scripts.precision import Precision
-from scripts.readers import LoadFilesd
-from scripts.transforms import AsVolumed, SliceGridd
 from torch import nn
 from torch.profiler import profile
 
