@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(RUN) reporting --config_file "['configs/train.yaml','configs/evaluate.yaml']" --output_dir $(DEMO)
 	$(RUN) --config_file configs/inference.yaml --dataset_dir data/phantom/images/$(CASE).nii.gz \
 	  --ckpt_path $(DEMO)/model_best.pt --output_dir $(DEMO)
-	cd bundle && $(BIN)/python -m scripts.report overlay --image data/phantom/images/$(CASE).nii.gz \
+	cd bundle && $(BIN)/python -m scripts overlay --image data/phantom/images/$(CASE).nii.gz \
 	  --prediction $(DEMO)/$(CASE)_seg.nii.gz --truth data/phantom/labels/$(CASE).nii.gz --output $(DEMO)/overlay.png \
 	  --class_names "['background','right ventricle','myocardium','left ventricle']"
 	@echo

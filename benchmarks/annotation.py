@@ -7,7 +7,7 @@
 same for every strategy of a seed; the others are unlabelled. After each round of training two more are: drawn at
 random, or those with the highest score. SemSim- is trained in every round for the same steps, warm-started from the
 weights of the round before (``configs/annotation.yaml``), and its last iteration is scored on the validation patients.
-The scores come from ``scripts/acquisition.py``, mean over all slices of a patient.
+The scores come from ``scripts/method/acquisition.py``, mean over all slices of a patient.
 
 A round writes one JSON: annotated patients, Dice of every case, scores of every patient not annotated, command, commit,
 versions. ``run`` goes on where it was interrupted; seed after seed, so that whole seeds are there first.
@@ -61,7 +61,7 @@ class Pool:
         self.read = {p: [self._slices({"image": f}) for f in files] for p, files in self.images.items()}
 
     def _slices(self, item: Mapping[str, Any]) -> list[dict[str, Any]]:
-        from scripts.loaders import SliceDataset
+        from scripts.dataio.loaders import SliceDataset
 
         dataset = SliceDataset([{k: str(v) for k, v in item.items()}], self.transform, progress=False)
         return [dataset[k] for k in range(len(dataset))]
@@ -69,8 +69,8 @@ class Pool:
     def scores(self, weights: Path, annotated: Sequence[str]) -> dict[str, dict[str, float]]:
         """``{patient: {score: value}}`` of the patients that are not annotated."""
         import torch
-        from scripts.acquisition import Acquisition
-        from scripts.checkpoints import load_weights
+        from scripts.method.acquisition import Acquisition
+        from scripts.training.checkpoints import load_weights
 
         network = load_weights(self.parser.get_parsed_content("network_def", instantiate=True), str(weights), "cpu")
         loss = self.parser.get_parsed_content("loss")

@@ -29,7 +29,7 @@ import torch
 from accuracy import CONFIGS, note_start, patient_of
 from monai.apps.auto3dseg import AutoRunner
 from monai.transforms import LoadImage
-from scripts.report import METRICS, score_case, summarize
+from scripts.evaluation.metrics import METRICS, score_case, summarize
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
 VARIANTS = ("with_unlabeled", "without")

@@ -33,9 +33,9 @@ import onnxruntime
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
-from scripts.inferer import SliceLabelInferer
+from scripts.evaluation.inferer import SliceLabelInferer
 from scripts.precision import precision
-from scripts.resources import PeakMemory, keep_freed_memory
+from scripts.training.memory import PeakMemory, keep_freed_memory
 from step import Step, count, make_data, provenance, seconds_of, spread
 
 CKPT = BUNDLE / "models" / "model.pt"

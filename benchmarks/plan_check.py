@@ -20,7 +20,7 @@ BUNDLE = ROOT / "bundle"
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
 import torch
-from scripts import phantom
+from scripts.dataio import phantom
 from step import provenance
 
 #: overlays of train.yaml and options

@@ -37,10 +37,10 @@ sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 from accuracy import METHODS, git, machine
 from literal import LiteralSemSim
 from monai.bundle import ConfigParser
-from scripts import phantom
-from scripts.augmentation import RandCutMix
-from scripts.resources import PeakMemory, keep_freed_memory
-from scripts.similarity import affinity, refine
+from scripts.dataio import phantom
+from scripts.method.augmentation import RandCutMix
+from scripts.method.similarity import affinity, refine
+from scripts.training.memory import PeakMemory, keep_freed_memory
 
 SETTINGS = {
     **METHODS,

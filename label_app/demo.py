@@ -36,7 +36,7 @@ def make_studies(folder: Path, *, images: int = 8, labels: int = 3, seed: int = 
 
     The labels of all of them lie in the folder ``truth`` beside it.
     """
-    from scripts import phantom
+    from scripts.dataio import phantom
 
     source = phantom.generate(folder.parent / "phantom", seed=seed, split={"training": images})
     (folder / "labels" / "final").mkdir(parents=True)

@@ -39,7 +39,7 @@ collect_ignore = [] if importlib.util.find_spec("monailabel") else ["label"]
 @pytest.fixture(scope="session")
 def phantom_dir(tmp_path_factory) -> Path:
     """A small phantom: 1 labelled, 3 unlabelled, 1 validation and 2 test patients."""
-    from scripts import phantom
+    from scripts.dataio import phantom
 
     split = {"training": 1, "unlabeled": 3, "validation": 1, "testing": 2}
     return phantom.generate(tmp_path_factory.mktemp("data") / "phantom", seed=7, split=split)

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import warm
@@ -42,9 +43,12 @@ def result_of(protocol, method, change=""):
     return json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
 
 
-def test_a_result_says_everything(protocol, capsys):
+def test_a_result_says_everything(protocol, tmp_path, capsys):
     accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
     record = result_of(protocol, "semsim_minus", "regions_2+t_p_0.2")
+    run = accuracy.Path(protocol["work"]) / record["name"]
+    for _ in range(2):  # the second time nothing is done
+        accuracy.predict(str(run), protocol["data"] + "/images", str(tmp_path / "results" / "predictions.npz"))
     splits = json.loads(accuracy.Path(protocol["splits"]).read_text())
     assert record["labelled_cases"] == splits["labelled"]["1"] and record["steps"] == record["steps_per_epoch"] >= 1
     for which in accuracy.EVALUATIONS:
@@ -59,6 +63,12 @@ def test_a_result_says_everything(protocol, capsys):
     assert record["pseudo_labels"]["epoch"] == [1] and 0 <= record["pseudo_labels"]["background confident"][0] <= 1
     settings = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loss"]
     assert settings["regions"] != 2, "the change departs from the default"
+
+    assert record["recipe"]["copy_paste"] == 0.5 and record["recipe"]["features"] == [16, 32, 64, 128, 256, 16]
+    with np.load(accuracy.Path(protocol["results"]) / "predictions.npz") as predicted:
+        images = sorted((accuracy.Path(protocol["data"]) / "images").iterdir())
+        assert sorted(predicted) == [p.name.split(".")[0] for p in images]
+        assert predicted[images[0].name.split(".")[0]].shape == nib.load(images[0]).shape
 
     capsys.readouterr()
     accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from scripts.acquisition import Acquisition, disagreement, entropy
 from scripts.errors import InputError
-from scripts.network import SemSimNet
+from scripts.method.acquisition import Acquisition, disagreement, entropy
+from scripts.method.network import SemSimNet
 
 
 def certain(*classes: int, k: int = 4) -> torch.Tensor:

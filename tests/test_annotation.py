@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import warm
 from conftest import ROOT
-from scripts import phantom
+from scripts.dataio import phantom
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy

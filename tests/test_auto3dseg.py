@@ -49,7 +49,7 @@ def import_path():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """6 labelled, 6 unlabelled, 2 test volumes of mixed sizes, one labelled and one test volume oblique."""
-    from scripts import phantom
+    from scripts.dataio import phantom
 
     folder = phantom.generate(tmp_path_factory.mktemp("a3d") / "data", seed=3,
                               split={"training": 6, "unlabeled": 6, "testing": 2})  # fmt: skip
@@ -307,7 +307,7 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     again = yaml.safe_load((tmp_path / "semsim_0_lr" / "configs" / "hyper_parameters.yaml").read_text())
     changed = {k for k in again if again[k] != content[k]}
     assert changed == {"bundle_root", "generated_in", "learning_rate"} and again["learning_rate"] == 0.1
-    assert (tmp_path / "semsim_0_lr" / "scripts" / "trainer.py").exists()
+    assert (tmp_path / "semsim_0_lr" / "scripts" / "training" / "trainer.py").exists()
 
 
 def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_path):
@@ -515,7 +515,7 @@ def test_folds_of_different_code_meet_in_one_process(work, data, tmp_path, monke
         monkeypatch.delitem(sys.modules, name)
     first, second = work / "semsim_0", tmp_path / "semsim_9"
     shutil.copytree(first, second)
-    network = second / "scripts" / "network.py"
+    network = second / "scripts" / "method" / "network.py"
     source = network.read_text()
     changed = source.replace("return self.backbone(image)", "return self.backbone(image) * 0", 1)
     assert changed != source

@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 from ignite.engine import Engine
-from scripts.checkpoints import SaveBest, SaveSettings, find_checkpoint, load_weights, trained_setting
 from scripts.errors import InputError
-from scripts.network import SegmentationNet, SemSimNet
+from scripts.method.network import SegmentationNet, SemSimNet
+from scripts.training.checkpoints import SaveBest, SaveSettings, find_checkpoint, load_weights, trained_setting
 from test_handlers import engine_with
 
 

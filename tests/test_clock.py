@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from scripts import clock as clock_module
-from scripts.budget import Length, affordable, bought, check_one_length
-from scripts.clock import Clock, KeepTime
+from scripts.dataio.sizes import SizeSchedule
 from scripts.errors import InputError, find_input_error
-from scripts.plan import Plan
-from scripts.sizes import SizeSchedule
+from scripts.training import clock as clock_module
+from scripts.training.budget import Length, affordable, bought, check_one_length
+from scripts.training.clock import Clock, KeepTime
+from scripts.training.cost import Plan
 from test_configs import workflow
 from test_resume import flat, same
 from test_trainer import make

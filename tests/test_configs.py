@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import BUNDLE, ROOT, config_args
 from monai.bundle import ConfigWorkflow
-from scripts.network import SegmentationNet
+from scripts.method.network import SegmentationNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CONFIGS = BUNDLE / "configs"
@@ -285,7 +285,7 @@ def test_a_bad_metadata_file_is_refused(run_bundle, tmp_path):
 
 def test_shipped_weights_are_small_and_segment_the_phantom(tmp_path):
     """models/model.pt is what inference starts with: under 12 MB, and clearly better than chance on fresh patients."""
-    from scripts import phantom
+    from scripts.dataio import phantom
 
     assert (BUNDLE / "models" / "model.pt").stat().st_size < 12e6
     phantom.generate(tmp_path / "p", seed=0, split={"training": 0, "unlabeled": 0, "validation": 0, "testing": 0})
@@ -309,7 +309,7 @@ def test_shipped_weights_are_small_and_segment_the_phantom(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(run_bundle, tmp_path, spoil, expected):
-    from scripts import phantom
+    from scripts.dataio import phantom
 
     data = phantom.generate(tmp_path / "p", seed=1, split={"training": 1, "unlabeled": 1})
     image, label = data / "images/patient000.nii.gz", data / "labels/patient000.nii.gz"
@@ -342,7 +342,8 @@ def test_the_package_carries_scripts_and_configs():
     import importlib.resources
     import importlib.util
 
-    assert Path(importlib.util.find_spec("semsim_bundle.scripts.trainer").origin) == BUNDLE / "scripts" / "trainer.py"
+    trainer = importlib.util.find_spec("semsim_bundle.scripts.training.trainer")
+    assert Path(trainer.origin) == BUNDLE / "scripts" / "training" / "trainer.py"
     assert (importlib.resources.files("semsim_bundle") / "configs" / "train.yaml").is_file()
     assert importlib.util.find_spec("semsim") is None, "that name belongs to the Auto3DSeg template"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import samples
-from scripts.datalist import case_name, check_scored, create, evaluation_key, read_datalist, read_images
+from scripts.dataio.datalist import case_name, check_scored, create, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
 

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import samples
+from scripts.dataio.files import find_images
+from scripts.dataio.geometry import on_image_grid
+from scripts.dataio.readers import LoadFilesd, image_loader
+from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
-from scripts.files import find_images
-from scripts.geometry import on_image_grid
-from scripts.readers import LoadFilesd, image_loader
-from scripts.survey import look
 
 IMAGE = samples.blob((10, 8, 6), seed=2)[0]
 

@@ -15,8 +15,8 @@ import samples
 import torch
 import yaml
 from conftest import BUNDLE, ROOT
-from scripts import phantom
-from scripts.network import SegmentationNet
+from scripts.dataio import phantom
+from scripts.method.network import SegmentationNet
 from test_releases import make_acdc
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
@@ -88,9 +88,9 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     for option, expected in (
         ("--output /data/datalist.json", "datalist.json"),
         ("look.csv", "look.csv"),
-        ("releases acdc", "acdc.json"),
+        ("benchmark acdc", "acdc.json"),
         ("reporting", "report/index.html"),
-        ("scripts.html_report", "first/report/index.html"),
+        ("scripts report", "first/report/index.html"),
         ("--tracking mlflow", "tracked/mlruns.db"),
         ("skin_masks", "skin_masks/skin7_seg.png"),
         ("--resume auto", "run/resume_checkpoint_2.pt"),
@@ -161,7 +161,7 @@ def test_tests_named_in_the_table_of_reliability_exist():
 
 def test_functions_and_tests_named_in_the_method_exist():
     text = (ROOT / "bundle" / "docs" / "METHOD.md").read_text()
-    source = "".join(p.read_text() for p in (ROOT / "bundle" / "scripts").glob("*.py"))
+    source = "".join(p.read_text() for p in (ROOT / "bundle" / "scripts").rglob("*.py"))
     tests = "".join(p.read_text() for p in (ROOT / "tests").glob("*.py"))
     train = (ROOT / "bundle" / "configs" / "train.yaml").read_text()
     for name in re.findall(r"^\| [^|]+ \| `([A-Za-z_.]+)`", text, flags=re.M):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from PIL import Image
-from scripts.drawing import as_planes, choose_slices, class_color, foreground_window, overlay, paint
+from scripts.report.slices import as_planes, choose_slices, class_color, foreground_window, overlay, paint
 
 
 def test_overlay_shows_prediction_and_truth(tmp_path):

@@ -18,8 +18,8 @@ import pytest
 import torch
 import warm
 from conftest import BUNDLE, ENVIRONMENT
-from scripts.checkpoints import resume_checkpoints
 from scripts.errors import InputError, explain
+from scripts.training.checkpoints import resume_checkpoints
 
 FILES = "['configs/train.yaml','configs/semsim_minus.yaml']"
 #: before the training: a limit on the process itself

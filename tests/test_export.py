@@ -14,7 +14,7 @@ import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
-from scripts.export import export, network_of, settings_of
+from scripts.evaluation.export import export, network_of, settings_of
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
 
 
 def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):
-    from scripts import label
+    from scripts.hosts import monai_label as label
 
     package = tmp_path / "lib" / "site-packages" / "semsim_bundle"
     assert label.output_dir(package) == "output" and label.output_dir(package, "predictions") == "output/predictions"
@@ -112,7 +112,12 @@ def test_an_installed_package(tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     place, work = tmp_path / "site-packages", tmp_path / "work"
     work.mkdir()
-    packed = ["__init__.py", "scripts/*.py", *project["tool"]["setuptools"]["package-data"]["semsim_bundle"]]
+    setuptools = project["tool"]["setuptools"]
+    folders = [name.replace(".", "/") for name in setuptools["packages"]]
+    packed = [f"{folder}/*.py".removeprefix("semsim_bundle/") for folder in folders]
+    packed += setuptools["package-data"]["semsim_bundle"]
+    rooms = {p.parent.relative_to(BUNDLE.parent).as_posix() for p in BUNDLE.rglob("scripts/**/__init__.py")}
+    assert rooms | {"bundle"} == {folder.replace("semsim_bundle", "bundle") for folder in folders}
     for file in [file for pattern in packed for file in BUNDLE.glob(pattern)]:
         target = place / "semsim_bundle" / file.relative_to(BUNDLE)
         target.parent.mkdir(parents=True, exist_ok=True)

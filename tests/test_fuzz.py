@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scripts.datalist import LISTS, create, evaluation_key, read_datalist, read_images
+from scripts.dataio.datalist import LISTS, create, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
 QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

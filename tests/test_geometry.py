@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import samples
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.datalist import create, read_datalist, stated
+from scripts.dataio.datalist import create, read_datalist, stated
+from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error
-from scripts.readers import LoadFilesd
-from scripts.transforms import CheckVolumed
 from test_configs import workflow
 
 IMAGE, LABEL = samples.blob((24, 20, 6), seed=1)

@@ -9,8 +9,15 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
-from scripts.handlers import PseudoLabelQuality, RegularValidation, TrainingLog, TrainingProgress, append_row, duration
-from scripts.network import Output
+from scripts.method.network import Output
+from scripts.training.handlers import (
+    PseudoLabelQuality,
+    RegularValidation,
+    TrainingLog,
+    TrainingProgress,
+    append_row,
+    duration,
+)
 
 
 def engine_with(scalars_by_epoch):

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import samples
 import torch
-from scripts.datalist import create
+from scripts.dataio.datalist import create
 from scripts.errors import InputError
-from scripts.examples import FeatureLook, Slice
-from scripts.html_report import Report, write
-from scripts.network import SemSimNet
-from scripts.similarity import affinity
+from scripts.method.network import SemSimNet
+from scripts.method.similarity import affinity
+from scripts.report.build import Report, write
+from scripts.report.samples import FeatureLook, Slice
 from test_configs import workflow
 
 EVERY = {
@@ -83,7 +83,7 @@ def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
     run.mkdir()
     for name in ("training_log.csv", "validation_log.csv", "training.json"):
         shutil.copy(trained / name, run)
-    result = run_bundle(str(run), module="scripts.html_report")
+    result = run_bundle("report", str(run), module="scripts")
     assert result.stdout.strip().endswith("report/index.html")
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
     assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}

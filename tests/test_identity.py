@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import samples
 import torch
-from scripts.checkpoints import SaveSettings
-from scripts.datalist import create, evaluation_key, read_datalist
+from scripts.dataio.datalist import create, evaluation_key, read_datalist
+from scripts.dataio.files import case_names
+from scripts.dataio.split import group_cases, patients_line
 from scripts.errors import InputError
-from scripts.files import case_names
-from scripts.html_report import Report
-from scripts.network import SegmentationNet
-from scripts.prediction import prepared_output
-from scripts.split import group_cases, patients_line
+from scripts.evaluation.predict import prepared_output
+from scripts.method.network import SegmentationNet
+from scripts.report.build import Report
+from scripts.training.checkpoints import SaveSettings
 from test_configs import workflow
 from test_handlers import engine_with
 

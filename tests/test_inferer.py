@@ -15,13 +15,13 @@ from monai.inferers import SliceInferer
 from monai.transforms import Activationsd, Compose, EnsureChannelFirstd, Invertd, ScaleIntensityd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scripts import inferer as module
+from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
-from scripts.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
-from scripts.network import SegmentationNet
+from scripts.evaluation import inferer as module
+from scripts.evaluation.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
+from scripts.method.network import SegmentationNet
 from scripts.precision import Precision
-from scripts.readers import LoadFilesd
-from scripts.transforms import AsVolumed, SliceGridd
 from torch import nn
 from torch.profiler import profile
 
@@ -154,6 +154,17 @@ def test_half_precision_gives_the_labels_of_float32(network, tmp_path, caplog):
     assert (plain == half).float().mean() > 0.98
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Prediction in ")]
     assert len(said) == 2 and "float32 (amp is False)" in said[0] and "bfloat16" in said[1]
+
+
+def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
+    """By hand: probabilities of each flip, flipped back, and their mean."""
+    volume = prepared(32)({"image": write(tmp_path / "a.nii.gz")})["image"].as_tensor()[None]
+    plain, flipped = (SliceLabelInferer(roi_size=(32, 32), sw_batch_size=4, spatial_dim=2, flip_tta=t)
+                      for t in (False, True))  # fmt: skip
+    with torch.no_grad():
+        found = flipped.logits(volume, network).softmax(1)
+        p = [plain.logits(volume.flip(d), network).softmax(1).flip(d) for d in ((), (2,), (3,), (2, 3))]
+    assert torch.allclose(found, torch.stack(p).mean(0), atol=1e-5) and not torch.allclose(found, p[0], atol=1e-2)
 
 
 def test_the_precision_is_the_one_rule_and_probabilities_are_float32(monkeypatch, network):

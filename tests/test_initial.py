@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import BUNDLE
 from ignite.engine import Engine
-from scripts.checkpoints import ResumeFrom, load_weights, read_state
 from scripts.errors import InputError
-from scripts.initial import initialized
-from scripts.network import SemSimNet
+from scripts.method.network import SemSimNet
+from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
+from scripts.training.initial import initialized
 
 HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
 FEATURES = [4, 4, 8, 8, 8, 4]

@@ -9,9 +9,9 @@ import pytest
 import samples
 import torch
 from monai.data import MetaTensor
-from scripts.datalist import create
+from scripts.dataio.datalist import create
+from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
-from scripts.intensity import Intensityd, padding_value, transform_of
 from test_configs import workflow
 
 WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,
@@ -82,7 +82,7 @@ def test_a_window_is_an_option(ct, tmp_path):
 
 
 def read(ct):
-    from scripts.readers import image_loader
+    from scripts.dataio.readers import image_loader
 
     return image_loader()(ct / "images/b.nii.gz")
 
@@ -109,13 +109,22 @@ def test_weights_that_do_not_say_are_named(ct, tmp_path, caplog):
     assert "does not say how intensities were prepared" in caplog.text and 0.9 < image.max() < 1.001
 
 
-@pytest.mark.parametrize("target", ["os.system", "scripts.label.dataset_dir", "SaveImaged", "$print(1)", "Compos"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "scripts.hosts.monai_label.dataset_dir", "SaveImaged", "$print(1)", "Compos"]
+)
 def test_settings_beside_weights_are_no_code(target):
     with pytest.raises(InputError, match="no intensity transform of MONAI"):
         transform_of({"_target_": target, "keys": "image"}, "training.json")
     nested = {"_target_": "Compose", "transforms": [WINDOW, {"_target_": target}]}
     with pytest.raises(InputError, match=r"training\.json"):
         transform_of(nested, "training.json")
+
+
+@pytest.mark.parametrize("module", ["scripts.intensity", "scripts.dataio.intensity"])
+def test_settings_from_before_the_rooms_are_read(module):
+    """`training.json` names the transform by its module, which was another one once."""
+    (made,) = transform_of([{"_target_": f"{module}.Intensityd", "keys": "image", "window": [-150, 250]}], "t.json")
+    assert isinstance(made, Intensityd) and made({"image": torch.tensor([[[50.0]]])})["image"].item() == 0.5
 
 
 def test_padding_of_a_ct_counts_as_air():

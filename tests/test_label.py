@@ -15,8 +15,8 @@ import torch
 import yaml
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigWorkflow
-from scripts import label
 from scripts.errors import InputError
+from scripts.hosts import monai_label as label
 
 sys.path.insert(0, str(ROOT / "label_app"))
 import assemble
@@ -125,8 +125,8 @@ def test_a_training_elsewhere_publishes_when_asked(bundle, phantom_dir, tmp_path
 
 
 def test_few_slices_fill_a_batch(phantom_dir):
+    from scripts.dataio.loaders import SliceDataset, TwoStreamLoader
     from scripts.errors import InputError
-    from scripts.loaders import SliceDataset, TwoStreamLoader
 
     def dataset(*names):
         items = [{"image": str(phantom_dir / "images" / f"{n}.nii.gz")} for n in names]
@@ -144,7 +144,7 @@ def test_few_slices_fill_a_batch(phantom_dir):
 
 def test_scores_of_files(bundle, phantom_dir):
     """Of the published weights; an image looks alike however it is stored, and an unreadable one is named."""
-    from scripts.query import BundleScorer
+    from scripts.hosts.scoring import BundleScorer
 
     scorer = BundleScorer(bundle, device="cpu")
     image = phantom_dir / "images" / "patient001.nii.gz"

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import samples
 import torch
-from scripts.augmentation import CutMix
-from scripts.datalist import create
+from scripts.dataio.datalist import create
+from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
-from scripts.losses import SemSimLoss, Target
-from scripts.network import Output
-from scripts.similarity import class_prototypes
-from scripts.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
+from scripts.method.augmentation import CutMix
+from scripts.method.losses import SemSimLoss, Target
+from scripts.method.network import Output
+from scripts.method.similarity import class_prototypes
 from test_configs import workflow
 
 SHAPE = (16, 12, 3)

@@ -2,21 +2,76 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import sys
 
 import warm
-from conftest import BUNDLE
+from conftest import BUNDLE, ROOT
 
 SCRIPTS = BUNDLE / "scripts"
+ROOMS = ["dataio", "method", "training", "evaluation", "report", "hosts"]
 
 
-def test_modules_import_from_their_left_only():
-    order = re.findall(r"\w+", (SCRIPTS / "__init__.py").read_text().split("left:")[1])
-    assert sorted(order) == sorted(p.stem for p in SCRIPTS.glob("*.py") if p.stem != "__init__")
+def stated_order() -> list[str]:
+    """``errors``, ``dataio.files``, ...: rooms from above, modules from the left."""
+    text = (SCRIPTS / "__init__.py").read_text().split("left.")[1].split("\n\n")[1]
+    order, room = [], ""
+    for line in text.splitlines():
+        head, colon, names = line.partition(":")
+        room = f"{head.strip()}." if colon else "" if not line.strip().startswith("->") else room
+        order += [f"{room}{name}" for name in re.findall(r"\w+", names if colon else line)]
+    return order
+
+
+def imported(name: str) -> set[str]:
+    """Modules of the bundle that a module imports, anywhere in it."""
+    found = set()
+    parts = ["scripts", *name.split(".")]
+    for node in ast.walk(ast.parse((SCRIPTS / f"{name.replace('.', '/')}.py").read_text())):
+        assert not (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "scripts" for a in node.names)), name
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] != "scripts" or node.level, f"{name}: relative imports alone"
+            if node.level:
+                base = [*parts[: -node.level], *filter(None, (node.module or "").split("."))][1:]
+                is_module = (SCRIPTS.joinpath(*base).with_suffix(".py")).is_file() and base
+                found |= {".".join(base)} if is_module else {".".join([*base, a.name]) for a in node.names}
+    return found
+
+
+def test_modules_import_from_rooms_above_and_modules_to_their_left_only():
+    order = stated_order()
+    files = [p.relative_to(SCRIPTS).with_suffix("") for p in SCRIPTS.rglob("*.py") if p.stem != "__init__"]
+    assert sorted(order) == sorted(".".join(file.parts) for file in files)
+    assert list(dict.fromkeys(name.split(".")[0] for name in order if "." in name)) == ROOMS
+    assert imported("training.checkpoints") >= {"errors", "dataio.files", "training.trainer"}, "they are found"
+    assert "report.plots" in imported("report.build") and "errors" in imported("report.slices")
     for position, name in enumerate(order):
-        used = re.findall(r"^\s*from \.(\w+) import", (SCRIPTS / f"{name}.py").read_text(), flags=re.M)
-        assert set(used) <= set(order[:position]), name
+        assert imported(name) <= set(order[:position]), name
+
+
+def test_rooms_hold_no_code_of_their_own():
+    for room in ROOMS:
+        (text,) = ast.parse((SCRIPTS / room / "__init__.py").read_text()).body
+        assert isinstance(text, ast.Expr), f"{room}: what it holds, in words"
+
+
+TARGET = re.compile(r"""(?:_target_"?: *|\b(?=scripts\.\w+\.\w+\.))["']?(scripts(?:\.\w+)+)""")
+#: folder -> files that name classes and functions by their place
+CONFIGS = {"bundle": ("configs/*.yaml", "models/*.json"), "benchmarks": ("configs/*.yaml",),
+           "algo_template": ("semsim/configs/*.yaml",)}  # fmt: skip
+
+
+def test_every_place_that_a_configuration_names_exists():
+    files = [file for folder, patterns in CONFIGS.items() for name in patterns for file in (ROOT / folder).glob(name)]
+    named = {(target, file.name) for file in files for target in TARGET.findall(file.read_text())}
+    assert len(named) > 60
+    for target, file in sorted(named):
+        if target == "scripts.options.moved_along":  # of the template itself
+            continue
+        module, name = target.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name), f"{file}: {target}"
 
 
 #: forgets what MONAI has loaded of the slow packages, and refuses them from now on
@@ -33,11 +88,11 @@ for module in modules:
 
 def test_prediction_imports_no_slow_package_of_its_own():
     """What `inference.yaml` names works without the packages of tables, pictures, reports and tracking."""
-    named = set(re.findall(r"\bscripts\.\w+(?=\.)", (BUNDLE / "configs" / "inference.yaml").read_text()))
-    assert {"scripts.network", "scripts.prediction"} <= named
+    named = set(re.findall(r"\bscripts\.[\w.]+(?=\.)", (BUNDLE / "configs" / "inference.yaml").read_text()))
+    assert {"scripts.method.network", "scripts.evaluation.predict"} <= named
     slow = "jinja2 matplotlib mlflow pandas skimage sklearn tensorboard"
     command = [sys.executable, "-c", WITHOUT, slow]
     done = warm.run([*command, " ".join(sorted(named))], cwd=BUNDLE)
     assert done.returncode == 0, done.stderr
-    report = warm.run([*command, "scripts.html_report"], cwd=BUNDLE)
+    report = warm.run([*command, "scripts.report.build"], cwd=BUNDLE)
     assert "import of" in report.stderr and report.returncode == 1, "the check refuses what it should"

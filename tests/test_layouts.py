@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import samples
-from scripts.datalist import create
+from scripts.dataio.datalist import create
 from scripts.errors import InputError
 from test_configs import workflow
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandGaussianNoised
 from PIL import Image
-from scripts.datalist import read_datalist
+from scripts.dataio.datalist import read_datalist
+from scripts.dataio.loaders import EpochSampler, SliceDataset, TwoStreamLoader, VolumeDataset
+from scripts.dataio.transforms import AsVolumed, CheckVolumed, SliceGridd
 from scripts.errors import InputError
-from scripts.loaders import EpochSampler, SliceDataset, TwoStreamLoader, VolumeDataset
-from scripts.transforms import AsVolumed, CheckVolumed, SliceGridd
 
 KEYS = ["image", "label"]
 
@@ -102,7 +102,7 @@ def test_supervised_baseline_sees_the_same_labelled_batches(streams):
 def test_sampler_shares_one_order_between_ranks(monkeypatch, length, wanted, ranks):
     drawn = []
     for rank in range(ranks):
-        monkeypatch.setattr("scripts.loaders.rank_and_size", lambda rank=rank: (rank, ranks))
+        monkeypatch.setattr("scripts.dataio.loaders.rank_and_size", lambda rank=rank: (rank, ranks))
         drawn.append(list(EpochSampler(length, wanted)))
     together = [i for step in zip(*drawn) for i in step]
     assert len(together) == wanted * ranks and all(len(d) == wanted for d in drawn)

@@ -8,10 +8,10 @@ import reference
 import torch
 import yaml
 from conftest import BUNDLE
-from scripts.augmentation import CutMix
-from scripts.fusion import resize
-from scripts.losses import SemSimLoss, masked_dice
-from scripts.network import Output, SemSimNet
+from scripts.method.augmentation import CutMix
+from scripts.method.fusion import resize
+from scripts.method.losses import SemSimLoss, masked_dice
+from scripts.method.network import Output, SemSimNet
 
 TERMS = {"loss_u": "lambda_u", "loss_intra": "lambda_intra", "loss_cross": "lambda_cross"}
 OFF = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks.nets import BasicUNet
-from scripts.fusion import attention, departition, partition
-from scripts.layout import CHANNELS_LAST, dense_gradient, parts
-from scripts.network import FEATURES, SegmentationNet, SemSimNet, Streams
-from scripts.trainer import twin
+from scripts.method.fusion import attention, departition, partition
+from scripts.method.memory_format import CHANNELS_LAST, dense_gradient, parts
+from scripts.method.network import FEATURES, SegmentationNet, SemSimNet, Streams
+from scripts.training.trainer import twin
 
 ALL = Streams(decode=("labeled", "strong_1"), fuse=("labeled", "strong_1", "strong_2"))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import samples
+from scripts.dataio.files import json_text
 from scripts.errors import find_input_error
-from scripts.files import json_text
-from scripts.report import summarize
+from scripts.evaluation.metrics import summarize
 from test_configs import workflow
 
 

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from scripts import phantom
+from scripts.dataio import phantom
 
 
 def test_deterministic_and_as_fixed():

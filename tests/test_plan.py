@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, config_args
-from scripts import plan as plan_module
 from scripts.errors import InputError
-from scripts.plan import Line, Plan, duration
+from scripts.training import cost as plan_module
+from scripts.training.cost import Line, Plan, duration
 from test_trainer import make
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

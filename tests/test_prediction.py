@@ -15,9 +15,9 @@ from conftest import BUNDLE, config_args
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
-from scripts import phantom
+from scripts.dataio import phantom
 from scripts.errors import InputError, explain
-from scripts.prediction import output_name, prepared_output
+from scripts.evaluation.predict import output_name, prepared_output
 from skimage import measure
 from test_configs import workflow
 

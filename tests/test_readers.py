@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import samples
 from PIL import Image
+from scripts.dataio.files import find_images
+from scripts.dataio.readers import ORIENTATION_TAG, LoadFilesd, SignedByteReader, image_loader
+from scripts.dataio.survey import look
 from scripts.errors import InputError
-from scripts.files import find_images
-from scripts.readers import ORIENTATION_TAG, LoadFilesd, SignedByteReader, image_loader
-from scripts.survey import look
 
 IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
 

@@ -13,8 +13,8 @@ import samples
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from scripts.dataio.benchmarks import prepare
 from scripts.errors import InputError
-from scripts.releases import prepare
 
 
 def make_acdc(root: Path, patients, *, both: bool = False) -> Path:
@@ -232,7 +232,7 @@ def test_unknown_release_and_wrong_folder(tmp_path):
 
 
 def test_by_command_dry(run_bundle, acdc100, tmp_path):
-    result = run_bundle("acdc", "--source", str(acdc100), "--output", str(tmp_path / "d.json"), "--dry_run",
-                        "--labeled", "3", module="scripts.releases")  # fmt: skip
+    result = run_bundle("benchmark", "acdc", "--source", str(acdc100), "--output", str(tmp_path / "d.json"),
+                        "--dry_run", "--labeled", "3", module="scripts")  # fmt: skip
     assert "patient038 patient050 patient099" in result.stdout and "nothing written" in result.stdout
     assert "Reading files" in result.stderr and not (tmp_path / "d.json").exists()

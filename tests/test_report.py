@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from scripts.report import ScoreCases, score_case, summarize
+from scripts.evaluation.metrics import ScoreCases, score_case, summarize
 
 
 def cube(start, stop, size=20):
@@ -75,7 +75,7 @@ def test_chosen_metrics_alone():
 
 def test_no_cell_is_a_formula():
     """A spreadsheet that opens the table runs nothing that an image is called."""
-    from scripts.files import cell
+    from scripts.dataio.files import cell
 
     for name in ("=cmd|' /C calc'!A1", "+1", "-1", "@x", "\t=1"):
         assert cell(name) == "'" + name

@@ -11,8 +11,8 @@ import pytest
 import reference
 import torch
 from conftest import BUNDLE
-from scripts import similarity
-from scripts.similarity import (
+from scripts.method import similarity
+from scripts.method.similarity import (
     affinity,
     agreement,
     class_prototypes,
@@ -116,7 +116,7 @@ def test_refinement_pulls_a_wrong_pixel_to_its_like():
 PEAK = """
 import sys, resource, torch
 sys.path.insert(0, {bundle!r})
-from scripts.similarity import affinity, refine
+from scripts.method.similarity import affinity, refine
 torch.set_num_threads(1)
 n = int(sys.argv[1]); side = int(n ** 0.5)
 f = torch.rand(1, 128, side, side, requires_grad=True); p = torch.rand(1, 4, side, side, requires_grad=True)

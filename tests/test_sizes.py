@@ -9,8 +9,8 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from scripts.dataio.sizes import SizeSchedule
 from scripts.errors import InputError, find_input_error
-from scripts.sizes import SizeSchedule
 from test_configs import workflow
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import samples
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.datalist import create, stated
+from scripts.dataio.axis import common_direction, find_slice_axis, stored_axis
+from scripts.dataio.datalist import create, stated
+from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
-from scripts.readers import LoadFilesd
-from scripts.slices import common_direction, find_slice_axis, stored_axis
-from scripts.transforms import AsVolumed, SliceGridd
 from test_configs import workflow
 
 THICK, THIN = (0.9, 0.9, 5.0), (0.9, 0.9, 0.6)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scripts.intensity import Intensityd
+from scripts.dataio.intensity import Intensityd
 
 
 def test_an_image_of_hardly_anything_but_zeros_stays_in_the_unit_range_and_is_named(caplog):

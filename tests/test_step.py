@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from scripts import fusion as fusion_module
-from scripts.augmentation import CutMix
-from scripts.losses import SemSimLoss
-from scripts.network import SemSimNet
-from scripts.trainer import twin
+from scripts.method import fusion as fusion_module
+from scripts.method.augmentation import CutMix
+from scripts.method.losses import SemSimLoss
+from scripts.method.network import SemSimNet
+from scripts.training.trainer import twin
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import literal

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
-from scripts.datalist import create, read_datalist
+from scripts.dataio.datalist import create, read_datalist
+from scripts.dataio.loaders import read_item
+from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
-from scripts.loaders import read_item
-from scripts.survey import look
 from test_configs import workflow
 
 
@@ -205,7 +205,7 @@ def test_names_alone_without_a_check(tmp_path):
 def test_command_line_ends_in_one_line_and_an_exit_code(run_bundle, mixed):
     (mixed / "images" / "broken.nii.gz").write_bytes(b"")
     options = ["--images", str(mixed / "images"), "--labels", str(mixed / "labels"), "--output", str(mixed / "d.json")]
-    result = run_bundle("create", *options, module="scripts.datalist", check=False)
+    result = run_bundle("datalist", "create", *options, module="scripts", check=False)
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
     assert result.returncode == 1 and len(errors) == 1 and "broken.nii.gz" in errors[0]
     assert "Reading files" in result.stderr and "Traceback" not in result.stderr

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 from ignite.engine import Events
-from scripts.augmentation import RandCutMix
-from scripts.checkpoints import ResumeCheckpoint, ResumeFrom
+from scripts.dataio.loaders import TwoStreamLoader
 from scripts.errors import InputError
-from scripts.loaders import TwoStreamLoader
-from scripts.losses import SemSimLoss
-from scripts.network import SemSimNet
-from scripts.trainer import SemSimTrainer, Teacher
+from scripts.method.augmentation import RandCutMix
+from scripts.method.losses import SemSimLoss
+from scripts.method.network import SemSimNet
+from scripts.training.checkpoints import ResumeCheckpoint, ResumeFrom
+from scripts.training.trainer import SemSimTrainer, Teacher
 from torch.optim.lr_scheduler import PolynomialLR
 
 NO_SEMI = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
-from scripts.augmentation import CutMix, RandCutMix, StrongViewsd
+from scripts.dataio.axis import find_slice_axis
+from scripts.dataio.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
 from scripts.errors import InputError, find_input_error
-from scripts.slices import find_slice_axis
-from scripts.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
+from scripts.method.augmentation import CutMix, RandCutMix, StrongViewsd
 
 RNG = np.random.default_rng(0)
 

@@ -1,8 +1,16 @@
-"""SemSim for MONAI. One direction of travel; each module imports only from those to its left:
+"""SemSim for MONAI, in rooms. Imports go one way: from rooms above, and within a room from modules to the left.
 
-errors -> precision -> resources -> phantom -> files -> layouts -> geometry -> intensity -> dicom -> segmentation
--> endings -> readers -> slices -> transforms -> survey -> tables -> split -> datalist -> releases -> drawing
--> sizes -> loaders -> augmentation -> layout -> fusion -> network -> similarity -> losses -> acquisition -> trainer
--> inferer -> prediction -> checkpoints -> initial -> query -> label -> handlers -> views -> report -> figures
--> examples -> page -> html_report -> budget -> plan -> clock -> doors -> command_line -> export -> __main__
+    errors -> precision -> distributed
+    dataio:      phantom -> files -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
+                 -> axis -> transforms -> survey -> tables -> split -> datalist -> benchmarks -> sizes -> loaders
+    method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> acquisition
+    training:    memory -> trainer -> checkpoints -> initial -> handlers -> budget -> cost -> clock
+    evaluation:  inferer -> predict -> metrics -> export
+    report:      slices -> tensorboard -> plots -> samples -> page -> build
+    hosts:       scoring -> monai_label -> doors -> options
+    __main__
+
+dataio: from files on disk to batches; method: what the paper describes; training: steps, checkpoints, costs;
+evaluation: prediction, scores, exports; report: the page and its pictures; hosts: what is different in MONAI Label and
+checked on MONAI's command line; __main__: the command ``semsim``.
 """

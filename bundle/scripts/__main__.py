@@ -1,5 +1,4 @@
-"""The command ``semsim`` of an installed package: what ``python -m scripts.X`` and ``python -m monai.bundle`` do in the
-bundle's folder, in any folder.
+"""The command line: ``python -m scripts`` in the bundle's folder, and in any folder ``semsim`` of an installed package.
 
     semsim datalist create --images DIR --labels DIR --output FILE --labeled 7
     semsim benchmark acdc --source DIR --output FILE --labeled 3
@@ -7,6 +6,8 @@ bundle's folder, in any folder.
     semsim report OUTPUT_DIR
     semsim overlay --image FILE --prediction FILE --output FILE
     semsim export --ckpt_path FILE --output model.onnx
+
+``semsim run`` is ``python -m monai.bundle run`` with the package's ``configs/``.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Name of the command -> module, and what stands before its options.
-COMMANDS: dict[str, tuple[str, list[str]]] = {
-    "datalist": ("datalist", []),
-    "benchmark": ("releases", []),
-    "report": ("html_report", []),
-    "overlay": ("report", ["overlay"]),
-    "export": ("export", []),
+#: Name of the command -> module that has its options in ``main``, loaded when asked for.
+COMMANDS = {
+    "datalist": ".dataio.datalist",
+    "benchmark": ".dataio.benchmarks",
+    "report": ".report.build",
+    "overlay": ".report.slices",
+    "export": ".evaluation.export",
 }
 
 
@@ -61,9 +63,8 @@ def main() -> None:
         sys.argv = ["semsim run", "run", *run_options(options)]
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
     elif name in COMMANDS:
-        module, before = COMMANDS[name]
-        sys.argv = [f"semsim {name}", *before, *options]
-        runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
+        sys.argv = [f"semsim {name}", *options]
+        import_module(COMMANDS[name], __package__).main()
     else:
         sys.stdout.write(f"{__doc__}\n")
         if name not in ("--help", "-h", "help"):

@@ -52,7 +52,7 @@ def strategies(default: str) -> dict[str, Strategy]:
 
 
 class Scores(ScoringMethod):
-    """Scores the images without a label by the bundle's ``scripts/acquisition.py``.
+    """Scores the images without a label by the bundle's ``scripts/method/acquisition.py``.
 
     It runs in a process beside the server and writes a file of scores; the server enters them into the books.
     """
@@ -119,7 +119,7 @@ class Scores(ScoringMethod):
         unload_module("scripts")
         try:
             from scripts.errors import find_input_error
-            from scripts.query import BundleScorer
+            from scripts.hosts.scoring import BundleScorer
 
             scorer = BundleScorer(self.bundle, device=request.get("device"))
             scorer.learn(datastore.datalist())

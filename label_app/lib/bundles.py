@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 
 def module(bundle: Path, name: str) -> ModuleType:
-    """``scripts/<name>.py`` of a bundle.
+    """A module of a bundle: ``errors``, ``method.network``.
 
     MONAI Label puts ``scripts`` of one bundle after the other on the path and takes it away again meanwhile.
     """
@@ -49,7 +49,7 @@ def class_names(bundle: Path) -> list[str]:
 def network(bundle: Path) -> Any:
     """The network that predicts, of the classes and channels that the settings say, with random weights."""
     config = dict(ConfigParser.load_config_file(str(bundle / "configs" / "inference.yaml"))["network_def"])
-    kind = getattr(module(bundle, "network"), config.pop("_target_").rsplit(".", 1)[-1])
+    kind = getattr(module(bundle, "method.network"), config.pop("_target_").rsplit(".", 1)[-1])
     channels = settings(bundle).get("in_channels") or 1
     return kind(**{**config, "in_channels": channels, "out_channels": len(class_names(bundle))})
 
@@ -60,4 +60,4 @@ def loaded(bundle: Path, weights: Path, device: str) -> Any:
     Raises:
         InputError: they are of another network, or no weights.
     """
-    return module(bundle, "checkpoints").load_weights(network(bundle), str(weights), device)
+    return module(bundle, "training.checkpoints").load_weights(network(bundle), str(weights), device)

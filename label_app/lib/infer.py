@@ -152,7 +152,7 @@ class Segmentation(InferTask):
     def _check_image(self, image: Any) -> None:
         """Raise 422 where the image is what has failed."""
         try:
-            bundles.module(self.bundle, "readers").image_loader()(str(image))
+            bundles.module(self.bundle, "dataio.readers").image_loader()(str(image))
         except Exception as error:
             name = Path(str(image)).name
             message = f"{name}: expected an image, could not read it ({type(error).__name__})."

@@ -32,9 +32,9 @@ def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -
         InputError: another shape or place than the image's, values that are no class, or no segment.
     """
     errors = bundles.module(bundle, "errors")
-    loader = bundles.module(bundle, "readers").image_loader
+    loader = bundles.module(bundle, "dataio.readers").image_loader
     settings = bundles.settings(bundle)
-    transform = bundles.module(bundle, "transforms").CheckVolumed(
+    transform = bundles.module(bundle, "dataio.transforms").CheckVolumed(
         in_channels=settings.get("in_channels") or 1, num_classes=len(bundles.class_names(bundle))
     )
     try:
@@ -55,7 +55,7 @@ def check_readable(bundle: Path, label: Path) -> None:
     """Raise an InputError where a file is no label of one value a voxel."""
     error_of = bundles.module(bundle, "errors").InputError
     try:
-        channels = bundles.module(bundle, "readers").image_loader(label=True)(str(label)).shape[0]
+        channels = bundles.module(bundle, "dataio.readers").image_loader(label=True)(str(label)).shape[0]
     except Exception as error:
         raise error_of(f"{label.name}: expected a label file, could not read it ({type(error).__name__}).") from error
     if channels != 1:

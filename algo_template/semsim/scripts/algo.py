@@ -244,7 +244,7 @@ def _short(values: np.ndarray) -> str:
 
 
 def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
-    """As ``slices.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
+    """As ``axis.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
     if len(shape) < 3:
         return 2
     if sum(shape == 1) == 1:
@@ -330,7 +330,8 @@ def _content(source: Path) -> dict[str, bytes]:
         raise ModuleNotFoundError(
             "SemSim needs the package semsim_bundle to generate its folders: pip install it first."
         )
-    files = [*source.glob("scripts/*.py"), *source.glob("configs/*.yaml"), *source.glob("configs/*.json")]
+    patterns = ("scripts/**/*.py", "scripts/**/*.html", "configs/*.yaml", "configs/*.json")
+    files = [file for pattern in patterns for file in source.glob(pattern)]
     own = {
         "scripts/algo.py",
         "scripts/train.py",

@@ -139,7 +139,7 @@ def keep_settings(folder: Path, overrides: dict[str, Any]) -> None:
 
 def unlabeled_list(parser: Any) -> dict[str, Any]:
     """Which list the unlabelled images come from, said in the log."""
-    from scripts.datalist import read_datalist
+    from scripts.dataio.datalist import read_datalist
 
     datalist, folder = (parser.get_parsed_content(k) for k in ("datalist", "dataset_dir"))
     logger.info(f"Datalist {datalist}, files in {folder}.")

@@ -1,0 +1,522 @@
+"""Datalists: which file is labelled, unlabelled, for validation or for testing.
+
+The format is MONAI's Decathlon-style JSON with one list more, ``unlabeled``, whose items have an image and no label::
+
+    {"labels": {"0": "background", "1": "right ventricle"},
+     "training":   [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"},
+                    {"image": "images/b.nii.gz", "label": "labels/b.nii.gz", "labeled_slices": [3, 4]}],
+     "unlabeled":  [{"image": "images/c.nii.gz"}],
+     "validation": [{"image": "images/d.nii.gz", "label": "labels/d.nii.gz"}],
+     "testing":    [{"image": "images/e.nii.gz", "label": "labels/e.nii.gz"}]}
+
+``labeled_slices`` (optional) are indices along the slice axis, counted as the file stores them; every other slice of
+that volume joins the unlabelled stream. Paths are relative to ``dataset_dir``.
+
+Command line: ``python -m scripts datalist create --help``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, raise_all
+from .files import (
+    IMAGE_SUFFIXES,
+    case_name,
+    case_names,
+    find_images,
+    ignored_line,
+    join_channels,
+    paired,
+    without_labels,
+)
+from .layouts import Layout, recognise
+from .split import (
+    LISTS,
+    as_names,
+    distribute,
+    group_cases,
+    list_lines,
+    make_lists,
+    patients_line,
+    write_json,
+)  # fmt: skip
+from .survey import MOST_VALUES, foreground_window, survey
+from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
+
+__all__ = ["case_name", "find_images"]  # for those that look for them here
+
+logger = logging.getLogger("semsim")
+
+
+def _load(datalist: str | os.PathLike) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(datalist).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{datalist}: no such datalist. Expected a JSON file with the lists {', '.join(LISTS)}; "
+            "make one with `python -m scripts datalist create --images DIR --labels DIR --output FILE`."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{datalist}: expected a JSON datalist, received something unreadable ({error}).") from error
+    if not isinstance(content, dict) or not any(key in content for key in LISTS):
+        raise InputError(
+            f"{datalist}: expected a JSON object with at least one of the lists {', '.join(LISTS)}; of a data set's "
+            "own dataset.json make one with `python -m scripts datalist create --data DIR --output FILE`."
+        )
+    return content
+
+
+def stated(datalist: str | os.PathLike, name: str) -> Any:
+    """What a datalist says about its data besides the lists; ``None`` where it does not, or where there is none.
+
+    Args:
+        datalist: JSON file.
+        name: ``trust``, ``slice_axis``.
+    """
+    return _load(datalist).get(name) if os.path.isfile(datalist) else None
+
+
+#: Other names that people give the lists.
+OTHER_NAMES = {
+    "train": "training", "trainset": "training", "training_set": "training", "labeled": "training",
+    "labelled": "training", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "testing", "tests": "testing", "testset": "testing",
+    "unlabelled": "unlabeled", "unlabel": "unlabeled", "unlabelled_images": "unlabeled",
+}  # fmt: skip
+
+
+def _unread(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, unlabeled_key: str) -> list[str]:
+    """Lists of images that nothing reads: one line each where the name of one that is read is likely meant.
+
+    Args:
+        datalist: file, for messages.
+        content: of it.
+        key: list that is being read; for ``testing`` alone, as in a prediction, the others do not matter.
+        unlabeled_key: a list of another name that is read.
+    """
+    problems = []
+    for name, value in content.items():
+        if name in (*LISTS, unlabeled_key) or not isinstance(value, list):
+            continue
+        if not value or not all((isinstance(item, dict) and "image" in item) or _is_image(item) for item in value):
+            continue
+        near = difflib.get_close_matches(name.lower(), [*LISTS, *OTHER_NAMES], n=1, cutoff=0.8)
+        likely = OTHER_NAMES.get(near[0], near[0]) if near else ""
+        if not likely:
+            logger.warning(f"{datalist}: nothing reads the list `{name}`; the lists are {', '.join(LISTS)}.")
+        elif key != "testing" or likely == "testing":
+            also = f", or read it as it is by --unlabeled_key {name}" if likely == "unlabeled" else ""
+            problems.append(f"{datalist}: nothing reads the list `{name}`; if `{likely}` is meant call it so{also}.")
+    return problems
+
+
+def _is_image(item: Any) -> bool:
+    return isinstance(item, str) and item.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        problems.append(f"{datalist}: `{key}` should be a list of items, received {type(entries).__name__}.")
+        return []
+    items = []
+    for number, entry in enumerate(entries):
+        item = {"image": entry} if isinstance(entry, str) else entry
+        if fault := _fault(item):
+            problems.append(f"{datalist}: item {number} of `{key}` {fault}, received {entry!r}.")
+        else:
+            items.append(dict(item))
+    return items
+
+
+def _fault(item: Any) -> str:
+    """What is wrong with the form of an item; empty for nothing."""
+    if not isinstance(item, dict) or not _names_files(item.get("image")):
+        return 'should be {"image": FILE, ...}, or {"image": [FILE, ...], ...} for channels in several files'
+    if item.get("label") and not _names_files(item["label"]):
+        return "should have a file as its label, or none"
+    slices = item.get("labeled_slices")
+    if slices is not None and not (isinstance(slices, list) and all(type(k) is int for k in slices)):
+        return "should have a list of numbers as its labeled_slices"
+    return ""
+
+
+def _names_files(value: Any) -> bool:
+    files = value if isinstance(value, list) else [value]
+    return bool(files) and all(isinstance(f, str) and f and "\0" not in f for f in files)
+
+
+def _image_files(item: Mapping[str, Any]) -> list[str]:
+    image = item["image"]
+    return [os.fspath(f) for f in (image if isinstance(image, (list, tuple)) else [image])]
+
+
+def read_datalist(
+    datalist: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    key: str,
+    *,
+    require_label: bool | None = None,
+    fold: int | None = None,
+    unlabeled_key: str = "unlabeled",
+    allow_outside: bool = False,
+) -> list[dict[str, Any]]:
+    """Read one list and check it against the others before anything is loaded.
+
+    Args:
+        datalist: JSON file in the format described at the top of this module.
+        dataset_dir: folder that the paths in it are relative to.
+        key: ``training``, ``unlabeled``, ``validation`` or ``testing``. ``unlabeled`` also receives the volumes of
+            ``training`` that have ``labeled_slices``, for their other slices.
+        require_label: whether an item without label is an error. Default: in ``training`` and ``validation`` it is.
+        fold: for cross-validation as in Auto3DSeg: items of ``training`` with this ``fold`` make ``validation``, the
+            others and those with ``labeled_slices`` ``training``. ``None``: the lists as they stand.
+        unlabeled_key: list to take the unlabelled images from; of ``testing`` only the images are used.
+        allow_outside: whether paths may lead out of ``dataset_dir``.
+
+    Returns:
+        one dictionary an item with absolute ``image`` (a list where several files are the channels of one image), and
+        ``label`` unless the item is unlabelled, and ``case``: a name that no other image of the file has. A list that
+        the file does not have is empty.
+
+    Raises:
+        InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists, paths
+            that lead elsewhere.
+    """
+    if key not in LISTS:
+        raise ValueError(f"key should be one of {LISTS}, received {key!r}.")
+    content = _load(datalist)
+    if not os.path.isdir(dataset_dir):
+        raise InputError(
+            f"{dataset_dir}: no such folder; give the one that {datalist} is relative to as --dataset_dir."
+        )
+    if require_label is None:
+        require_label = key in ("training", "validation")
+    problems: list[str] = []
+    lists = {name: _items(datalist, content, name, problems) for name in LISTS}
+    if fold is not None:
+        labeled = lists["training"]
+        # a case of which some slices have no label cannot be scored: it is trained on in every fold
+        whole = [item for item in labeled if item.get("fold") == fold and item.get("labeled_slices") is None]
+        lists["training"] = [item for item in labeled if item not in whole]
+        lists["validation"] = whole
+    if key == "unlabeled" and unlabeled_key != key:
+        lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
+        lists[key] = _items(datalist, content, unlabeled_key, problems)
+    problems += _unread(datalist, content, key, unlabeled_key)
+    root = os.path.abspath(dataset_dir)
+    problems += _in_two_lists(datalist, lists, root)
+    _name(lists, root)
+
+    chosen = [dict(item, stream=key) for item in lists[key]]
+    if key == "unlabeled":
+        chosen += [dict(item, stream=key) for item in lists["training"] if item.get("labeled_slices") is not None]
+    for item in chosen:
+        if key == "unlabeled":
+            item.pop("label", None)
+        elif key != "training" and item.get("label") and item.get("labeled_slices") is not None:
+            problems.append(
+                f"{datalist}: {_image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
+                "needs the label of every slice: move it to `training`, or label the others, too."
+            )
+        elif require_label and not item.get("label"):
+            problems.append(
+                f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "
+                'add "label": FILE or move it to `unlabeled`.'
+            )
+        problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
+    raise_all(problems)
+    return chosen
+
+
+def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_outside: bool) -> list[str]:
+    """Make the paths of ``item`` absolute in place; returns what is wrong with them."""
+    problems = []
+    root = os.path.join(os.path.abspath(dataset_dir), "")
+    for name in ("image", "label"):
+        if not item.get(name):
+            continue
+        files = item[name] if isinstance(item[name], list) else [item[name]]
+        paths = [os.path.normpath(dataset_dir / str(f)) for f in files]
+        for path in paths:
+            # links below dataset_dir may lead anywhere: whoever made them could read their target
+            if not allow_outside and not os.path.join(os.path.abspath(path), "").startswith(root):
+                problems.append(
+                    f"{path}: named in {datalist}, but not in dataset_dir ({dataset_dir}); give the folder above both "
+                    "as dataset_dir, or allow it by --allow_outside True."
+                )
+            elif not os.path.exists(path):
+                problems.append(
+                    f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
+                )
+        item[name] = paths if isinstance(item[name], list) else paths[0]
+    return problems
+
+
+def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
+    """Give every item its name among all images of the datalist, as ``case``."""
+    items = [item for members in lists.values() for item in members]
+    for item, name in zip(items, case_names([os.path.join(root, _image_files(item)[0]) for item in items])):
+        several = isinstance(item["image"], list) and len(item["image"]) > 1
+        item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
+
+
+def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str) -> list[str]:
+    """Images that two items name, whether as a relative path, an absolute one or a link."""
+    first: dict[str, tuple[str, str]] = {}
+    problems = []
+    for name, items in lists.items():
+        for item in items:
+            shown = _image_files(item)[0]
+            path = os.path.realpath(os.path.join(root, shown))
+            if path in first:
+                other, earlier = first[path]
+                also = "" if os.path.normpath(shown) == os.path.normpath(earlier) else f" (as {earlier})"
+                problems.append(
+                    f"{datalist}: {shown} stands in `{other}`{also} and again in `{name}`; a case belongs to one "
+                    'list, once (for single labelled slices give "labeled_slices" in `training`).'
+                )
+            first.setdefault(path, (name, shown))
+    return problems
+
+
+def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
+    content, problems = _load(datalist), []  # type: ignore[var-annotated]
+    lists = {key: _items(datalist, content, key, problems) for key in LISTS}
+    raise_all(problems + _unread(datalist, content, "testing", ""))
+    for key in ("testing", "validation"):
+        if any(item.get("label") for item in lists[key]):
+            return key
+    return "validation"
+
+
+def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]], *, required: bool = True) -> None:
+    """Say so where an evaluation has nothing to score.
+
+    Args:
+        datalist: JSON file.
+        data: items to be scored.
+        required: whether that is an error, or said in the log.
+
+    Raises:
+        InputError: it is required and there is none.
+    """
+    if data:
+        return
+    text = f"{datalist}: expected labelled cases in `testing` or `validation`, received none; "
+    if required:
+        raise InputError(f"{text}add some, or `run reporting` writes a report of the training alone.")
+    logger.warning(f"{text}this is a report of the training alone.")
+
+
+def read_images(
+    dataset_dir: str | os.PathLike,
+    datalist: str | os.PathLike = "",
+    *,
+    allow_outside: bool = False,
+    in_channels: int = 1,
+) -> list[dict[str, Any]]:
+    """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
+
+    Args:
+        dataset_dir: folder of images (its ``images`` if it has one, else itself with all below it but what is a label
+            by its name), or one image file.
+        datalist: JSON file; empty for none.
+        allow_outside: whether its paths may lead out of ``dataset_dir``.
+        in_channels: of the network; with more than one, files of nnU-Net's names (``_0000``, ``_0001``) are joined.
+
+    Returns:
+        one ``{"image": path}`` an image, sorted by name.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+    """
+    if datalist:
+        items = read_datalist(datalist, dataset_dir, "testing", allow_outside=allow_outside)
+        if not items:
+            raise InputError(f"{datalist}: expected images in `testing`, received none; leave --datalist out to "
+                             "predict every image of the folder.")  # fmt: skip
+        return [{"image": item["image"]} for item in items]
+    folder = Path(dataset_dir)
+    if folder.is_file():
+        return [{"image": str(folder)}]
+    if (folder / "images").is_dir():
+        folder = folder / "images"
+    found = find_images(folder, recursive=True)
+    images = without_labels(found)
+    if len(images) < len(found):
+        first = next(path for name, path in found.items() if name not in images)
+        logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
+    joined = (join_channels(images) if in_channels > 1 else images).values()
+    return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
+
+
+def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
+    """The deepest folder that holds all images: predictions keep the folders below it, so no name occurs twice."""
+    parents = [os.path.dirname(os.path.abspath(_image_files(item)[0])) for item in items]
+    return os.path.commonpath(parents) if parents else ""
+
+
+def create(
+    images: str = "",
+    labels: str = "",
+    output: str = "",
+    data: str = "",
+    labeled: Any = None,
+    validation: Any = 0,
+    testing: Any = 0,
+    group_by: str | None = None,
+    seed: int = 0,
+    class_names: Any = None,
+    channels: int | None = None,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    slice_axis: Any = None,
+    trust: str | None = None,
+    label_values: Any = None,
+    ignore_label: int | None = None,
+    most_classes: int = MOST_VALUES,
+    check: bool = True,
+    table: str = "",
+    dry_run: bool = False,
+    **unknown: Any,
+) -> None:
+    r"""Look at images and labels, say what is there, and make a datalist, split by patient.
+
+    They come as two folders, or as one data set whose layout is recognised: nnU-Net, Medical Segmentation Decathlon,
+    BIDS, a folder for each patient, 3D Slicer's segmentations.
+
+    A patient is used with labels only if every image of that patient has one.
+
+    Args:
+        images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
+        labels: Folder of labels, matched by name without ending; not every image needs one.
+        output: JSON file to write, which must not exist yet.
+        data: Folder of a data set in place of images and labels
+        labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
+            line; patient:6 for one whose name is a number; default all
+        validation: The same for validation, none by default.
+        testing: The same for testing, none by default.
+        group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
+            behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
+        seed: Seed of the draw.
+        class_names: Names of the classes in the order of their label values, background first
+        channels: Channels of the images, where 4D files hold them along their last axis
+        image_suffix: What image names end with and label names do not, for instance _0000
+        label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
+        slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
+            (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
+        trust: What counts where the headers of image and label put the same voxels in different places: header, or
+            voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
+        label_values: Value of each class in the label files, background first, where the files leave that open
+        ignore_label: Value of voxels that nobody judged, which count in no loss and no score
+        most_classes: How many values a label may show
+        check: Whether to read every file; false trusts them.
+        table: CSV file to write a row for every image to.
+        dry_run: Say what is there and who would land where, and write no datalist.
+    """
+    if unknown:
+        raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
+    if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
+        raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
+    if Path(output).exists() and not dry_run:
+        raise InputError(f"{output}: exists already; give another name or remove it first.")
+    if data:
+        layout = recognise(data, image_suffix, label_suffix)
+    else:
+        layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
+    image_files, label_files = layout.images, layout.labels
+    if layout.name:
+        print(f"{'layout':<11} {layout.name}")
+        class_names = class_names or layout.class_names
+        label_values = label_values or layout.label_values
+        ignore_label = layout.ignore_label if ignore_label is None else ignore_label
+        channels = channels or layout.channels
+        testing = testing or layout.testing
+    elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
+        print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
+    cases = group_cases(image_files, label_files, group_by)
+    if layout.by_patient and not cases.known:
+        cases = replace(cases, found_by={"their folder": len(image_files)})
+    names = [str(name) for name in _words(class_names)]
+    values, doubts = [int(v) for v in _words(label_values)], []
+    found = (
+        survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
+    )
+    if found is not None:
+        try:
+            values = class_values(found, names, values, ignore_label)
+        except InputError as error:
+            doubts = [str(error)]
+        patients = cases.known * len(cases.groups)
+        shown = [] if doubts else names  # whose values are not known
+        print_rows(
+            describe(
+                found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
+                slice_axis=slice_axis,
+            )
+        )  # fmt: skip
+        if table:
+            write_table(found, table)
+    print(f"{'patients':<11} {patients_line(cases)}")
+    if ignored := ignored_line(images or data):
+        print(ignored)
+    stray = [
+        f"{path}: a label without an image of that name in {images or data}; rename or remove it, or say what label "
+        "names end with by --label_suffix."
+        for name, path in label_files.items()
+        if name not in image_files
+    ]
+    raise_all(stray + (found.problems if found is not None else []) + doubts)
+
+    wanted = {"testing": as_names(testing), "validation": as_names(validation)}
+    if labeled is not None:
+        wanted["training"] = as_names(labeled)
+    taken = distribute(cases, wanted, seed=seed)
+    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
+    lists = make_lists(cases, taken, root)
+    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
+        print(line)
+    window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
+    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+    if found is not None and (line := unseen_line(found, training, values, named(values, names))):
+        print(line)
+    command = training_command(root, output, channels=found.channels if found is not None else 1, class_names=names,
+                               values=values, ignore_label=ignore_label, window=window)  # fmt: skip
+    if dry_run:
+        print("nothing written (--dry_run)")
+        return
+    classes = {"labels": dict(enumerate(names))} if names else {}
+    axis = found.direction if found is not None and slice_axis is None else slice_axis
+    facts = {name: value for name, value in (("slice_axis", axis), ("trust", trust)) if value is not None}
+    write_json(output, {**classes, **facts, **lists})
+    print(f"wrote {output}; to train on it, in the bundle's folder:")
+    print(command)
+
+
+def _words(value: Any) -> list[Any]:
+    """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [name.strip() for name in value.strip("[]").split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def main() -> None:
+    """Command line of this module."""
+    import fire
+
+    from ..errors import one_line_errors
+
+    one_line_errors()
+    fire.Fire({"create": create})

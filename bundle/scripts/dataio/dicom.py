@@ -1,0 +1,150 @@
+"""Whether DICOM slices make one volume: ITK stacks whatever lies in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .files import is_dicom, is_segmentation
+
+#: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
+GAP_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What the header of a DICOM file says.
+
+    Attributes:
+        file: its name.
+        series: identifier of its series.
+        size: rows, columns, and their spacing.
+        position: of the first pixel in mm; ``None`` where it does not say.
+        directions: of rows and columns, six numbers.
+    """
+
+    file: str
+    series: str
+    size: tuple[str, ...]
+    position: np.ndarray | None
+    directions: np.ndarray | None
+
+
+def _numbers(text: str, count: int) -> np.ndarray | None:
+    try:
+        values = np.array([float(part) for part in text.split("\\")])
+    except ValueError:
+        return None
+    return values if len(values) == count else None
+
+
+def read_slice(path: str | os.PathLike) -> Slice:
+    """The header of a DICOM file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import itk  # slow, and few data sets need it
+
+    io = itk.GDCMImageIO.New()
+    io.SetFileName(os.fspath(path))
+    try:
+        io.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: a DICOM file without a readable image; take it out of the folder.") from error
+    tags = io.GetMetaDataDictionary()
+
+    def value(tag: str) -> str:
+        return str(tags[tag]).strip().strip("\0") if tags.HasKey(tag) else ""
+
+    size = (value("0028|0010"), value("0028|0011"), value("0028|0030"))
+    position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
+    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions)
+
+
+def check_series(path: str | os.PathLike) -> None:
+    """Refuse a folder of DICOM slices (or a file) that do not make one volume of parallel, evenly spaced slices.
+
+    Raises:
+        InputError: in one line, what they are and what to do.
+    """
+    folder = Path(path)
+    inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    if objects := [f.name for f in inside if is_segmentation(f)]:
+        raise InputError(
+            f"{path}: holds a DICOM segmentation object ({objects[0]}), which is a label and no image; keep labels in "
+            "a folder of their own."
+        )
+    files = [f for f in inside if is_dicom(f)]
+    slices = [read_slice(file) for file in files]
+    if len(slices) > 1:
+        problem = _mixed(slices) or _uneven(slices)
+        if problem:
+            raise InputError(f"{path}: {problem}")
+
+
+def _mixed(slices: Sequence[Slice]) -> str:
+    """What tells that slices of several images lie together; empty for nothing."""
+    series = {one.series for one in slices}
+    if len(series) > 1:
+        return f"{len(series)} DICOM series in one folder; give each a folder of its own."
+    if any(one.position is None or one.directions is None for one in slices):
+        return (
+            f"{len(slices)} DICOM files that do not say where they lie, which may be single pictures; give each a "
+            "folder of its own, or convert them to PNG."
+        )
+    facets: list[tuple[str, list[Any]]] = [
+        ("orientation", [np.round(one.directions, 3) + 0.0 for one in slices]),  # type: ignore[arg-type]
+        ("size", [one.size for one in slices]),
+    ]
+    for name, values in facets:
+        kinds: dict[tuple, list[str]] = {}
+        for one, kind in zip(slices, values):
+            kinds.setdefault(tuple(kind), []).append(one.file)
+        if len(kinds) > 1:
+            fewest = min(kinds.values(), key=len)
+            return (
+                f"slices of {len(kinds)} {name}s in one series, {len(fewest)} of {len(slices)} unlike the others "
+                f"({fewest[0]} first), as of a localizer; move them into a folder of their own."
+            )
+    return ""
+
+
+def _uneven(slices: Sequence[Slice]) -> str:
+    """What is wrong with the positions of a stack; empty for nothing."""
+    directions = np.asarray(slices[0].directions)
+    normal = np.cross(directions[:3], directions[3:])
+    positions = np.array([one.position for one in slices])
+    order = np.argsort(positions @ normal, kind="stable")
+    steps = np.diff(positions[order], axis=0)
+    gaps = steps @ normal
+    gap = float(np.median(gaps[gaps > 1e-3])) if (gaps > 1e-3).any() else 0.0
+    doubled = np.flatnonzero(gaps < GAP_TOLERANCE * gap) if gap else np.arange(len(gaps))
+    if len(doubled):
+        pair = " and ".join(slices[order[doubled[0] + k]].file for k in (0, 1))
+        return (
+            f"{len(doubled)} of {len(slices)} slices lie where another does ({pair}), as of several time points, "
+            "echoes or copies; give each its own folder."
+        )
+    shift = steps - gaps[:, None] * normal
+    tilt = float(np.median(np.linalg.norm(shift, axis=1)))
+    if tilt > GAP_TOLERANCE * gap:
+        angle = np.degrees(np.arctan2(tilt, gap))
+        return (
+            f"slices shifted against each other, by a gantry tilt of {angle:.0f} degrees; they are read as if straight "
+            "here: convert with dcm2niix, which straightens them, and draw or move labels on the result."
+        )
+    uneven = np.flatnonzero(np.abs(gaps - gap) > GAP_TOLERANCE * gap)
+    if len(uneven):
+        at = uneven[0]
+        return (
+            f"expected evenly spaced slices, received gaps of {gap:.4g} mm and one of {gaps[at]:.4g} mm after "
+            f"{slices[order[at]].file}; add the missing slices, or resample image and label to even ones."
+        )
+    return ""

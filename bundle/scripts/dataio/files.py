@@ -1,0 +1,274 @@
+"""Which files are images: endings, DICOM series, the name of a case."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, raise_all
+
+#: Endings of image files, longest first; ``case_name`` strips them.
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+#: Endings of the slices of a DICOM series; many have none at all.
+DICOM_SUFFIXES = (".dcm", ".ima", "")
+#: Storage class of DICOM segmentation objects.
+SEGMENTATION = b"1.2.840.10008.5.1.4.1.1.66.4"
+#: Folders of labels, and what names of labels end with beside their images.
+LABEL_FOLDERS = re.compile(
+    r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
+    re.IGNORECASE,
+)
+LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
+BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
+LABEL_ENDINGS = re.compile(r"(.+)[_.-](seg|segmentation|labels?|mask|gt)", re.IGNORECASE)
+#: nnU-Net's number of a channel behind a name.
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+#: Other files that image formats bring along, and what systems leave behind.
+COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
+
+
+def case_name(path: str | os.PathLike) -> str:
+    """File name without folder and image ending: ``images/patient001_frame01.nii.gz`` -> ``patient001_frame01``."""
+    name = os.path.basename(os.fspath(path).rstrip("/"))
+    for suffix in (*IMAGE_SUFFIXES, ".dcm"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
+    return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+
+
+def case_names(files: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each of some image files that no other has.
+
+    Args:
+        files: paths, absolute or relative to one folder.
+
+    Returns:
+        the file names without endings; where two files share one, all with the folders below the deepest that holds
+        them all: ``P01/mr``, ``P02/mr``. In the order of ``files``.
+    """
+    paths = [os.path.normpath(os.fspath(f)) for f in files]
+    names = [case_name(path) for path in paths]
+    distinct = set(paths)
+    if len({case_name(path) for path in distinct}) == len(distinct):
+        return names
+    top = os.path.commonpath([os.path.dirname(path) for path in distinct])
+    below = {path: os.path.relpath(path, top or ".") for path in distinct}
+    short = {path: os.path.join(os.path.dirname(below[path]), case_name(path)) for path in distinct}
+    shared = Counter(short.values())  # a.nii.gz beside a.mha keep their endings
+    return [short[path] if shared[short[path]] == 1 else below[path] for path in paths]
+
+
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether a file is a slice of a DICOM series, by its ending and its first bytes."""
+    if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
+        return False
+    if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
+        return False
+    with open(path, "rb") as file:
+        start = file.read(1024)
+    return start[128:132] == b"DICM" and SEGMENTATION not in start
+
+
+def is_segmentation(path: str | os.PathLike) -> bool:
+    """Whether a file is a DICOM segmentation object, by its ending and the storage class in its first bytes."""
+    if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(1024)
+    return start[128:132] == b"DICM" and SEGMENTATION in start
+
+
+def is_series(folder: Path) -> bool:
+    """Whether DICOM slices lie directly in ``folder``."""
+    return any(is_dicom(path) for path in sorted(folder.iterdir()))
+
+
+def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Files below ``folder``; a folder of DICOM slices comes as one entry, without what lies in it."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir() or is_series(path):
+            yield path
+        elif recursive:
+            yield from _entries(path, recursive)
+
+
+def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: bool = False) -> dict[str, Path]:
+    """Images in ``folder`` by case name, sorted: files by their ending, and folders of DICOM slices.
+
+    Args:
+        folder: where to look. If DICOM slices lie directly in it, it is one image itself.
+        recursive: also in the folders below; their names become part of the case name: ``visit1/mr``.
+        labels: whether DICOM segmentation objects count, too; one alone in a folder is named by it.
+
+    Raises:
+        InputError: no such folder, no image in it, or files of one case name, all of them listed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Expected a folder of images ({', '.join(IMAGE_SUFFIXES)}).")
+    if is_series(folder):
+        return {folder.name: folder}
+    found: dict[str, Path] = {}
+    problems = []
+    for path in _entries(folder, recursive):
+        segmentation = labels and is_segmentation(path)
+        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and not segmentation:
+            continue
+        alone = segmentation and path.parent != folder and len(list(path.parent.iterdir())) == 1
+        name = str((path.parent if alone else path.parent / case_name(path)).relative_to(folder))
+        if name in found:
+            problems.append(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
+        found.setdefault(name, path)
+    raise_all(problems)
+    if not found:
+        raise InputError(
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}) or folders of DICOM slices, found none."
+        )
+    return found
+
+
+def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
+
+    Args:
+        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` beside ``a``, ``P1/mask``, ``sub-1_dseg``.
+    """
+    images = {}
+    for name, path in found.items():
+        ending = LABEL_ENDINGS.fullmatch(name)
+        *folders, own = name.split("/")
+        in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in folders)
+        alone = LABEL_NAMES.fullmatch(own) or BIDS_LABELS.fullmatch(own)
+        if not in_folder and not alone and not (ending and ending[1] in found):
+            images[name] = path
+    return images or dict(found)
+
+
+def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
+    """Files of a case name with ``_0000``, ``_0001``, ... behind it as the channels of one image, as nnU-Net has them.
+
+    Where no name ends with ``_0001`` all stay as they are.
+
+    Raises:
+        InputError: cases that lack a channel which others have.
+    """
+    numbered = {name: match for name in found if (match := CHANNEL.fullmatch(name))}
+    stems: dict[str, dict[str, Path]] = {}
+    for name, match in numbered.items():
+        stems.setdefault(match[1], {})[match[2]] = found[name]
+    several = {stem: parts for stem, parts in stems.items() if {"0000", "0001"} <= {*parts}}
+    if not several:
+        return dict(found)
+    every = sorted({channel for parts in several.values() for channel in parts})
+    raise_all(
+        f"{next(iter(parts.values()))}: the channels {', '.join(sorted({*every} - {*parts}))} of {stem} are missing, "
+        "which other cases have; add them or take the case out."
+        for stem, parts in stems.items()
+        if "0000" in parts and {*parts} != {*every}
+    )
+    joined: dict[str, Path | list[Path]] = {name: path for name, path in found.items() if name not in numbered}
+    joined |= {stem: [parts[channel] for channel in every] for stem, parts in several.items()}
+    joined |= {name: found[name] for name, match in numbered.items() if match[1] not in several}
+    return dict(sorted(joined.items()))
+
+
+def pair_files(
+    images: str | os.PathLike, labels: str | os.PathLike, image_suffix: str = "", label_suffix: str = ""
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Image and label files by the name that they share.
+
+    Args:
+        images: folder of images, with all below it.
+        labels: folder of labels; with a ``label_suffix`` it may be the same.
+        image_suffix: what image names end with and label names do not.
+        label_suffix: what label names end with and image names do not.
+
+    Raises:
+        InputError: one folder without a suffix to tell the two apart, or one of the two not there.
+    """
+    images, labels = Path(images), Path(labels)
+    same = images.resolve() == labels.resolve()
+    if same and not label_suffix:
+        raise InputError(
+            f"{images}: expected images and labels in two folders, received one; separate them, or say what the names "
+            "of the labels end with, for instance --label_suffix _seg."
+        )
+    image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True, labels=True)
+    if same:
+        image_files = {name: path for name, path in image_files.items() if not name.endswith(label_suffix)}
+        label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
+        if not image_files or not label_files:
+            raise InputError(
+                f"{images}: expected images, and labels whose names end with {label_suffix}, received only one of the "
+                "two; give the ending that tells them apart as --label_suffix."
+            )
+    return (
+        {name.removesuffix(image_suffix): path for name, path in image_files.items()},
+        {name.removesuffix(label_suffix): path for name, path in label_files.items()},
+    )
+
+
+def ignored_line(folder: str | os.PathLike) -> str:
+    """What :func:`find_images` passes over, without files that belong to an image format; empty for nothing."""
+    endings = Counter(
+        path.suffix.lower() or "(no ending)"
+        for path in _entries(Path(folder), True)
+        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES)
+    )
+    kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
+    shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))
+    return f"{'ignored':<11} {kept.total()} files that are no images: {shown}" if kept else ""
+
+
+def cell(text: str) -> str:
+    """A text for a cell of a table: one that spreadsheets would run as a formula gets a quote in front."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """JSON that other programs can read: a number that is none (nan, infinity) becomes ``null``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+
+
+def paired(
+    images: str | os.PathLike, labels: str | os.PathLike, image_suffix: str = "", label_suffix: str = ""
+) -> tuple[dict[str, Path | list[Path]], dict[str, Path]]:
+    """:func:`pair_files` with nnU-Net's channels joined, and without what all labels or all images end with.
+
+    So nobody has to say ``_0000`` or ``.seg``, and the channels of a patient are not taken for unlabelled ones.
+
+    Args:
+        images, labels, image_suffix, label_suffix: as in :func:`pair_files`.
+    """
+    found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
+    if any(name in found for name in truth):
+        return dict(found), truth  # numbers that labels have, too, count time points or patients, not channels
+    joined = join_channels(found)
+    if not any(name in joined for name in truth):
+        joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
+    endings = {match[2] for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
+    if len(endings) == 1 and not any(name in joined for name in truth):
+        cut = {match[1]: path for name, path in truth.items() if (match := LABEL_ENDINGS.fullmatch(name))}
+        truth = cut if len(cut) == len(truth) else truth
+    return joined, truth

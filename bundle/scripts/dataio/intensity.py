@@ -1,0 +1,207 @@
+"""Intensities to [0, 1]: what training does, kept as data beside the weights and done again by prediction."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import monai.transforms
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.config import KeysCollection
+from monai.transforms import (
+    MapTransform,
+    ScaleIntensity,
+    ScaleIntensityRange,
+    ScaleIntensityRangePercentiles,
+    Transform,
+)
+
+from ..errors import InputError
+
+logger = logging.getLogger("semsim")
+
+#: Hounsfield units of air; scanners fill what lies outside of their field of view with a value below.
+AIR = -1024.0
+#: Where the transforms come from that may be named beside weights.
+KINDS = ("monai.transforms.intensity", __name__)
+#: Names of :class:`Intensityd` in what was saved: now, under the package's name of this process, and before it moved.
+OWN = {f"{module}.Intensityd" for module in ("scripts.dataio.intensity", __name__, "scripts.intensity")}
+
+
+def padding_value(array: Any) -> float | None:
+    """The value that a CT scanner fills up its image with (-3024, -2000, ...), if it did.
+
+    Args:
+        array: intensities of any shape.
+
+    Returns:
+        the smallest value, where it is far below that of air and no other is below that of air; otherwise ``None``.
+    """
+    values = np.asarray(array)
+    low = float(values.min()) if values.size else 0.0
+    if low > AIR - 100 or (values < AIR).sum() != (values == low).sum():
+        return None
+    return low
+
+
+def looks_like_ct(array: Any) -> bool:
+    """Whether intensities are Hounsfield units, by their smallest: that of air, or the padding of a scanner."""
+    low, high = float(np.min(array)), float(np.max(array))
+    return padding_value(array) is not None or (AIR - 100 < low < AIR + 124 and high > 0)
+
+
+class Intensityd(MapTransform):
+    """Intensities of an image ``(C, ...)`` to [0, 1]: of a fixed window, or of each channel between its percentiles.
+
+    The padding of a CT counts as air. What lies outside of the range is cut off.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        window: Any = None,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        channel_wise: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """
+        Args:
+            keys: keys of images.
+            window: lowest and highest intensity, in the unit of the files; ``None``: percentiles.
+            lower: percentile that becomes 0.
+            upper: percentile that becomes 1.
+            channel_wise: whether every channel has percentiles of its own.
+            allow_missing_keys: whether items without image pass.
+
+        Raises:
+            InputError: no window.
+        """
+        super().__init__(keys, allow_missing_keys)
+        unit: dict[str, Any] = {"b_min": 0.0, "b_max": 1.0, "clip": True}
+        self.scale: Transform
+        if window is None:
+            self.scale = ScaleIntensityRangePercentiles(lower, upper, channel_wise=channel_wise, **unit)
+        else:
+            low, high = checked_window(window)
+            self.scale = ScaleIntensityRange(low, high, **unit)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            if padding_value(image) is not None:
+                image = torch.clamp(image, min=AIR)
+            result[key] = self._in_unit_range(self.scale(image))
+        return result
+
+    @staticmethod
+    def _in_unit_range(image: torch.Tensor) -> torch.Tensor:
+        """MONAI only subtracts the percentiles where they are equal, as of an image of zeros but for some voxels."""
+        if not image.numel() or (float(image.min()) >= 0 and float(image.max()) <= 1):
+            return image
+        logger.warning(
+            f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: its 0.5 and 99.5 percentiles are equal, "
+            "so intensities are scaled between the smallest and the largest; a fixed --window is safer."
+        )
+        unit: Any = ScaleIntensity(minv=0.0, maxv=1.0, channel_wise=True)
+        return torch.clamp(unit(image), 0.0, 1.0)
+
+
+def checked_window(window: Any) -> tuple[float, float]:
+    """Lowest and highest intensity of a window.
+
+    Raises:
+        InputError: not two numbers, the first below the second.
+    """
+    try:
+        low, high = (float(value) for value in window)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low < high:
+        raise InputError(
+            f'window {window!r}: expected lowest and highest intensity, for instance --window "[-150,250]".'
+        )
+    return low, high
+
+
+def configured(name: str, window: Any = None) -> Any:
+    """A node of the configuration that is being read, as plain data with every override: for a component in it.
+
+    MONAI makes an object of each node, and transforms do not keep what they were made from.
+
+    Args:
+        name: key of the node.
+        window: the setting ``window``, which a transform of one's own does not read.
+
+    Raises:
+        InputError: a window is given beside a transform that does not read it.
+        RuntimeError: no configuration is being read.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser) and name in parser:
+            node = _plain(parser, name)
+            if window is not None and "window" not in node:
+                raise InputError(
+                    f"window {window}: `{name}` is a transform of its own ({node.get('_target_')}), which does not "
+                    "read it; leave one of the two out."
+                )
+            return node
+        frame = frame.f_back
+    raise RuntimeError(f"No configuration with `{name}` is being read.")
+
+
+def _plain(parser: ConfigParser, name: str) -> Any:
+    """``parser[name]`` with references and expressions replaced by their values."""
+    node = parser[name]
+    if isinstance(node, Mapping):
+        return {key: _plain(parser, f"{name}#{key}") for key in node}
+    if isinstance(node, list):
+        return [_plain(parser, f"{name}#{number}") for number in range(len(node))]
+    if not isinstance(node, str) or node[:1] not in ("@", "$"):
+        return node
+    value = parser.get_parsed_content(name)
+    try:
+        json.dumps(value)
+    except TypeError:  # a transform that stands elsewhere
+        return _plain(parser, node[1:])
+    return value
+
+
+def transform_of(node: Any, source: str) -> Any:
+    """The transform that :func:`configured` describes.
+
+    Unlike a configuration, what lies beside weights is no code: only transforms of intensities are made from it.
+
+    Args:
+        node: plain data; anything that is no description is returned as it is.
+        source: file that it was read from, for messages.
+
+    Raises:
+        InputError: another target.
+    """
+    if isinstance(node, list):
+        return [transform_of(entry, source) for entry in node]
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return node
+    target = str(node["_target_"])
+    own = target in OWN
+    module, _, name = target.rpartition(".")
+    kind = Intensityd if own else getattr(monai.transforms, name, None)
+    known = own or not module or module.startswith("monai.transforms")
+    harmless = kind is monai.transforms.Compose or getattr(kind, "__module__", "").startswith(KINDS)
+    if not (known and inspect.isclass(kind) and harmless):
+        raise InputError(
+            f"{source}: intensities were prepared by {target}, which is no intensity transform of MONAI; give "
+            "`intensity` again, in the file that the training had it from."
+        )
+    options = {key: transform_of(value, source) for key, value in node.items() if not key.startswith("_")}
+    return kind(**options)

@@ -1,0 +1,279 @@
+"""Folders as other programs and data sets lay them out: which files are images, which labels, what the classes are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, raise_all
+from .files import BIDS_LABELS, IMAGE_SUFFIXES, LABEL_FOLDERS, LABEL_NAMES, case_name, find_images, join_channels
+
+#: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
+SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+
+KNOWN = (
+    "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
+    "(sub-*), a folder for each patient with image and label in it, or 3D Slicer's .seg.nrrd beside the volumes"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder holds.
+
+    Attributes:
+        name: what the layout is called.
+        images: file of every case, or the files of its channels.
+        labels: label file of some of them.
+        class_names: background first, where the folder says so.
+        label_values: of the classes.
+        ignore_label: value of voxels that nobody judged.
+        channels: of the images, where 4D files hold them.
+        testing: cases that the folder keeps for testing, with labels.
+        by_patient: whether it has one image of each patient.
+    """
+
+    name: str
+    images: dict[str, Path | list[Path]]
+    labels: dict[str, Path]
+    class_names: list[str] = field(default_factory=list)
+    label_values: list[int] = field(default_factory=list)
+    ignore_label: int | None = None
+    channels: int | None = None
+    testing: list[str] = field(default_factory=list)
+    by_patient: bool = False
+
+
+def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = "") -> Layout:
+    """Which of the known layouts a folder has, and its files.
+
+    Args:
+        folder: the data set's.
+        image_suffix: what names of images end with, where a patient has several; with commas: the channels of one.
+        label_suffix: what names of labels end with, where an image has several.
+
+    Raises:
+        InputError: none of the layouts, or files that leave open which belong together.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the data set's as --data.")
+    content = _json(root / "dataset.json")
+    if isinstance(content.get("training"), list):
+        return _decathlon(root, content)
+    if content and any(root.glob("imagesTr")):
+        return _nnunet(root, content)
+    if any(path.is_dir() for path in root.glob("sub-*")):
+        return _bids(root, image_suffix, label_suffix)
+    _refuse_two_folders(root)
+    if any(root.rglob("*.seg.nrrd")):
+        return _slicer(root)
+    if found := _patients(root, image_suffix, label_suffix):
+        return found
+    raise InputError(f"{root}: expected one of the layouts {KNOWN}; give --images and --labels instead.")
+
+
+def _refuse_two_folders(root: Path) -> None:
+    """One folder of images and one of labels are given as such, for their names say which belong together."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    images = [path for path in folders if path.name.lower().startswith("image")]
+    labels = [path for path in folders if LABEL_FOLDERS.fullmatch(path.name)]
+    if images and labels:
+        raise InputError(f"{root}: holds a folder of images and one of labels; instead of --data give "
+                         f"{shlex.join(['--images', str(images[0]), '--labels', str(labels[0])])}.")  # fmt: skip
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected the JSON of a data set, could not read it ({error}).") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _classes(path: Path, labels: Any) -> tuple[list[str], list[int], int | None]:
+    """Names, values and what is ignored, of ``labels`` in a dataset.json: by value (Decathlon) or by name (nnU-Net)."""
+    if not isinstance(labels, Mapping) or not labels:
+        return [], [], None
+    if any(isinstance(value, (list, tuple)) for value in labels.values()):
+        raise InputError(f"{path}: its classes are regions of several values, which overlap; here classes exclude "
+                         "each other, so give --images and --labels, and the values by --label_values.")  # fmt: skip
+    by_value = all(str(key).lstrip("-").isdigit() for key in labels)
+    pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
+    ignored = [value for value, name in pairs if name.lower() == "ignore"]
+    kept = sorted(pair for pair in pairs if pair[0] not in ignored)
+    return [name for _, name in kept], [value for value, _ in kept], ignored[0] if ignored else None
+
+
+def _decathlon(root: Path, content: Mapping[str, Any]) -> Layout:
+    names, values, ignored = _classes(root / "dataset.json", content.get("labels"))
+    images: dict[str, Path | list[Path]] = {}
+    labels: dict[str, Path] = {}
+    problems = []
+    for item in [*content["training"], *(content.get("test") or [])]:
+        image = item["image"] if isinstance(item, Mapping) else item
+        case = case_name(image)
+        images[case] = root / image
+        if isinstance(item, Mapping) and item.get("label"):
+            labels[case] = root / item["label"]
+        problems += [
+            f"{path}: no such file, named in {root / 'dataset.json'}; unpack the data set again."
+            for path in (images[case], labels.get(case))
+            if isinstance(path, Path) and not path.exists()
+        ]
+    raise_all(problems)
+    channels = len(content.get("modality") or {}) or None
+    return Layout("Medical Segmentation Decathlon", images, labels, names, values, ignored, channels)
+
+
+def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
+    names, values, ignored = _classes(root / "dataset.json", content.get("labels"))
+    images: dict[str, Path | list[Path]] = {}
+    labels: dict[str, Path] = {}
+    testing: list[str] = []
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or not folder.name.lower().startswith(("images", "unlabel")):
+            continue
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("*")):
+            continue
+        found = {name.removesuffix("_0000"): path for name, path in join_channels(find_images(folder)).items()}
+        raise_all(f"{root}: {name} stands in {folder.name} and in another folder of images; keep one of them."
+                  for name in found if name in images)  # fmt: skip
+        images |= found
+        truth = root / folder.name.replace("images", "labels", 1)
+        if truth != folder and truth.is_dir() and any(truth.iterdir()):
+            own = find_images(truth)
+            labels |= own
+            testing += [name for name in own if folder.name == "imagesTs"]
+    return Layout("nnU-Net", images, labels, names, values, ignored, testing=testing)
+
+
+def _entities(path: Path) -> tuple[dict[str, str], str]:
+    """``sub-01_ses-2_T1w.nii.gz`` -> ``{"sub": "01", "ses": "2"}`` and ``T1w``."""
+    parts = case_name(path).split("_")
+    pairs = [part.partition("-") for part in parts if "-" in part]
+    return {key: value for key, _, value in pairs}, "" if "-" in parts[-1] else parts[-1]
+
+
+def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
+    files = [p for p in sorted(root.rglob("sub-*")) if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES)]
+    truth, scans = [], []
+    for path in files:
+        if BIDS_LABELS.fullmatch(case_name(path)):
+            truth.append(path)
+        elif "derivatives" not in path.relative_to(root).parts:
+            scans.append(path)
+    truth = [path for path in truth if case_name(path).endswith(label_suffix)]
+    kinds = Counter(_entities(path)[1] for path in scans)
+    wanted = [kind.strip().lstrip("_") for kind in image_suffix.split(",") if kind.strip()] or list(kinds)
+    if not image_suffix and len(kinds) > 1:
+        shown = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
+        most = kinds.most_common(1)[0][0]
+        raise InputError(f"{root}: images of several kinds, {shown}; say which by --image_suffix _{most}, or several "
+                         "with commas as the channels of one image.")  # fmt: skip
+    groups: dict[str, dict[str, Path]] = {}
+    for path in scans:
+        kind = _entities(path)[1]
+        if kind in wanted:
+            groups.setdefault(case_name(path).removesuffix(f"_{kind}"), {})[kind] = path
+    raise_all(f"{next(iter(parts.values()))}: no {', '.join(k for k in wanted if k not in parts)} beside it; add it or "
+              "take the case out." for parts in groups.values() if len(parts) < len(wanted))  # fmt: skip
+    images = {name: [p[k] for k in wanted] if len(wanted) > 1 else p[wanted[0]] for name, p in groups.items()}
+    labels: dict[str, Path] = {}
+    problems = []
+    for path in truth:
+        given, _ = _entities(path)
+        keys = [key for key in ("ses", "run", "acq") if key == "ses" or key in given]
+        fits = [name for name, parts in groups.items()
+                if (own := _entities(next(iter(parts.values())))[0])["sub"] == given.get("sub")
+                and all(own.get(key) == given.get(key) for key in keys)]  # fmt: skip
+        if len(fits) != 1:
+            problems.append(f"{path}: {len(fits)} images of this subject and session, expected one; give "
+                            "--label_suffix or --image_suffix, or rename it.")  # fmt: skip
+        elif fits[0] in labels:
+            problems.append(f"{path}: a second label of {fits[0]} beside {labels[fits[0]]}; choose by --label_suffix, "
+                            "for instance _label-lesion_mask.")  # fmt: skip
+        else:
+            labels[fits[0]] = path
+    raise_all(problems)
+    return Layout("BIDS", dict(images), labels)
+
+
+def _slicer(root: Path) -> Layout:
+    found = find_images(root, recursive=True)
+    labels = {name.removesuffix(".seg"): path for name, path in found.items() if path.name.endswith(".seg.nrrd")}
+    images: dict[str, Path | list[Path]] = {
+        name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")
+    }
+    classes: dict[int, str] = {}
+    first: dict[int, Path] = {}
+    problems = []
+    for path in labels.values():
+        with path.open("rb") as file:
+            header = file.read(200_000).split(b"\n\n")[0]
+        told: dict[str, dict[str, str]] = {}
+        for number, key, value in SEGMENT.findall(header):
+            told.setdefault(number.decode(), {})[key.decode()] = value.decode(errors="replace").strip()
+        if any(segment.get("Layer", "0") != "0" for segment in told.values()):
+            problems.append(f"{path}: its segments lie in several layers, for they overlap; in 3D Slicer export a "
+                            "labelmap (Segmentations, Export), in which one counts.")  # fmt: skip
+        for segment in told.values():
+            value, name = int(segment.get("LabelValue", 1)), segment.get("Name", "")
+            if classes.setdefault(value, name) != name:
+                problems.append(f"{path}: the value {value} is {name!r}, in {first[value]} {classes[value]!r}; give "
+                                "the segments one order, and save again.")  # fmt: skip
+            first.setdefault(value, path)
+    raise_all(problems)
+    values = [0, *sorted(classes)]
+    return Layout("3D Slicer segmentations", images, labels, ["background", *(classes[v] for v in values[1:])], values)
+
+
+def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None:
+    """A folder for each patient, in which at least one holds a label by its name; ``None`` for something else."""
+    scans: dict[str, dict[str, Path]] = {}
+    truth: dict[str, dict[str, Path]] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if not any(path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm")) for path in folder.rglob("*")):
+            continue
+        for name, path in find_images(folder, recursive=True).items():
+            role = name.rpartition("/")[2].removeprefix(folder.name).lstrip("_.-") or "image"
+            among_labels = any(LABEL_FOLDERS.fullmatch(part) for part in name.split("/")[:-1])
+            is_label = (
+                role.endswith(label_suffix.lstrip("_"))
+                if label_suffix
+                else bool(LABEL_NAMES.fullmatch(re.split(r"[_.-]", role)[-1]))
+            )
+            (truth if is_label or among_labels else scans).setdefault(folder.name, {})[role] = path
+    if not truth or not scans:
+        return None
+    roles = Counter(role for parts in scans.values() for role in parts)
+    wanted = [role.strip().lstrip("_") for role in image_suffix.split(",") if role.strip()]
+    images: dict[str, Path | list[Path]] = {}
+    problems = []
+    for patient, parts in scans.items():
+        chosen = [path for role in wanted for own, path in parts.items() if own.endswith(role)] or list(parts.values())
+        if wanted and len(chosen) == len(wanted) > 1:
+            images[patient] = chosen
+        elif len(chosen) == 1:
+            images[patient] = chosen[0]
+        else:
+            shown = ", ".join(role for role, _ in roles.most_common(6))
+            problems.append(f"{root / patient}: {len(chosen)} images ({shown}), expected one; say which by "
+                            "--image_suffix, or several with commas as the channels of one image.")  # fmt: skip
+    problems += [
+        f"{root / patient}: {len(parts)} labels ({', '.join(parts)}), expected one; say which by --label_suffix."
+        for patient, parts in truth.items()
+        if len(parts) > 1
+    ]
+    problems += [
+        f"{root / patient}: a label and no image of this patient." for patient in truth if patient not in scans
+    ]
+    raise_all(problems)
+    labels = {patient: next(iter(parts.values())) for patient, parts in truth.items()}
+    return Layout("a folder for each patient", images, labels, by_patient=True)

@@ -1,0 +1,182 @@
+"""MONAI's image loading, where files mean more than it reads: honoured, or refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import ITKReader, PILReader
+from monai.data.image_reader import ImageReader
+from monai.data.utils import to_affine_nd
+from monai.transforms import LoadImage, LoadImaged
+from monai.utils import ensure_tuple
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+from .dicom import check_series
+from .endings import register
+from .files import is_dicom, is_picture
+from .segmentation import SegmentationReader
+
+# With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+
+#: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
+ORIENTATION_TAG = 274
+
+#: What the headers of MetaImage and NRRD call a signed byte.
+SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
+
+
+class SignedByteReader(ITKReader):
+    """Reads MetaImage and NRRD files of signed bytes as 16 bit.
+
+    ITK's Python package has no images of signed bytes, so MONAI's reader fails on them; PROMISE12's segmentations are
+    such files (``ElementType = MET_CHAR``).
+    """
+
+    def __init__(self) -> None:
+        import itk  # slow, and few files need it
+
+        super().__init__(pixel_type=itk.SS)
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Whether every file is one of signed bytes, by its header."""
+        return all(_holds_signed_bytes(os.fspath(name)) for name in ensure_tuple(filename))
+
+
+def _holds_signed_bytes(path: str) -> bool:
+    if not path.lower().endswith((".mhd", ".mha", ".nrrd")) or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return SIGNED_BYTE.search(file.read(4096).replace(b"\r\n", b"\n")) is not None
+
+
+class PictureReader(PILReader):
+    """Reads PNG, JPG and BMP as viewers show them: turned as EXIF says, a palette as the colours that it stands for.
+
+    In a label the numbers of the palette are the values.
+    """
+
+    def __init__(self, *, label: bool = False) -> None:
+        """
+        Args:
+            label: whether pictures are labels.
+        """
+        super().__init__(converter=functools.partial(_as_seen, label=label))
+
+
+def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
+    seen: Image.Image = ImageOps.exif_transpose(picture)
+    if seen.mode == "P" and not label:
+        colors = np.array(seen.getpalette()).reshape(-1, 3)
+        seen = seen.convert("L" if (colors == colors[:, :1]).all() else "RGB")
+    if seen.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        seen = seen.convert("RGB")
+    seen.format = picture.format
+    return seen
+
+
+class TiffReader(ITKReader):
+    """Reads TIFF voxel by voxel: its resolution is that of the print, not of the patient.
+
+    Raises:
+        InputError: it is to be turned for viewing, which ITK does not do.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        return all(os.fspath(name).lower().endswith((".tif", ".tiff")) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        for name in ensure_tuple(data):
+            with Image.open(name) as picture:
+                turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
+            if turn != 1 or mode == "P":
+                what = "a palette" if mode == "P" else f"an orientation ({turn}) that viewers turn it by"
+                raise InputError(
+                    f"{name}: a TIFF with {what}, which is not read here; save it as PNG, for instance with Pillow: "
+                    "ImageOps.exif_transpose(Image.open(FILE)).save(FILE.png)."
+                )
+        return super().read(data, **kwargs)
+
+    def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
+        return np.eye(img.GetImageDimension() + 1)
+
+
+class MedicalReader(ITKReader):
+    """Reads DICOM and NRRD, whatever other readers are installed, after a look at what else they may be."""
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        names = [os.fspath(name) for name in ensure_tuple(filename)]
+        return all(os.path.isdir(name) or name.lower().endswith(".nrrd") or is_dicom(name) for name in names)
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        for name in map(os.fspath, ensure_tuple(data)):
+            if name.lower().endswith(".nrrd"):
+                _refuse_layers(name)
+            else:
+                check_series(name)
+        return super().read(data, **kwargs)
+
+
+def _refuse_layers(path: str) -> None:
+    """Slicer keeps segments that overlap in layers, along an axis of their own."""
+    with open(path, "rb") as file:
+        header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    if re.search(rb"^kinds:\s*list\b", header, flags=re.MULTILINE):
+        raise InputError(
+            f"{path}: a Slicer segmentation whose segments overlap, in layers; classes exclude each other here: in "
+            "Slicer's Segmentations module export it as a labelmap."
+        )
+
+
+def _with_own(loader: LoadImage, label: bool) -> LoadImage:
+    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader(), SignedByteReader()):
+        loader.register(reader)  # the last that takes a file reads it
+    register(loader)
+    return loader
+
+
+def image_loader(*, label: bool = False) -> LoadImage:
+    """MONAI's ``LoadImage`` with the readers of this module; files and DICOM folders become ``(C, *spatial)``.
+
+    Args:
+        label: whether files are labels.
+    """
+    return _with_own(LoadImage(image_only=True, ensure_channel_first=True), label)
+
+
+class LoadFilesd(LoadImaged):
+    """MONAI's ``LoadImaged`` with the readers of this module; what has the key ``label`` is one."""
+
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        """Arguments as in ``LoadImaged``."""
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        self.loaders = {key: _with_own(LoadImage(image_only=True), key == "label") for key in self.keys}
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.loaders[key](result[key], reader)
+        return result
+
+
+def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine ``(4, 4)`` and voxels along each axis of an image, without its voxels where that is easy."""
+    name = os.fspath(path).lower()
+    if os.fspath(path).endswith((".nii", ".nii.gz")):
+        header: Any = nib.load(path)
+        return to_affine_nd(3, header.affine), tuple(int(n) for n in header.shape[:3])
+    if is_picture(name) and not name.endswith((".tif", ".tiff")):
+        return np.eye(4), (2, 2)  # a plane, however large
+    image: Any = image_loader()(path)
+    return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])

@@ -1,0 +1,236 @@
+"""Who is labelled, unlabelled, for validation or for testing: patients, named or drawn by seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, raise_all
+
+#: Lists of a datalist.
+LISTS = ("training", "unlabeled", "validation", "testing")
+#: What counts the images of one patient.
+REPEATS = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
+#: Where a case name shows whose image it is, the surest first: what it is called, and the expression.
+PATIENTS = {
+    "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
+    "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
+    "their outermost folder": r"^([^/]+)/",
+    "their name up to _frame, _slice, _ses and the like": rf"^(.+?)[_-](?:{REPEATS})[_-]?\d+(?=\D|$)",
+}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Images and labels by patient.
+
+    Attributes:
+        images: file of every case, or the files of its channels.
+        labels: label file of some of them.
+        groups: cases of every patient.
+        found_by: how many images were given their patient by what; those of no rule count as a patient each.
+    """
+
+    images: Mapping[str, Path | list[Path]]
+    labels: Mapping[str, Path]
+    groups: Mapping[str, list[str]]
+    found_by: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything says which images belong to one patient."""
+        return any(self.found_by.values())
+
+    @property
+    def labeled_groups(self) -> dict[str, list[str]]:
+        """Patients all of whose images have labels."""
+        return {g: cases for g, cases in self.groups.items() if all(case in self.labels for case in cases)}
+
+
+def group_cases(
+    images: Mapping[str, Path | list[Path]], labels: Mapping[str, Path], group_by: str | None = None
+) -> Cases:
+    """Sort images by patient.
+
+    Args:
+        images: files by case name, which holds the folders below the image folder: ``patient1/mr``.
+        labels: label files by case name.
+        group_by: regular expression whose first group is the patient in a case name. ``None``: the first of
+            ``PATIENTS`` that finds one; an image whose name shows none is a patient of its own.
+
+    Raises:
+        InputError: no regular expression, or names in which it finds no patient.
+    """
+    try:
+        rules = {"--group_by": re.compile(group_by)} if group_by else {
+            what: re.compile(pattern, re.IGNORECASE) for what, pattern in PATIENTS.items()}  # fmt: skip
+    except re.error as error:
+        raise InputError(f"group_by {group_by!r} is no regular expression ({error}); try '^(patient\\d+)'.") from None
+    groups: dict[str, list[str]] = {}
+    found_by: Counter[str] = Counter()
+    problems = []
+    for name, path in images.items():
+        found = ((what, match) for what, rule in rules.items() if (match := rule.search(name)))
+        what, match = next(found, ("", None))
+        if match is None and not group_by:
+            groups.setdefault(name, []).append(name)
+            continue
+        if match is None or not match.groups() or match.group(1) is None:
+            problems.append(f"{path}: group_by {group_by!r} finds no patient in {name!r}; give an expression with one "
+                            "group, for instance '^(patient\\d+)'.")  # fmt: skip
+        else:
+            groups.setdefault(match.group(1), []).append(name)
+            found_by[what] += 1
+    raise_all(problems)
+    return Cases(images, labels, groups, found_by)
+
+
+def patients_line(cases: Cases) -> str:
+    """How images were put to patients, and what to do where nothing says so."""
+    number, patients = len(cases.images), len(cases.groups)
+    if not cases.known:
+        first = next(iter(cases.images))
+        digits = re.fullmatch(r"(.*?)(\d{3,})", first)
+        example = rf"^({re.escape(digits[1])}\d{{{len(digits[2]) - 2}}})" if digits else "^([^_]+)"
+        return (
+            f"not known: no name shows which images belong to one patient (the first is {first}), so each counts as "
+            f"one of its own and a patient of several may stand in several lists; say so by --group_by, for instance "
+            f"'{example}'"
+        )
+    rules = ", ".join(f"{what}" if len(cases.found_by) == 1 else f"{what} ({n})" for what, n in cases.found_by.items())
+    text = f"{patients} of {number} images, by {rules}"
+    if alone := number - sum(cases.found_by.values()):
+        text += f"; {alone} whose names show none count as one each"
+    if patients == 1 < number:
+        text += "; if they are of several, say so by --group_by"
+    return text
+
+
+def as_names(value: Any) -> list[str] | int:
+    """A number of patients, or a list of names, from a command line.
+
+    Args:
+        value: ``7``; ``"038,050"`` or ``[038, 050]``; ``patient:6`` for one whose name is a number; or a file of names,
+            one a line, which may hold blanks and commas.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, (bool, int, float)):
+        raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
+    if isinstance(value, str):
+        if os.path.isfile(value):
+            return [name for line in Path(value).read_text(encoding="utf-8").splitlines() if (name := line.strip())]
+        value = value.split(",")
+    return [name for part in value if (name := str(part).strip().removeprefix("patient:").strip())]
+
+
+def distribute(cases: Cases, wanted: Mapping[str, list[str] | int], *, seed: int = 0) -> dict[str, str]:
+    """The list of every patient that is not unlabelled.
+
+    Args:
+        cases: all of them.
+        wanted: for ``testing``, ``validation``, ``training``: how many patients to draw, or names of patients or cases.
+            Without ``training`` every patient with labels that is left.
+        seed: of the draw.
+
+    Raises:
+        InputError: too few patients, unknown names, a patient in two lists.
+    """
+    taken: dict[str, str] = {}
+    rng = random.Random(seed)
+    # names first, then draws: what is named is never drawn for another list
+    for use, names in sorted(wanted.items(), key=lambda pair: isinstance(pair[1], int)):
+        _choose(names, cases.groups if not isinstance(names, int) else cases.labeled_groups, taken, use, rng)
+    if "training" not in wanted:
+        taken.update({group: "training" for group in cases.labeled_groups if group not in taken})
+    return taken
+
+
+def _choose(
+    wanted: list[str] | int, groups: Mapping[str, list[str]], taken: dict[str, str], use: str, rng: random.Random
+) -> None:
+    """Give ``wanted`` groups (a number to draw, or names of patients or cases) to the list ``use``, in ``taken``."""
+    if isinstance(wanted, int):
+        free = [group for group in groups if group not in taken]
+        if wanted > len(free):
+            raise InputError(
+                f"{wanted} patients wanted for {use}, but only {len(free)} are left all of whose images have labels; "
+                "lower the numbers, label more, or tell patients apart otherwise (--group_by)."
+            )
+        chosen = rng.sample(free, wanted)
+        if wanted and str(wanted) in groups:
+            print(f"{use}: {wanted} patients are drawn; the patient of that name would be patient:{wanted}")
+    else:
+        by_case = {case: group for group, cases in groups.items() for case in cases}
+        # names parted by blanks, unless a name holds one
+        wanted = [part for name in wanted for part in ([name] if name in groups or name in by_case else name.split())]
+        unknown = [name for name in wanted if name not in groups and name not in by_case]
+        raise_all(f"{name}: named for {use}, but there is no such patient or case." for name in unknown)
+        chosen = list(dict.fromkeys(by_case.get(name, name) for name in wanted))
+    for group in chosen:
+        if group in taken:
+            raise InputError(f"{group}: a patient can stand in one list only, received {taken[group]} and {use}.")
+        taken[group] = use
+
+
+def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists of a datalist, paths relative to ``root``; a patient that is in no list is unlabelled.
+
+    Raises:
+        InputError: cases chosen for a list of labelled ones that have no label, or none left to train on.
+    """
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
+    problems = []
+    for group, members in cases.groups.items():
+        use = taken.get(group, "unlabeled")
+        for case in members:
+            files = cases.images[case]
+            item: dict[str, Any] = {
+                "image": [_relative(f, root) for f in files] if isinstance(files, list) else _relative(files, root)
+            }
+            if use != "unlabeled":
+                if case not in cases.labels:
+                    problems.append(f"{cases.images[case]}: chosen for {use}, but it has no label of that name.")
+                    continue
+                item["label"] = _relative(cases.labels[case], root)
+            lists[use].append(item)
+    raise_all(problems)
+    if not lists["training"]:
+        raise InputError(f"{root}: no case is left to train on with its label; lower the numbers for validation and "
+                         "testing.")  # fmt: skip
+    return lists
+
+
+def _relative(path: Path, root: Path) -> str:
+    """``path`` below ``root``; links keep their names."""
+    return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(root))).as_posix()
+
+
+def list_lines(
+    cases: Cases, taken: Mapping[str, str], lists: Mapping[str, Sequence], note: str = "patients"
+) -> list[str]:
+    """A line for each list: how many patients and images, and who."""
+    lines = []
+    partly = sorted(g for g in cases.groups if g not in cases.labeled_groups
+                    and any(c in cases.labels for c in cases.groups[g]))  # fmt: skip
+    if partly:
+        lines.append(f"partly labelled, used without their labels: {' '.join(partly)}")
+    for use in LISTS:
+        members = sorted(group for group in cases.groups if taken.get(group, "unlabeled") == use)
+        lines.append(f"{use:<11} {len(members):4d} {note} {len(lists[use]):5d} images  {' '.join(members)}")
+    return lines
+
+
+def write_json(output: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a datalist, making its folder."""
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,309 @@
+"""A look into every image and label before anything is trained: what there is, and what cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.utils import to_affine_nd
+from tqdm import tqdm
+
+from ..errors import InputError
+from .axis import common_direction
+from .files import is_picture
+from .geometry import on_image_grid, states_grid, voxels_apart
+from .intensity import AIR, looks_like_ct, padding_value
+from .readers import image_loader
+from .transforms import whole
+
+logger = logging.getLogger(__name__)
+
+#: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
+MOST_VALUES = 64
+#: A usual window of CT, in Hounsfield units.
+SOFT_TISSUE = (-150.0, 250.0)
+#: More classes than this no prediction can hold, which is stored in bytes.
+MOST_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file holds.
+
+    Attributes:
+        path: the file, or the folder of a DICOM series.
+        channels: how many.
+        shape: voxels along each axis, as stored.
+        spacing: voxel size along each axis, mm; ones where the file states none.
+        affine: from voxels to mm in space, ``(4, 4)``; the identity where the file does not say.
+        intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image. The percentiles leave out the
+            padding of a CT.
+        ct: whether the intensities look like Hounsfield units.
+        values: how many voxels have which value; of a label.
+    """
+
+    path: Path
+    channels: int
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    affine: np.ndarray
+    intensity: tuple[float, float, float, float] | None = None
+    values: Mapping[float, int] = field(default_factory=dict)
+    ct: bool = False
+
+
+def look(
+    path: Path,
+    *,
+    label: bool = False,
+    channels: int | None = None,
+    most_classes: int = MOST_VALUES,
+    files: Sequence[Path] = (),
+) -> Facts:
+    """Read one file and check it on its own.
+
+    Args:
+        path: image or label, or the folder of a DICOM series.
+        label: whether it is a label.
+        channels: how many channels the images are said to have; with more than one a 4D file is one of channels.
+        most_classes: how many values a label may show.
+        files: of all channels, where each has a file; ``path`` is the first.
+
+    Raises:
+        InputError: in one line with the file and the remedy.
+    """
+    kind = "label" if label else "image"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*more than one DICOM series")
+            tensor = image_loader(label=label)(list(files) or path)
+    except InputError:
+        raise
+    except Exception as error:
+        # ITK begins with a line of its source
+        lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
+        reason = (lines or [""])[0][:200]
+        raise InputError(
+            f"{path}: cannot be read as {'a label' if label else 'an image'} ({type(error).__name__}: {reason}); "
+            "replace the file or take it out of the folder."
+        ) from error
+    spatial = tensor.ndim - 1
+    if not label and (spatial > 3 or (spatial == 3 and tensor.shape[0] > 1 and tensor.shape[0] != channels)):
+        volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
+        raise InputError(
+            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
+            f"channels (modalities), say so with --channels {volumes}."
+        )
+    if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
+        raise InputError(f"{path}: expected a 2D or 3D {kind}, received an array of {tuple(tensor.shape[1:])}.")
+    array = tensor.numpy()
+    affine = to_affine_nd(3, tensor.affine.numpy())
+    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    if not states_grid(affine, tensor.meta):  # type: ignore[attr-defined]
+        affine = np.eye(4)
+    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
+    if not label:
+        some = array[..., ::4] if array.size > 4e6 else array
+        padding = padding_value(some)
+        low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
+        intensity = (float(array.min()), float(low), float(high), float(array.max()))
+        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
+    values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
+    fractions = bool((values != np.round(values)).any())
+    if most_classes < len(values) <= MOST_CLASSES and not fractions and path.suffix.lower() not in (".jpg", ".jpeg"):
+        raise InputError(
+            f"{path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
+            f"{most_classes} classes that a label may show; if these are classes give --most_classes {len(values)} "
+            f"(at most {MOST_CLASSES}), if it is an image take it out of the labels."
+        )
+    if len(values) > most_classes or fractions:
+        lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
+        raise InputError(
+            f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a few "
+            f"whole numbers, one a class{lossy}."
+        )
+    return Facts(*facts, values={float(v): int(n) for v, n in zip(values, counts)})
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        images: facts of every readable image, by case.
+        labels: the same of every readable label.
+        problems: one line for each file that cannot be used.
+        placed: cases whose label is stored otherwise than its image and was put on it.
+    """
+
+    images: dict[str, Facts]
+    labels: dict[str, Facts]
+    problems: list[str]
+    placed: list[str] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        """Channels that most images have."""
+        counts = Counter(facts.channels for facts in self.images.values())
+        return counts.most_common(1)[0][0] if counts else 1
+
+    @property
+    def values(self) -> list[float]:
+        """Every value that labels show, sorted."""
+        return sorted({value for facts in self.labels.values() for value in facts.values})
+
+    @property
+    def ct(self) -> bool:
+        """Whether most images look like CT."""
+        return 2 * sum(facts.ct for facts in self.images.values()) > len(self.images)
+
+    @property
+    def direction(self) -> str | int | None:
+        """What most volumes were acquired along, see :func:`common_direction`; ``None`` for planes alone."""
+        return common_direction((f.affine, f.shape, is_picture(f.path)) for f in self.images.values())
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether any image states a voxel size."""
+        return any(not np.allclose(facts.spacing, 1.0) for facts in self.images.values())
+
+
+def survey(
+    images: Mapping[str, Path | list[Path]],
+    labels: Mapping[str, Path],
+    *,
+    channels: int | None = None,
+    trust: str | None = None,
+    most_classes: int = MOST_VALUES,
+    progress: bool = True,
+) -> Survey:
+    """Read every file once.
+
+    Args:
+        images: image files by case, or the files of its channels.
+        labels: label files by case, for some of them.
+        channels: how many channels the images are said to have; ``None``: as most of them have.
+        trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
+        most_classes: how many values a label may show.
+        progress: whether to show a progress bar.
+    """
+    problems: list[str] = []
+    found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
+    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file", disable=not progress)
+    both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
+    for kind, files in enumerate(both):
+        for case, path in files.items():
+            parts = path if isinstance(path, list) else []
+            path, number = (parts[0], len(parts)) if parts else (path, channels)
+            try:
+                found[kind][case] = look(
+                    path, label=bool(kind), channels=number, most_classes=most_classes, files=parts
+                )
+            except InputError as error:
+                problems.append(str(error))
+            bar.update()
+    bar.close()
+    result = Survey(*found, problems)
+    problems += _channel_problems(result, channels or result.channels, channels is not None)
+    problems += _pair_problems(result)
+    problems += _misplaced(result, trust)
+    return result
+
+
+def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]:
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(expected, "L")
+    others = f"{expected} were said to be there" if said else f"most of the others have {expected}"
+    for facts in found.images.values():
+        if facts.channels != expected:
+            yield (
+                f"{facts.path}: {facts.channels} channel(s), where {others}; convert the file, for "
+                f"pictures with Pillow: Image.open(FILE).convert('{mode}')."
+            )
+
+
+def _pair_problems(found: Survey) -> Iterable[str]:
+    for label in found.labels.values():
+        if label.channels != 1:
+            yield (
+                f"{label.path}: {label.channels} channels; expected one of class indices, for pictures with Pillow: "
+                "Image.open(FILE).convert('L')."
+            )
+
+
+def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
+    """Labels that cannot be put on their images; only those of :func:`elsewhere` are read again."""
+    for case in elsewhere(found):
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
+        try:
+            on_image_grid(label, image, trust)
+            found.placed.append(case)
+            found.labels[case] = _filled_up(found.labels[case], found.images[case])
+        except InputError as error:
+            yield str(error)
+
+
+def _filled_up(label: Facts, image: Facts) -> Facts:
+    """A label of a part of its image, with the background that fills up the rest."""
+    rest = prod(image.shape) - prod(label.shape)
+    return replace(label, values={**label.values, 0.0: label.values.get(0.0, 0) + rest}) if rest > 0 else label
+
+
+def elsewhere(found: Survey) -> list[str]:
+    """Cases whose label has another size than the image, or is put elsewhere by its header where both state a grid."""
+    result = []
+    for case, label in found.labels.items():
+        image = found.images.get(case)
+        if image is None or label.channels != 1:
+            continue
+        stated = states_grid(image.affine) and states_grid(label.affine)
+        same = (*image.shape, 1)[:3] == (*label.shape, 1)[:3]
+        if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
+            result.append(case)
+    return result
+
+
+def foreground_window(
+    found: Survey, *, classes: Sequence[float] = (), trust: str | None = None, most: int = 8
+) -> tuple[float, float]:
+    """A window for CT: the labelled tissue, with as much on either side, in tens of Hounsfield units.
+
+    Args:
+        found: images of which some have a label without problems.
+        classes: label values of the tissue; none: all but 0.
+        trust: what counts where the headers of image and label contradict each other.
+        most: how many images to look into.
+
+    Returns:
+        lowest and highest intensity; those of soft tissue where no label shows anything.
+    """
+    ranges = []
+    labelled = [case for case in found.labels if case in found.images]
+    for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
+        image: Any = image_loader()(found.images[case].path)
+        label: Any = image_loader(label=True)(found.labels[case].path)
+        placed = np.asarray(on_image_grid(label, image, trust)[0])
+        inside = np.asarray(image[0])[np.isin(placed, list(classes)) if classes else placed != 0]
+        if inside.size:
+            ranges.append(np.percentile(inside, [0.5, 99.5]))
+    if not ranges:
+        return SOFT_TISSUE
+    low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
+    margin = max(high - low, 20.0)
+    return float(max(10 * np.floor((low - margin) / 10), AIR)), float(10 * np.ceil((high + margin) / 10))
+
+
+def join(numbers: Sequence[float]) -> str:
+    """``(12, 10, 3)`` -> ``12x10x3``."""
+    return "x".join(f"{n:.4g}" for n in numbers)

@@ -1,0 +1,261 @@
+"""What a survey found, told: a table, a CSV file, the command that trains on it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .axis import coarser_elsewhere, name_of, stored_axis
+from .files import IMAGE_SUFFIXES, cell, is_picture
+from .intensity import AIR
+from .survey import Facts, Survey, join
+
+
+def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
+    """``104x110x7 to 136x128x10 voxels``, or one where all agree."""
+    ordered = sorted(set(map(tuple, rows)), key=lambda row: float(np.prod(row)))
+    if len(ordered) == 1:
+        return f"{join(ordered[0])} {unit}"
+    return f"{join(ordered[0])} to {join(ordered[-1])} {unit} ({len(ordered)} different)"
+
+
+def describe(
+    found: Survey,
+    *,
+    patients: int = 0,
+    class_names: Sequence[str] = (),
+    values: Sequence[float] = (),
+    ignore_label: int | None = None,
+    note: str = "patients",
+    slice_axis: str | int | None = None,
+) -> list[tuple[str, str]]:
+    """What was found as rows of a table, name and value.
+
+    Args:
+        found: the survey.
+        patients: number of patients the images belong to; 0: not known.
+        class_names: names of the classes.
+        values: of the classes, in their order; none: those that the labels show.
+        ignore_label: value of voxels that nobody judged.
+        note: what they are called.
+        slice_axis: what slices are stacked along; ``None``: as most images suggest.
+    """
+    images, labels = list(found.images.values()), list(found.labels.values())
+    if not images:
+        return [("images", "none that can be read")]
+    endings = Counter(_ending(facts.path) for facts in images)
+    rows = [
+        ("images", f"{len(images)}{f' of {patients} {note}' if patients else ''}, {len(labels)} with a label"),
+        ("formats", ", ".join(f"{ending} {number}" for ending, number in endings.most_common())),
+        ("channels", ", ".join(str(c) for c in sorted({facts.channels for facts in images}))),
+        ("size", _range((facts.shape for facts in images), "voxels")),
+        ("spacing", _range((facts.spacing for facts in images), "mm") if found.has_spacing else
+         "not stated: distances will be in voxels"),
+    ]  # fmt: skip
+    table = np.array([facts.intensity for facts in images])
+    if len(table):
+        middle = np.median(table, axis=0)
+        rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
+                     f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    if found.ct:
+        others = [facts.path.name for facts in images if not facts.ct]
+        rows.append(("CT", "Hounsfield units: train with a window (--window, proposed below)" + (
+                     f"; {len(others)} images do not look like it, {others[0]} first" if others else "")))  # fmt: skip
+        padded = [facts for facts in images if facts.intensity and facts.intensity[0] < AIR - 100]
+        if padded:
+            rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "
+                         f"{padded[0].path.name} first, which count as air"))  # fmt: skip
+    axis = found.direction if slice_axis is None else slice_axis
+    if any(len(facts.shape) == 3 for facts in images):
+        rows.append(("slices", _slices(images, axis)))
+    if placed := found.placed:
+        rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
+                     f"a part), {found.labels[placed[0]].path} first: their headers place them, unless --trust "
+                     "voxels"))  # fmt: skip
+    totals: Counter[float] = Counter()
+    for facts in labels:
+        totals.update(facts.values)
+    voxels = max(sum(totals.values()), 1)
+    names = dict(zip(values or sorted(totals), class_names))
+    for value in sorted(totals):
+        name = " (not judged)" if value == ignore_label else f" {names[value]}" if value in names else ""
+        cases = sum(value in facts.values for facts in labels)
+        rows.append((f"label {value:g}{name}", f"{totals[value] / voxels:.2%} of the voxels, in {cases} of "
+                     f"{len(labels)} labels"))  # fmt: skip
+    return rows
+
+
+def _slices(images: Sequence[Facts], axis: str | int | None) -> str:
+    """How many slices an image has, along what, and which images would by themselves be cut otherwise."""
+    counts, away = [], []
+    for facts in images:
+        if len(facts.shape) == 3:
+            stored = stored_axis(facts.affine, facts.shape, axis, picture=is_picture(facts.path))
+            counts.append(facts.shape[stored])
+            if counts[-1] > 1 and coarser_elsewhere(facts.affine, stored):
+                away.append(facts.path.name)
+    number = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
+    others = f", and {len(away) - 5} more" if len(away) > 5 else ""
+    warning = f"; {', '.join(away[:5])}{others}: cut so, too, though coarser along another axis" if away else ""
+    return f"{number} an image, {sum(counts)} in all, along {name_of(axis)}{warning}"
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print a table of names and values."""
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")
+
+
+def _ending(path: Path) -> str:
+    if path.is_dir():
+        return "DICOM series"
+    return next(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
+
+
+def write_table(found: Survey, output: str | Path) -> None:
+    """A row for every image as CSV: size, spacing, intensities, label values."""
+    rows = []
+    for case, facts in found.images.items():
+        low, p_low, p_high, high = facts.intensity or (float("nan"),) * 4
+        label = found.labels.get(case)
+        rows.append({
+            "case": cell(case), "file": cell(str(facts.path)), "channels": facts.channels, "size": join(facts.shape),
+            "spacing": join(facts.spacing), "smallest": low, "percentile_0.5": p_low, "percentile_99.5": p_high,
+            "largest": high, "label": str(label.path) if label else "",
+            "label_values": " ".join(f"{v:g}" for v in label.values) if label else "",
+        })  # fmt: skip
+    import pandas as pd  # slow, and prediction makes no table
+
+    pd.DataFrame(rows).to_csv(output, index=False)
+
+
+def class_values(
+    found: Survey,
+    class_names: Sequence[str] = (),
+    label_values: Sequence[int] = (),
+    ignore_label: int | None = None,
+) -> list[int]:
+    """The value of every class in the label files, background first; none where no label was looked at.
+
+    Args:
+        found: what the files hold.
+        class_names: names of the classes, background first, if they are known.
+        label_values: the values, if they are known.
+        ignore_label: value of voxels that nobody judged.
+
+    Raises:
+        InputError: values that leave open which class is which.
+    """
+    values = [int(v) for v in found.values if v != ignore_label]
+    names, shown = list(class_names), ", ".join(str(v) for v in values)
+    if label_values:
+        if wrong := sorted({*values} - {*label_values}):
+            raise InputError(f"{_first(found, wrong[0])}: shows the value {wrong[0]}, which is not one of label_values "
+                             f"{list(label_values)}; add it, or give it as --ignore_label.")  # fmt: skip
+        if names and len(names) != len(label_values):
+            raise InputError(f"{len(label_values)} label_values ({', '.join(map(str, label_values))}) and {len(names)} "
+                             f"class names ({', '.join(names)}); give one name for each value.")  # fmt: skip
+        return list(label_values)
+    if not found.labels or not values:
+        return []
+    ask = 'say which is which by --label_values "0,1", one for each class and background first'
+    if values == [0, 1, 255] and not any({1, 255} <= {*facts.values} for facts in found.labels.values()):
+        raise InputError(f"Masks of 0 and 1 beside masks of 0 and 255: {_first(found, 1)} and {_first(found, 255)}; "
+                         "store them alike, or give 255 as --ignore_label if it marks what nobody judged.")  # fmt: skip
+    if values[0] < 0 or (255 in values and len(values) > 2 and len(names) != len(values)):
+        odd = values[0] if values[0] < 0 else 255
+        raise InputError(
+            f"The labels show the values {shown}, and {odd} (in {_first(found, odd)}) may be a class or mark what "
+            f"nobody judged; {ask}, or give --ignore_label {odd}."
+        )
+    if 0 not in values or (len(values) == 1 and not names):
+        missing = "no 0 for the background" if 0 not in values else "nothing but background"
+        raise InputError(f"The labels show the values {shown}: {missing}; {ask}.")
+    if values[-1] < len(names):
+        return list(range(len(names)))  # a class that no label shows
+    if names and len(names) != len(values):
+        raise InputError(
+            f"The labels show the values {shown}, but there are {len(names)} class names ({', '.join(names)}); "
+            "give one name for each value."
+        )
+    return values
+
+
+def _first(found: Survey, value: float) -> Path:
+    """The first label that shows a value."""
+    return next(facts.path for facts in found.labels.values() if value in facts.values)
+
+
+def named(values: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """The names of classes of these values, made up where there are none."""
+    return list(class_names) or ["background", *(f"class {c}" for c in range(1, len(values)))]
+
+
+def unseen_line(found: Survey, training: Iterable[str], values: Sequence[int], class_names: Sequence[str]) -> str:
+    """A warning of classes that no label of ``training`` shows; empty for none.
+
+    Args:
+        found: what the files hold.
+        training: cases trained on with their labels.
+        values: of the classes, background first.
+        class_names: their names.
+    """
+    shown = {value for case in training if case in found.labels for value in found.labels[case].values}
+    missing = [f"{name} ({value})" for value, name in zip(values, class_names) if value not in shown]
+    return f"warning: no label of `training` shows {', '.join(missing)}: it cannot be learnt" if missing else ""
+
+
+def training_command(
+    root: str | Path,
+    output: str | Path,
+    *,
+    channels: int = 1,
+    class_names: Sequence[str] = (),
+    values: Sequence[int] = (),
+    ignore_label: int | None = None,
+    window: Sequence[float] | None = None,
+) -> str:
+    """The command that trains on a datalist, with the options that its files ask for, to be pasted into a shell.
+
+    Args:
+        root: folder that the paths in it are relative to.
+        output: the datalist.
+        channels: of the images.
+        class_names: names of the classes, background first.
+        values: of the classes in the label files, see :func:`class_values`.
+        ignore_label: value of voxels that nobody judged.
+        window: lowest and highest intensity that become 0 and 1.
+    """
+    options = ["--dataset_dir", str(root), "--datalist", str(Path(output).absolute()), "--output_dir", "RUN"]
+    names = list(class_names)
+    if list(values) != list(range(len(values))):
+        options += ["--label_values", _compact(values)]
+    if ignore_label is not None:
+        options += ["--ignore_label", str(ignore_label)]
+    if not names and values:
+        names = named(values, ())
+    if names:
+        options += ["--class_names", _compact(names)]
+    if channels != 1:
+        options += ["--in_channels", str(channels)]
+    if window is not None:
+        options += ["--window", _compact([int(value) for value in window])]
+    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+    return "  " + " ".join(quoted(part) for part in [*command, *options])
+
+
+def quoted(text: str) -> str:
+    """An argument as a shell takes it: as it stands, in double quotes where that is enough, else as shlex writes it."""
+    if shlex.quote(text) == text or set('"$`!\\') & set(text):
+        return shlex.quote(text)
+    return f'"{text}"'
+
+
+def _compact(values: Sequence[object]) -> str:
+    return f"[{','.join(map(repr, values))}]"

@@ -1,0 +1,324 @@
+"""Deterministic transforms of volumes, as MONAI transforms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.transforms import (
+    InvertibleTransform,
+    MapLabelValued,
+    MapTransform,
+    SpatialResample,
+    Transform,
+)
+from monai.utils import ensure_tuple_rep
+
+from ..errors import InputError
+from .axis import coarser_elsewhere, stored_axis
+from .axis import find_slice_axis as find_slice_axis
+from .files import is_picture
+from .geometry import on_image_grid
+
+logger = logging.getLogger("semsim")
+
+Item = Mapping[Hashable, Any]
+
+#: Class index of what nobody judged: it counts neither in the loss nor in the scores.
+IGNORED = -1
+
+
+def whole(label: torch.Tensor) -> torch.Tensor:
+    """Label values as whole numbers where all are within a thousandth of one, as scaled files make them; else as is."""
+    if not label.is_floating_point():
+        return label
+    rounded = label.round()
+    return rounded if bool(((label - rounded).abs() <= 1e-3).all()) else label
+
+
+def file_of(data: Item | None, tensor: torch.Tensor | None = None) -> str:
+    """The file that a tensor was read from, for messages."""
+    meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
+    return str(meta.get("filename_or_obj") or (data or {}).get("case") or "(in memory)")
+
+
+class SliceGrid(SpatialResample):
+    """Resample a volume ``(C, X, Y, Z)`` to the grid that the 2D network sees, ``(C, H, W, slices)``.
+
+    Slices lie along the last axis, one per stored slice and in the stored order. In plane, axes point to the right and
+    to the front as nearly as the affine allows, pixels are square, the image fills ``spatial_size`` along one axis and
+    is centred and zero-padded along the other, so that its proportions are kept. A 2D image ``(C, X, Y)`` becomes a
+    volume of one slice. ``inverse`` (and therefore ``Invertd``) returns to the stored grid.
+    """
+
+    def __init__(
+        self, spatial_size: Sequence[int] | int, *, slice_axis: str | int | None = None, mode: str = "bilinear"
+    ) -> None:
+        """
+        Args:
+            spatial_size: ``(H, W)`` in pixels, or one number for both.
+            slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
+                stacked; see :func:`stored_axis`.
+            mode: ``bilinear`` for images, ``nearest`` for labels.
+        """
+        super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
+        self.spatial_size = ensure_tuple_rep(spatial_size, 2)
+        self.slice_axis = slice_axis
+
+    def grid(
+        self, affine: np.ndarray, shape: Sequence[int], *, picture: bool = False
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Matrix from voxels of the slice grid to voxels as stored, ``(4, 4)``, and the grid's size."""
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        axis = stored_axis(affine, shape, self.slice_axis, picture=picture)
+        orientation = nib.io_orientation(affine)
+        world = [(a if np.isnan(o) else o) for a, o in enumerate(orientation[:, 0])]
+        in_plane = sorted((a for a in range(3) if a != axis), key=lambda a: world[a])
+
+        extent = [shape[a] * spacing[a] for a in in_plane]
+        pixel = max(e / n for e, n in zip(extent, self.spatial_size))
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = matrix[axis, 2] = 1.0
+        for column, a in enumerate(in_plane):
+            scale = pixel / spacing[a] * (-1.0 if orientation[a, 1] == -1 else 1.0)
+            matrix[a, column] = scale
+            matrix[a, 3] = (shape[a] - 1) / 2 - scale * (self.spatial_size[column] - 1) / 2
+        return matrix, (*self.spatial_size, shape[axis])
+
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
+        matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_of(None, img)))
+        return super().__call__(img, torch.as_tensor(affine @ matrix), size)
+
+
+class SliceGridd(MapTransform, InvertibleTransform):
+    """Dictionary version of :class:`SliceGrid`; also records the pixel size for the log."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int] | int,
+        *,
+        slice_axis: str | int | None = None,
+        mode: Sequence[str] | str = "bilinear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Arguments as in :class:`SliceGrid`, with one ``mode`` a key."""
+        super().__init__(keys, allow_missing_keys)
+        self.slice_axis, self._told = slice_axis, set[str]()
+        self.grids = {
+            key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
+            for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
+        }
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for number, key in enumerate(self.key_iterator(result)):
+            if number == 0 and isinstance(self.slice_axis, str):
+                self._tell(result[key])
+            result[key] = self.grids[key](result[key])
+        return result
+
+    def _tell(self, image: torch.Tensor) -> None:
+        """Warn of an image, once, whose own voxels would have it cut along another axis than the data set."""
+        file = file_of(None, image)
+        affine = to_affine_nd(3, image.affine.cpu().numpy() if isinstance(image, MetaTensor) else np.eye(4))
+        axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
+        if file not in self._told and image.shape[1 + axis] > 1 and coarser_elsewhere(affine, axis):
+            self._told.add(file)
+            spacing = " x ".join(f"{s:.3g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+            logger.warning(
+                f"{file}: slices are cut along {self.slice_axis}, as in the whole data set, though its voxels "
+                f"({spacing} mm as stored) are larger along another axis."
+            )
+
+    def inverse(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.grids[key].inverse(result[key])
+        return result
+
+
+class AsVolumed(MapTransform, InvertibleTransform):
+    """Give a 2D image ``(C, X, Y)`` a third spatial axis of length one; volumes pass unchanged.
+
+    ``inverse`` removes the axis again, so that a PNG comes back as one.
+    """
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            if image.ndim not in (3, 4):
+                raise InputError(
+                    f"{file_of(data, image)}: expected a 2D image or a 3D volume, received an array with "
+                    f"{image.ndim - 1} spatial axes {tuple(image.shape[1:])}; split a time series into its frames."
+                )
+            flat = image.ndim == 3
+            result[key] = image.unsqueeze(-1) if flat else image
+            self.push_transform(result[key], orig_size=image.shape[1:], extra_info={"flat": flat})
+        return result
+
+    def inverse(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            info = self.pop_transform(result[key])
+            if info["extra_info"]["flat"]:
+                result[key] = result[key].squeeze(-1)
+        return result
+
+
+class LabelValuesd(MapLabelValued):
+    """Values in label files to class indices 0, 1, 2, ...; a value that is no class is refused, naming the file."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_values: Sequence[int] | None,
+        class_names: Sequence[str],
+        *,
+        ignore_label: int | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """
+        Args:
+            keys: keys of labels.
+            label_values: a value for every class, in their order; ``None``: 0, 1, 2, ...
+            class_names: names of the classes, background first.
+            ignore_label: value of what nobody judged, which becomes ``IGNORED``; ``None`` for none.
+            allow_missing_keys: whether items without label pass.
+
+        Raises:
+            InputError: another number of values than of classes, or a class whose voxels are to be ignored.
+        """
+        self.label_values = list(label_values or range(len(class_names)))
+        if len(self.label_values) != len(class_names):
+            raise InputError(
+                f"label_values {self.label_values}: expected one value for each of the {len(class_names)} classes "
+                f"({', '.join(class_names)}); change label_values or class_names."
+            )
+        indices = list(range(len(self.label_values)))
+        if ignore_label is not None:
+            if ignore_label in self.label_values:
+                raise InputError(
+                    f"ignore_label {ignore_label}: is the value of a class, too ({self.label_values}); leave it out of "
+                    "label_values, or give another value that is not judged."
+                )
+            self.label_values.append(ignore_label)
+            indices.append(IGNORED)
+        super().__init__(keys, self.label_values, indices, allow_missing_keys=allow_missing_keys)
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = whole(torch.as_tensor(data[key]))
+            wrong = sorted({*torch.unique(torch.as_tensor(data[key])).tolist()} - {*self.label_values})
+            if wrong:
+                raise InputError(
+                    f"{file_of(None, data[key])}: expected label values {self.label_values}, received "
+                    f"{', '.join(f'{v:g}' for v in wrong[:5])}, too; give every value in label_values and its class in "
+                    "class_names, or as ignore_label one that nobody judged."
+                )
+        return super().__call__(data)
+
+
+class LeaveOutIgnoredd(Transform):
+    """Let prediction and truth agree on background where the truth is ``IGNORED``, so that no score counts it."""
+
+    def __init__(self, *, pred_key: str = "pred", label_key: str = "label") -> None:
+        """
+        Args:
+            pred_key: key of the prediction, class indices ``(1, *spatial)`` or probabilities ``(K, *spatial)``.
+            label_key: key of the truth, class indices ``(1, *spatial)``.
+        """
+        self.pred_key, self.label_key = pred_key, label_key
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        result = dict(data)
+        label, pred = data[self.label_key], data[self.pred_key]
+        ignored = torch.as_tensor(label < 0)
+        result[self.label_key] = label.clamp(min=0)
+        pred = pred.masked_fill(ignored.to(pred.device), 0)
+        if pred.shape[0] > 1:
+            pred[:1] = pred[:1].masked_fill(ignored.to(pred.device), 1)
+        result[self.pred_key] = pred
+        return result
+
+
+class CheckVolumed(Transform):
+    """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
+
+    Labels are put on the grid of their images, see :func:`on_image_grid`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        trust: str | None = None,
+        ignore: bool = False,
+        image_key: str = "image",
+        label_key: str = "label",
+    ) -> None:
+        """
+        Args:
+            in_channels: channels that the network takes.
+            num_classes: classes that the network predicts, background included.
+            trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
+            ignore: whether labels may hold ``IGNORED``.
+            image_key: key of the image, ``(C, ...)``.
+            label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
+        """
+        self.lowest = IGNORED if ignore else 0
+        self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
+        self.image_key, self.label_key = image_key, label_key
+
+    def __call__(self, data: Item) -> dict[Hashable, Any]:
+        image = data[self.image_key]
+        name = file_of(data, image)
+        if image.shape[0] != self.in_channels:
+            raise InputError(
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels, "
+                "or if this is a time series, split it into one file a frame."
+            )
+        bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
+        if bad:
+            raise InputError(
+                f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; replace those "
+                "(numpy.nan_to_num) or take the case off the list."
+            )
+        result = dict(data)
+        if self.label_key in data:
+            label = result[self.label_key] = whole(data[self.label_key])
+            self._check_channels(label)
+            if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
+                result[self.label_key] = on_image_grid(label, image, self.trust)
+            self._check_values(label)
+        return result
+
+    def _check_channels(self, label: torch.Tensor) -> None:
+        if label.shape[0] != 1:
+            raise InputError(
+                f"{file_of(None, label)}: expected one channel of label values, received {label.shape[0]}; save it as "
+                "indices."
+            )
+
+    def _check_values(self, label: torch.Tensor) -> None:
+        name = file_of(None, label)
+        values = torch.unique(torch.as_tensor(label))
+        wrong = [v for v in values.tolist() if v != int(v) or not self.lowest <= v < self.num_classes]
+        if wrong:
+            raise InputError(
+                f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
+                f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all "
+                "classes, label_values to the values in the files (--label_values '[0,255]'), or ignore_label to one "
+                "that nobody judged."
+            )

@@ -1,0 +1,1 @@
+"""What trained weights do: prediction on the grid of the file, scores, exports."""

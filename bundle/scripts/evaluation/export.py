@@ -1,0 +1,154 @@
+"""Weights as a file for other programs: TorchScript or ONNX, with metadata that tell of these weights.
+
+    python -m scripts export --ckpt_path models/model.pt --output model.ts
+    python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
+
+The file takes batches of any size, of slices of any height and width that are multiples of 16, scaled as in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import save_net_with_metadata
+
+from ..errors import InputError, one_line_errors
+from ..training.checkpoints import SETTINGS_FILE, load_weights, weights_file
+
+logger = logging.getLogger("semsim")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: What the bundle's metadata tell of the shipped weights alone.
+SHIPPED = (
+    "eval_metrics", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use",
+    "references", "authors", "copyright", "changelog",
+)  # fmt: skip
+
+
+def settings_of(ckpt_path: Path) -> dict[str, Any]:
+    """``training.json`` beside the weights.
+
+    Raises:
+        InputError: there is none, so that nobody could say what the classes are.
+    """
+    path = ckpt_path.parent / SETTINGS_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no settings beside the weights, which name the classes; copy it there.")
+    return json.loads(path.read_text())
+
+
+def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle's metadata with what is true of these weights alone.
+
+    Args:
+        ckpt_path: file of the weights.
+        settings: they were trained with.
+    """
+    content = json.loads((ROOT / "configs" / "metadata.json").read_text())
+    if ckpt_path.resolve() == (ROOT / "models" / "model.pt").resolve():
+        return content
+    names, channels = settings["class_names"], settings["in_channels"]
+    size = settings["spatial_size"]
+    shape = [size, size] if isinstance(size, int) else list(size)
+    content["description"] = f"SemSim's U-Net for slices, classes {', '.join(names)}; weights {ckpt_path.name}"
+    content["task"] = f"Segmentation of {', '.join(names[1:])}"
+    for key in SHIPPED:
+        content.pop(key, None)
+    image, pred = (next(iter(content["network_data_format"][k].values())) for k in ("inputs", "outputs"))
+    image["num_channels"], pred["num_channels"] = channels, len(names)
+    image["channel_def"] = {str(k): "image" if channels == 1 else f"channel {k}" for k in range(channels)}
+    pred["channel_def"] = {str(value): name for value, name in enumerate(names)}
+    content["training"] = {**settings, "spatial_size": shape}
+    return content
+
+
+def network_of(ckpt_path: Path, settings: Mapping[str, Any]) -> torch.nn.Module:
+    """The U-Net with these weights."""
+    config = dict(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml"))["network_def"])
+    kind = getattr(import_module("..method.network", __package__), config.pop("_target_").rsplit(".", 1)[-1])
+    channels, classes = settings["in_channels"], len(settings["class_names"])
+    network = kind(**{**config, "in_channels": channels, "out_channels": classes})
+    return load_weights(network, str(ckpt_path), "cpu")
+
+
+def export(ckpt_path: str, output: str) -> Path:
+    """Write weights as TorchScript (``.ts``, ``.pt``) or ONNX (``.onnx``).
+
+    Args:
+        ckpt_path: weights, with ``training.json`` beside them.
+        output: file to write.
+
+    Returns:
+        the file; the metadata lie in it, for ONNX among its properties.
+
+    Raises:
+        InputError: another ending, a file that is there, or no settings beside the weights.
+    """
+    weights, target = Path(weights_file(ckpt_path)), Path(output)
+    if target.suffix not in (".ts", ".pt", ".onnx"):
+        raise InputError(f"{target}: expected a file that ends with .ts, .pt or .onnx.")
+    if target.exists():
+        raise InputError(f"{target}: exists already; give another --output.")
+    settings = settings_of(weights)
+    network, metadata = network_of(weights, settings), metadata_of(weights, settings)
+    example = torch.zeros(2, settings["in_channels"], 64, 96)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".onnx":
+        _onnx(network, example, target, metadata)
+    else:
+        save_net_with_metadata(torch.jit.script(network), str(target), meta_values=metadata, append_timestamp=False)
+    logger.info(f"{target}: {', '.join(settings['class_names'])}")
+    return target
+
+
+def _onnx(network: torch.nn.Module, example: torch.Tensor, target: Path, metadata: Mapping[str, Any]) -> None:
+    """Export, and compare the result with the network at another batch and size."""
+    import onnx
+    import onnxruntime
+
+    axes = {name: {0: "batch", 2: "height", 3: "width"} for name in ("image", "pred")}
+    part = target.with_name(target.name + ".part")
+    with torch.no_grad():
+        torch.onnx.export(
+            network,
+            (example,),
+            str(part),
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_axes=axes,
+            dynamo=False,
+        )
+    model = onnx.load(str(part))
+    onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    onnx.save(model, str(part))
+    session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
+    image = torch.rand(1, example.shape[1], 96, 48)
+    with torch.no_grad():
+        expected = network(image)
+    (found,) = session.run(None, {"image": image.numpy()})
+    difference = float((torch.as_tensor(found) - expected).abs().max())
+    if not math.isfinite(difference) or difference > 1e-3:
+        part.unlink()
+        raise InputError(f"{target}: differs from the network by {difference:.2g}; not written.")
+    part.replace(target)
+
+
+def main() -> None:
+    """Command line."""
+    one_line_errors()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", default=str(ROOT / "models" / "model.pt"), help="weights; default: the shipped")
+    parser.add_argument("--output", required=True, help="file to write: .ts, .pt or .onnx")
+    options = parser.parse_args()
+    export(options.ckpt_path, options.output)

@@ -1,0 +1,187 @@
+"""Prediction of many files: a broken one is named at the end and ends nothing, no file is lost to another."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.data import FolderLayout, list_data_collate
+from monai.data.folder_layout import default_name_formatter
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Transform
+from monai.utils import ensure_tuple
+from torch.utils.data import Dataset
+
+from ..dataio.datalist import common_folder
+from ..dataio.files import IMAGE_SUFFIXES
+from ..dataio.loaders import read_item
+from ..errors import SMALLER, InputError, out_of_memory, raise_all
+
+logger = logging.getLogger("semsim")
+
+#: What is said of an image that is too large for the machine.
+NO_MEMORY = (
+    "out of memory, not predicted; lower --slice_batch, end other programs, give --device cpu if a GPU is too small, "
+    "or take a machine with more memory for it"
+)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an image that could not be used.
+
+    Attributes:
+        problem: one line: file, expected, received, remedy.
+    """
+
+    problem: str
+
+
+class PredictionDataset(Dataset):
+    """Images one after the other, none kept in memory; an :class:`Unreadable` in the place of a broken one."""
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any]) -> None:
+        """
+        Args:
+            data: items with ``image``.
+            transform: reads and prepares an item.
+        """
+        self.data, self.transform = list(data), transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return read_item(self.transform, self.data[index])
+        except InputError as error:
+            return Unreadable(no_room(_files(self.data[index])[0]) if out_of_memory(error) else str(error))
+
+
+def no_room(image: str) -> str:
+    """The problem of an image for which there is not enough memory."""
+    return f"{image}: out of memory. {SMALLER['prediction']}"
+
+
+def collate(batch: Sequence[Any]) -> Any:
+    """MONAI's collation of a batch of one; an :class:`Unreadable` passes as it is."""
+    return batch[0] if isinstance(batch[0], Unreadable) else list_data_collate(batch)
+
+
+class Predictor(SupervisedEvaluator):
+    """MONAI's evaluator that passes over images that are unusable, or too large for the memory.
+
+    It names them, all at once, when the others are predicted.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Arguments as in MONAI's ``SupervisedEvaluator``."""
+        super().__init__(*args, **kwargs)
+        self.problems: list[str] = []
+        self.add_event_handler(Events.STARTED, self.problems.clear)
+        self.add_event_handler(Events.COMPLETED, self._tell)
+
+    def _iteration(self, engine: Any, batchdata: Any) -> dict:
+        if isinstance(batchdata, Unreadable):
+            return self._passed_over(batchdata.problem)
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            meta, shape = batchdata["image"].meta, tuple(batchdata["image"].shape[2:])
+            names = ensure_tuple(meta.get("filename_or_obj") or "(in memory)")
+        # outside of the handler, whose traceback holds the tensors
+        self.state.batch = self.state.output = None  # type: ignore[assignment]
+        del batchdata
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._passed_over(f"{no_room(names[0])} Its grid in slices is {'x'.join(map(str, shape))}.")
+
+    def _passed_over(self, problem: str) -> dict:
+        self.problems.append(problem)
+        logger.warning(problem)
+        return {}
+
+    def _tell(self) -> None:
+        total = self.state.epoch_length or 0
+        logger.info(f"{total - len(self.problems)} of {total} images predicted.")
+        raise_all(self.problems)
+
+
+def prepared_output(
+    data: Sequence[Mapping[str, Any]],
+    output_dir: str | os.PathLike,
+    *,
+    output_postfix: str = "seg",
+    output_ext: str = ".nii.gz",
+    existing: str = "refuse",
+) -> list[dict[str, Any]]:
+    """The images to predict, after a look at the files that this will write.
+
+    Args:
+        data: items with ``image``.
+        output_dir: folder of the predictions, which keep the folders below the images' common one.
+        output_postfix: what is put behind an image's name.
+        output_ext: ending of the predictions.
+        existing: predictions that are there already: ``refuse`` to start, ``skip`` those images, or ``overwrite`` them.
+
+    Returns:
+        the items, without those that are skipped.
+
+    Raises:
+        InputError: a prediction would replace an image, another prediction, or an earlier one.
+    """
+    if existing not in ("refuse", "skip", "overwrite"):
+        raise InputError(f"existing: expected refuse, skip or overwrite, received {existing!r}.")
+    layout = FolderLayout(output_dir, output_postfix, output_ext, data_root_dir=common_folder(data))
+    images = {Path(f).resolve() for item in data for f in _files(item)}
+    owners: dict[Path, str] = {}
+    kept, problems = [], []
+    for item in data:
+        image = _files(item)[0]
+        target = Path(layout.filename(_subject(image))).resolve()
+        if target in images:
+            problems.append(f"{target}: a prediction would replace this image; give another --output_dir or postfix.")
+        elif target in owners:
+            problems.append(
+                f"{image}: its prediction {target} is also that of {owners[target]}; rename one, or predict them apart."
+            )
+        elif target.exists() and existing == "refuse":
+            problems.append(
+                f"{target}: a prediction is there already; give --existing skip or overwrite, or another --output_dir."
+            )
+        elif target.exists() and existing == "skip":
+            continue
+        owners[target] = image
+        kept.append(dict(item))
+    raise_all(problems)
+    if len(kept) < len(data):
+        logger.info(f"{len(data) - len(kept)} of {len(data)} images have a prediction already and are skipped.")
+    return kept
+
+
+def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
+    """What ``SaveImage`` names a prediction by: the image's name, of a DICOM folder with all its dots."""
+    given = default_name_formatter(dict(meta), saver)
+    return {**given, "subject": _subject(given["subject"])}
+
+
+def _subject(image: str) -> str:
+    if os.path.isdir(image):
+        return f"{image}.dcm"  # MONAI cuts off what follows the last dot
+    ending = next((suffix for suffix in IMAGE_SUFFIXES if image.lower().endswith(suffix)), "")
+    return image[: len(image) - len(ending)] + ending  # and knows .nii.gz in small letters alone
+
+
+def _files(item: Mapping[str, Any]) -> list[str]:
+    image = item["image"]
+    return [os.fspath(f) for f in image] if isinstance(image, (list, tuple)) else [os.fspath(image)]

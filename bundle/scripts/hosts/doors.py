@@ -1,0 +1,100 @@
+"""The configuration that is about to run, whether from the command line, an ``--args_file``, Python or overlays."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+#: Keys that hold a file or folder.
+PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+#: What MONAI and its tracking put into a configuration.
+FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "experiment_name", "save_execute_config"}
+
+
+def running() -> ConfigWorkflow | None:
+    """The workflow that this call comes out of, found among its callers: MONAI hands it to nobody."""
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigWorkflow):
+            return owner
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def problems_of(workflow: ConfigWorkflow) -> list[str]:
+    """A line for each key that nothing reads, each path that MONAI would change, and for another bundle's code."""
+    config = workflow.parser.get()
+    runs = {str(name) for name in (workflow.init_id, workflow.run_id, workflow.final_id)}
+    return [*_paths(config), *_unread(config, runs), *_other_code(Path(workflow.config_root_path).parent)]
+
+
+def _paths(config: Mapping[str, Any]) -> Iterator[str]:
+    for key in PATHS:
+        value = config.get(key)
+        if isinstance(value, str) and "::" in value and value[:1] not in "$@%":
+            yield (
+                f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
+                "it became); rename or link that folder."
+            )
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{key}: expected a path, received the number {value}; write ./{value} if that is its name."
+
+
+def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
+    """Keys that are neither in the bundle's own files of this kind nor named by another entry."""
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    own = "inference" if "evaluator" in config else "train"
+    names = ["train", "hyper_parameters", "multi_gpu_train"]  # an overlay may serve training and prediction
+    names += ["inference"] if own == "inference" else []
+    names += ["evaluate", "multi_gpu_evaluate"] if "evaluate_list" in config else []
+    files = [folder / f"{name}.yaml" for name in names]
+    known = {
+        key.replace("::", "#").split("#")[0].lstrip("+~")
+        for file in files if file.is_file() for key in ConfigParser.load_config_file(str(file))
+    } | FOREIGN | runs  # fmt: skip
+    for key in [key for key in config if key not in known]:
+        others = [value for name, value in config.items() if name != key]
+        if not _named(key, others) and not _copied(config[key], others):
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
+            yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {remedy}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def _named(key: str, others: list[Any]) -> bool:
+    return any(key in REFERENCE.findall(text) for text in _texts(others))
+
+
+def _copied(content: Any, others: Any) -> bool:
+    """Whether some entry holds the content: MONAI puts it in the place of ``%key`` when it reads a configuration."""
+    if not isinstance(content, (Mapping, list)) or not content:
+        return False
+    parts = list(others.values()) if isinstance(others, Mapping) else others if isinstance(others, list) else []
+    return any(part == content or _copied(content, part) for part in parts)
+
+
+def _other_code(bundle: Path) -> Iterator[str]:
+    """MONAI keeps the first ``scripts`` that it has imported, also for a second bundle of the same process."""
+    here, there = Path(__file__).resolve().parents[1], bundle.resolve() / "scripts"
+    if (there / "errors.py").is_file() and there != here:
+        yield (
+            f"{there}: expected the code of this bundle, but this process has loaded {here} before; run the two in "
+            "processes of their own."
+        )

@@ -1,0 +1,73 @@
+"""Options of a run that would be accepted and do nothing, or the opposite of what they say."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser, run
+
+from ..errors import raise_all
+from .doors import problems_of, running
+from .monai_label import inside
+
+#: Text that is taken for true where Python's word is meant.
+WORDS = {"false": "False", "null": "None"}
+#: What ``--tracking`` reads beside its own keys of a config.
+TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
+
+
+def check_options(argv: Sequence[str] | None = None) -> None:
+    """Refuse misspelt options, which MONAI adds to the config unread, and ``false``, which is a text and so true.
+
+    Args:
+        argv: a command line, ``[program, "run", ...]``; default: this process's, if it is one of ``monai.bundle run``,
+            and the configuration that is about to run, from wherever its keys came. Not MONAI Label's, which hands over
+            keys of its own.
+
+    Raises:
+        InputError: one line for each such option.
+    """
+    if argv is None:
+        argv = sys.argv
+        if inside():
+            return
+        if Path(argv[0]).parts[-2:] != ("bundle", "__main__.py") or argv[1:2] != ["run"]:
+            argv = []
+        workflow = running()
+        found = problems_of(workflow) if workflow is not None else []
+    else:
+        found = []
+    options = options_of(argv)
+    problems = [
+        f"--{name}: expected {WORDS[text]}, received {text!r}; write as in Python --{name} {WORDS[text]}."
+        for name, text in options.items()
+        if text in WORDS
+    ]
+    files = DefaultParseValue(options.get("config_file", ""))
+    if files:
+        known = {*ConfigParser.load_config_files(files), *inspect.signature(run).parameters} - {"override"}
+        known |= TRACKING if "tracking" in options else set()
+        for name in options:
+            first = name.replace("::", "#").split("#")[0]
+            if first not in known:
+                near = difflib.get_close_matches(first, known, n=1)
+                remedy = f"did you mean --{near[0]}?" if near else "docs/REFERENCE.md has the keys."
+                problems.append(f"--{name}: expected a key of {options['config_file']}, received {first!r}; {remedy}")
+    told = " ".join(problems)
+    problems += [line for line in found if line.split(":")[0] not in told]
+    raise_all(problems, "options")
+
+
+def options_of(argv: Sequence[str]) -> dict[str, str]:
+    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name."""
+    options = {}
+    for token, following in zip(argv, [*argv[1:], "--"]):
+        if token.startswith("--") and len(token) > 2:
+            name, given, text = token[2:].partition("=")
+            options[name.replace("-", "_")] = text if given else "" if following.startswith("--") else following
+    return options

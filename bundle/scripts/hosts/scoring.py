@@ -1,0 +1,92 @@
+"""Scores of image files under the weights that a bundle has published: :class:`Acquisition` for an annotation tool."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from ..dataio.loaders import SliceDataset
+from ..errors import InputError
+from ..method.acquisition import Acquisition
+from ..training.checkpoints import SETTINGS_FILE, load_weights
+
+logger = logging.getLogger("semsim")
+
+#: Settings of ``train.yaml`` that ``training.json`` beside the weights knows.
+SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion")
+
+
+class BundleScorer:
+    """Scores image files as ``train.yaml`` reads them, with ``models/model.pt``."""
+
+    def __init__(self, bundle_root: str | os.PathLike, *, device: str | torch.device | None = None) -> None:
+        """
+        Args:
+            bundle_root: folder of the bundle.
+            device: where to compute; default: a GPU if there is one.
+
+        Raises:
+            InputError: no weights, or those of another network.
+        """
+        root = Path(bundle_root)
+        path = root / "models" / SETTINGS_FILE
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        self.parser = ConfigParser()
+        self.parser.read_config(str(root / "configs" / "train.yaml"))
+        self.parser.update({"bundle_root": str(root), **{k: known[k] for k in SETTINGS if k in known}})
+        self.transform = self.parser.get_parsed_content("train#preprocessing")
+        loss = self.parser.get_parsed_content("loss")
+        device = device if device in ("cpu", "cuda") else "cuda" if torch.cuda.is_available() else "cpu"
+        network = self.parser.get_parsed_content("network_def")
+        network = load_weights(network, str(root / "models" / "model.pt"), device)
+        self.acquisition = Acquisition(
+            network,  # type: ignore[arg-type]
+            num_classes=loss.num_classes,
+            regions=loss.regions,
+            affinity_temperature=loss.affinity["temperature"],
+            prototype_temperature=loss.pooling["temperature"],
+            amp=self.parser.get_parsed_content("amp"),
+        )
+        logger.info(f"Scores in {self.acquisition.precision}.")
+
+    def _slices(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        dataset = SliceDataset(items, self.transform, progress=False)
+        return [dataset[k] for k in range(len(dataset))]
+
+    def learn(self, items: Sequence[Mapping[str, Any]], *, most: int = 16) -> bool:
+        """Learn the classes' prototypes from labelled images, for the score ``disagreement``.
+
+        Args:
+            items: ``{"image": file, "label": file}`` each; without any there is no such score.
+            most: images to read at most, spread evenly over the list.
+
+        Returns:
+            whether there will be a disagreement.
+        """
+        if not items or self.acquisition.network.fusion is None:
+            return False
+        number = min(most, len(items))
+        slices: list[dict[str, Any]] = []
+        for item in [items[k * len(items) // number] for k in range(number)]:
+            try:
+                slices += self._slices([item])
+            except InputError as error:
+                logger.warning(f"{item['image']}: left out of the prototypes. {error}")
+        if slices:
+            self.acquisition.learn(slices)
+        return bool(slices)
+
+    def score(self, image: str | os.PathLike) -> dict[str, float]:
+        """``entropy``, and after :meth:`learn` ``disagreement``, of an image file.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
+        return self.acquisition.score(torch.stack([item["image"] for item in self._slices([{"image": str(image)}])]))

@@ -1,0 +1,298 @@
+"""A report of a training and its evaluation: one HTML page that needs no network, and its pictures as PNG beside it.
+
+    python -m scripts report OUTPUT_DIR
+
+from the files of a training alone. With the data, pictures of cases and of features as well:
+
+    python -m monai.bundle run reporting --config_file "['configs/train.yaml','configs/evaluate.yaml']" \
+      --dataset_dir DIR --datalist FILE --output_dir OUTPUT_DIR
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError, one_line_errors
+from ..evaluation.metrics import METRICS
+from ..training.checkpoints import SETTINGS_FILE
+from ..training.handlers import duration
+from . import plots
+from .page import TEXTS, Figure, Section, Table, render
+from .samples import CasePictures, FeatureLook
+
+logger = logging.getLogger("semsim")
+
+#: How the trainings of ``fusion`` are called.
+METHODS = {
+    "sfm": "SemSim (spatial-aware fusion)",
+    "sfm_light": "SemSim with the light fusion module",
+    "conv": "SemSim- (plain convolution in place of the fusion module)",
+    "none": "no similarity terms",
+}
+
+
+class Report:
+    """Collects what a training and its evaluation left behind, draws it and writes ``report/index.html``."""
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        class_names: Sequence[str] | None = None,
+        cases: CasePictures | None = None,
+        features: FeatureLook | None = None,
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the training or of the evaluation.
+            class_names: background first; ``None``: those of ``training.json``.
+            cases: predicts the cases to be shown; ``None`` for none.
+            features: computes features; ``None`` for none.
+        """
+        self.folder, self.out = Path(output_dir), Path(output_dir) / "report"
+        self.class_names = list(class_names or [])
+        self.cases, self.features = cases, features
+
+    def _read(self) -> None:
+        """What lies in the folder by now."""
+        self.settings, self.summary = self._json(SETTINGS_FILE), self._json("scores.json")
+        self.log, self.validation = self._csv("training_log.csv"), self._csv("validation_log.csv")
+        self.quality, self.scores = self._csv("pseudo_labels.csv"), self._csv("scores.csv")
+        self.class_names = self.class_names or list(self.settings.get("class_names", []))
+
+    def _csv(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / name
+        return pd.read_csv(path, dtype={"case": str}) if path.is_file() else None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def run(self) -> Path:
+        """Draw everything and write the page; returns its path.
+
+        Raises:
+            InputError: a folder with neither logs nor scores.
+        """
+        self._read()
+        if self.log is None and self.scores is None:
+            raise InputError(
+                f"{self.folder}: expected the folder of a training or an evaluation (training_log.csv, scores.csv), "
+                "found neither; give the --output_dir of one."
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        parts = (self._overview, self._scores, self._cases, self._curves, self._pseudo_labels)
+        sections = [part() for part in parts] + self._explanations()
+        page = render(
+            f"SemSim training report: {self.folder.absolute().name}",
+            "Research software, not for diagnosis. All pictures lie beside this file as PNG.",
+            sections,
+        )
+        path = self.out / "index.html"
+        path.write_text(page, encoding="utf-8")
+        logger.info(f"Report: {path}")
+        return path
+
+    def _overview(self) -> Section:
+        s, rows = self.settings, []
+        size = s.get("spatial_size")
+        semi = self.log is None or "loss_u" in self.log
+        if s:
+            labeled = s.get("labeled_cases", [])
+            rows = [
+                [
+                    "method",
+                    METHODS.get(str(s.get("fusion")), "?") if semi else "supervised, on the labelled slices alone",
+                ],
+                ["classes", ", ".join(self.class_names)],
+                ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],
+                ["unlabelled images", str(s.get("unlabeled_images", "?"))],
+                ["slices", f"{size} pixels, {s.get('in_channels')} channel(s), batch {s.get('batch_size')}"],
+                ["training", f"{s.get('epochs')} epochs of {s.get('steps_per_epoch')} steps, seed {s.get('seed')}"],
+            ]
+        if self.log is not None:
+            rows.append(["trained so far", f"{len(self.log)} epochs, {duration(float(self.log['seconds'].sum()))}"])
+        if self.summary:
+            rows.append(["evaluated", f"{self.summary['cases']} cases of the list {self.summary.get('list', '?')!r}"])
+            rows.append(["weights", Path(str(self.summary.get("weights", "?"))).name])
+        if versions := s.get("versions"):
+            rows.append(["versions", ", ".join(f"{k} {v}" for k, v in versions.items())])
+        return Section("overview", "Overview", tables=[Table(rows)])
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics of the evaluation."""
+        return [m for m in METRICS if self.scores is not None and m in self.scores]
+
+    def _scores(self) -> Section:
+        section = Section("scores", "Scores")
+        if self.scores is None:
+            section.missing = True
+            section.texts = [
+                "Not evaluated yet: run with 'configs/evaluate.yaml' on labelled test or validation cases."
+            ]
+            return section
+        unit = str(self.summary.get("distance_unit", "mm"))
+        names = {m: f"{plots.METRIC_NAMES[m]}{'' if m == 'dice' else f' ({unit})'}" for m in self.metrics}
+        rows = []
+        for name, part in self.scores.groupby("class", sort=False):
+            cells = [_spread(part[m], m) for m in self.metrics]
+            rows.append([str(name), *cells, str(int(part[self.metrics[0]].notna().sum()))])
+        if len(rows) > 1:
+            means = [self.scores.groupby("class")[m].mean().mean() for m in self.metrics]
+            rows.append(["mean", *(_number(v, m) for v, m in zip(means, self.metrics)), ""])
+        file = self.out / "scores.png"
+        plots.score_boxes(self.scores, self.metrics, unit, file)
+        section.texts = [
+            f"Mean and standard deviation over cases. {self.summary.get('empty_rule', '')}"
+            + (" The files state no voxel size, so distances are in voxels." if unit == "voxel" else "")
+        ]
+        section.tables = [Table(rows, ["class", *names.values(), "cases"])]
+        section.figures = [Figure(file, "box plots of the scores of every class", "Case by case",
+                                  "Each dot is a case; the line in the box is the median.")]  # fmt: skip
+        if self.scores.duplicated(["case", "class"]).any():
+            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
+        pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
+        pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
+        pivot["mean"] = pivot.mean(axis=1)
+        pivot = pivot.sort_values("mean", ascending=self.metrics[0] == "dice")
+        every = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in row)]
+                 for case, row in pivot.iterrows()]  # fmt: skip
+        name = plots.METRIC_NAMES[self.metrics[0]]
+        section.tables.append(
+            Table(every, ["case", *map(str, pivot.columns)], f"{name} of every case, worst first", True)
+        )
+        return section
+
+    def _cases(self) -> Section:
+        section = Section("cases", "Cases")
+        if self.scores is None or self.cases is None:
+            section.missing, section.texts = True, [TEXTS["needs data"]]
+            return section
+        classes = self.scores["class"].nunique()
+        by_case = self.scores[self.metrics[0]].to_numpy().reshape(-1, classes)
+        if len(by_case) != len(self.cases.data):
+            raise InputError(f"{self.folder / 'scores.csv'}: {len(by_case)} cases, where the list now has "
+                             f"{len(self.cases.data)}; evaluate again.")  # fmt: skip
+        with np.errstate(all="ignore"):
+            means = np.array([np.nan if np.isnan(row).all() else np.nanmean(row) for row in by_case])
+        order = [int(i) for i in np.argsort(means) if not np.isnan(means[i])]
+        if self.metrics[0] != "dice":
+            order.reverse()
+        chosen = dict(zip(("best", "median", "worst"), (order[-1], order[len(order) // 2], order[0]))) if order else {}
+        section.texts = [TEXTS["cases"]]
+        for name, index in chosen.items():
+            case = str(self.scores["case"].iloc[index * classes])
+            file = self.out / f"case_{name}.png"
+            plots.case_slices(self.cases.planes(index), case, self.class_names, file)
+            score = f"{plots.METRIC_NAMES[self.metrics[0]]} {means[index]:.3f}"
+            section.figures.append(
+                Figure(file, f"slices of {case} with contours", f"{name.capitalize()}: {case}, {score}")
+            )
+        return section
+
+    def _curves(self) -> Section:
+        section = Section("curves", "Learning curves")
+        if self.log is None:
+            section.missing, section.texts = True, ["No training_log.csv in this folder."]
+            return section
+        file = self.out / "losses.png"
+        plots.loss_curves(self.log, file)
+        section.figures.append(Figure(file, "loss terms by epoch", "Loss terms", TEXTS["losses"]))
+        file = self.out / "masks.png"
+        if plots.mask_curves(self.log, file):
+            section.figures.append(Figure(file, "mask ratios by epoch", "Mask ratios", TEXTS["masks"]))
+        if self.validation is not None:
+            file = self.out / "validation.png"
+            plots.validation_curves(self.validation, self.class_names, file)
+            section.figures.append(Figure(file, "validation Dice by epoch", "Validation Dice", TEXTS["validation"]))
+        return section
+
+    def _pseudo_labels(self) -> Section:
+        section = Section("pseudo", "Pseudo-labels")
+        if self.quality is not None:
+            file = self.out / "pseudo_label_quality.png"
+            plots.pseudo_label_quality(self.quality, self.class_names, file)
+            alt = "precision, recall and confident share by epoch"
+            section.figures.append(Figure(file, alt, "Against the truth", TEXTS["quality"]))
+        file = self.out / "class_shares.png"
+        if self.log is not None and plots.class_shares(self.log, self.class_names, file):
+            section.figures.append(Figure(file, "class shares by epoch", "Class shares", TEXTS["shares"]))
+        if not section.figures:
+            reason = "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
+            section.missing, section.texts = True, [reason]
+        elif self.quality is None:
+            section.texts = [TEXTS["unknown"]]
+        return section
+
+    def _explanations(self) -> list[Section]:
+        affinity = Section("affinity", "Affinities")
+        space = Section("features", "Features")
+        look = self.features
+        if look is None or not look.possible or not all(look.lists.values()):
+            reason = TEXTS["needs data"]
+            if look is not None:
+                reason = (
+                    "This network has no fused features." if not look.possible else "There are no unlabelled images."
+                )
+            for section in (affinity, space):
+                section.missing, section.texts = True, [reason]
+            return [affinity, space]
+        slices = {name: look.slices(name) for name in look.lists}
+        chosen = max(slices["unlabelled"], key=lambda s: (len(np.unique(s.classes)), int((s.classes > 0).sum())))
+        if not (chosen.classes > 0).any():
+            chosen = slices["labelled"][0]
+        image, maps = look.affinities(chosen, self.class_names)
+        if maps:
+            file = self.out / "affinity.png"
+            plots.affinity_maps(image, maps, look.temperature, file)
+            affinity.texts = [TEXTS["affinity"]]
+            affinity.figures = [Figure(file, "affinity maps of a pixel of each class", chosen.name)]
+        else:
+            affinity.missing, affinity.texts = (
+                True,
+                ["No slice looked at shows a class, so there is no pixel to choose."],
+            )
+        points = {name: look.points(parts) for name, parts in slices.items()}
+        file = self.out / "features.png"
+        plots.feature_scatter(points, self.class_names, file)
+        table = plots.class_distances(points, self.class_names)
+        space.texts = [TEXTS["features"]]
+        space.figures = [Figure(file, "scatter plots of labelled and unlabelled features by class")]
+        rows = [[str(name), *("-" if np.isnan(v) else f"{v:.2f}" for v in row)] for name, row in table.iterrows()]
+        space.tables = [Table(rows, ["unlabelled, predicted as", *map(str, table.columns)],
+                              "Mean cosine with the labelled features of each class")]  # fmt: skip
+        return [affinity, space]
+
+
+def _number(value: float, metric: str) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}" if metric == "dice" else f"{value:.2f}"
+
+
+def _spread(values: pd.Series, metric: str) -> str:
+    counted = values.dropna()
+    return f"{_number(counted.mean(), metric)} \u00b1 {_number(counted.std(ddof=0), metric)}" if len(counted) else "-"
+
+
+def write(output_dir: str) -> None:
+    """Report of a training or an evaluation from the files in its folder.
+
+    Args:
+        output_dir: Its folder; the report goes to its subfolder report
+    """
+    print(Report(str(output_dir)).run())
+
+
+def main() -> None:
+    """Command line of this module."""
+    import fire
+
+    one_line_errors()
+    fire.Fire(write)

@@ -1,0 +1,227 @@
+"""Slices with contours: how images and labels are shown, in reports and in TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from torch import Tensor
+
+from ..dataio.axis import stored_axis
+from ..dataio.files import case_name, is_picture
+from ..dataio.geometry import on_image_grid, states_grid
+from ..dataio.readers import image_loader
+
+#: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
+#: to colour-blind eyes.
+CLASS_COLORS = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.80, 0.47, 0.65), (0.94, 0.89, 0.26),
+                (0.84, 0.37, 0.0), (0.0, 0.45, 0.70))  # fmt: skip
+
+
+def class_color(index: int) -> tuple[float, float, float]:
+    """Colour of class ``index``, from 1."""
+    return CLASS_COLORS[(index - 1) % len(CLASS_COLORS)]
+
+
+def paint(label: Tensor, num_classes: int) -> Tensor:
+    """Class indices ``(*spatial)`` -> colours ``(3, *spatial)`` in [0, 1]; background is black."""
+    table = torch.tensor([(0.0, 0.0, 0.0), *(class_color(c) for c in range(1, num_classes))])
+    return table[label.long().clamp(min=0).cpu()].movedim(-1, 0)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """An image and labels of it as slices to be shown.
+
+    Attributes:
+        image: ``(rows, columns, slices)``, or ``(rows, columns, slices, 3)`` for colour, in [0, 1].
+        labels: class indices ``(rows, columns, slices)`` by name.
+        aspect: height of a pixel divided by its width.
+        numbers: index of each slice, as the file stores it.
+    """
+
+    image: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    aspect: float
+    numbers: np.ndarray
+
+
+def as_planes(
+    image: MetaTensor, labels: Mapping[str, Tensor], *, picture: bool = False, slice_axis: str | int | None = None
+) -> Planes:
+    """Turn a volume as it is stored into slices as one looks at them.
+
+    Volumes are shown with the patient's right on the left and the front (or the head) on top, where the file says which
+    is which; pictures as they are.
+
+    Args:
+        image: ``(C, *spatial)``, two or three axes.
+        labels: class indices ``(1, *spatial)`` on its grid, by name.
+        picture: whether the rows of the file run downwards, as in PNG and JPG.
+        slice_axis: what slices are stacked along, see :func:`stored_axis`; ``None``: the coarsest axis.
+    """
+    affine = np.asarray(image.affine.cpu())
+    tensors: dict[str, Any] = {"image": image}
+    tensors |= {
+        name: MetaTensor(torch.tensor(np.asarray(label.cpu())), affine=image.affine) for name, label in labels.items()
+    }
+    flat = image.ndim == 3
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    axis = 2 if flat else stored_axis(affine, image.shape[1:], slice_axis, picture=picture)
+    flipped = False
+    if not flat and states_grid(affine):
+        orient = Orientation(axcodes="LAS", labels=None)
+        tensors = {name: orient(tensor) for name, tensor in tensors.items()}
+        world, direction = nib.io_orientation(affine)[axis]
+        axis, flipped = int(world), bool(direction * (-1 if world == 0 else 1) < 0)
+        spacing = np.linalg.norm(np.asarray(tensors["image"].affine.cpu())[:3, :3], axis=0)
+    arrays = {name: np.asarray(tensor.cpu())[..., None] if flat else np.asarray(tensor.cpu())
+              for name, tensor in tensors.items()}  # fmt: skip
+
+    def shown(array: np.ndarray) -> np.ndarray:
+        # (X, Y, slices) -> rows from top to bottom, columns from left to right
+        array = np.moveaxis(array, axis, -1).swapaxes(0, 1)
+        return array if picture else array[::-1]
+
+    channels = np.stack([shown(channel) for channel in arrays["image"]], axis=-1).astype(np.float32)
+    colour = channels.shape[-1] == 3
+    low, high = np.percentile(channels if colour else channels[..., 0], [0.5, 99.5])
+    scaled = ((channels if colour else channels[..., 0]) - low) / max(high - low, 1e-6)
+    numbers = np.arange(scaled.shape[2])
+    plane = [float(spacing[a]) for a in range(3) if a != axis]
+    return Planes(
+        image=scaled.clip(0, 1),
+        labels={name: shown(arrays[name][0]).round().astype(int) for name in labels},
+        aspect=plane[1] / plane[0],
+        numbers=numbers[::-1] if flipped else numbers,
+    )
+
+
+def choose_slices(planes: Planes, number: int) -> np.ndarray:
+    """Positions of ``number`` slices, evenly spaced among those where a label shows anything."""
+    filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in planes.labels.values()))
+    filled = filled if len(filled) else np.arange(planes.image.shape[2])
+    return filled[np.unique(np.linspace(0, len(filled) - 1, min(number, len(filled))).round().astype(int))]
+
+
+def foreground_window(planes: Planes, *, margin: float = 0.5) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Rows and columns, first and last, around all that the labels show: with ``margin`` of it on either side."""
+    shown = np.any([a > 0 for a in planes.labels.values()], axis=0).any(axis=2)
+    window = []
+    for axis, length in enumerate(shown.shape):
+        inside = np.flatnonzero(shown.any(axis=1 - axis))
+        first, last = (inside[0], inside[-1] + 1) if len(inside) else (0, length)
+        room = max(margin * (last - first), 0.1 * length)
+        window.append((max(first - room, 0.0) - 0.5, min(last + room, float(length)) - 0.5))
+    return window[0], window[1]
+
+
+def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]) -> None:
+    """One slice with the contours of its labels.
+
+    Args:
+        ax: axes of matplotlib.
+        planes: image and labels.
+        position: of the slice.
+        styles: line style by name of the label.
+    """
+    from matplotlib.patheffects import withStroke
+
+    image = planes.image[:, :, position]
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=planes.aspect, interpolation="nearest")
+    for name, style in styles.items():
+        label = planes.labels[name][:, :, position]
+        for c in range(1, int(label.max()) + 1):
+            mask = label == c
+            if mask.any():
+                lines = ax.contour(
+                    np.pad(mask, 1),
+                    levels=[0.5],
+                    colors=[class_color(c)],
+                    linestyles=style,
+                    linewidths=1.4,
+                    extent=(-1, mask.shape[1], -1, mask.shape[0]),
+                )
+                lines.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
+    ax.set_xlim(-0.5, image.shape[1] - 0.5)
+    ax.set_ylim(image.shape[0] - 0.5, -0.5)
+    ax.axis("off")
+
+
+def class_legend(figure: Any, names: Sequence[str], styles: Mapping[str, str]) -> None:
+    """Legend below a figure: colours of the classes, and line styles where there are several."""
+    import matplotlib.pyplot as plt
+
+    handles: list[Any] = [
+        plt.Line2D([], [], color=class_color(c), label=name, linewidth=2) for c, name in enumerate(names, 1)
+    ]
+    if len(styles) > 1:
+        handles += [plt.plot([], [], color="0.3", linestyle=style, label=name)[0] for name, style in styles.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
+
+
+def overlay(
+    image: str,
+    prediction: str,
+    output: str,
+    truth: str = "",
+    slices: int = 5,
+    class_names: Sequence[str] = (),
+    slice_axis: Any = None,
+) -> str:
+    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
+
+    Args:
+        image: image file.
+        prediction: label file on the image's grid.
+        output: PNG file to write.
+        truth: label file of the truth, dashed.
+        slices: how many slices, evenly spaced among those with a prediction or truth.
+        class_names: names of the label values 0, 1, 2, ... for the legend.
+        slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2. Default: the coarsest
+
+    Returns:
+        ``output``.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    load, read_label = image_loader(), image_loader(label=True)
+    files = {"prediction": prediction} | ({"truth": truth} if truth else {})
+    volume: Any = load(image)
+    labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
+    planes = as_planes(volume, labels, picture=is_picture(image), slice_axis=slice_axis)
+    styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
+    chosen = choose_slices(planes, slices)
+    figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
+    for ax, position in zip(axes[0], chosen):
+        draw_slice(ax, planes, position, styles)
+        ax.set_title(f"slice {planes.numbers[position]}", fontsize=10)
+    figure.suptitle(case_name(image), fontsize=11)
+    last = int(max(a.max() for a in planes.labels.values()))
+    names = [class_names[c] if c < len(class_names) else f"class {c}" for c in range(1, last + 1)]
+    class_legend(figure, names, styles)
+    figure.tight_layout(rect=(0, 0.06, 1, 0.97))
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    figure.savefig(output, dpi=90)
+    plt.close(figure)
+    return output
+
+
+def main() -> None:
+    """Command line of this module."""
+    import fire
+
+    from ..errors import one_line_errors
+
+    one_line_errors()
+    fire.Fire(overlay)

@@ -1,0 +1,526 @@
+"""What a training leaves for later: checkpoints to resume from, the best weights, the settings beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Events
+from ignite.handlers import Checkpoint
+from monai.engines import Workflow
+from monai.handlers import CheckpointLoader
+from torch.optim.lr_scheduler import PolynomialLR
+
+from ..dataio.files import case_names
+from ..dataio.intensity import Intensityd, transform_of
+from ..distributed import check_agreed, rank_and_size
+from ..errors import InputError, chain
+from .trainer import unwrapped
+
+logger = logging.getLogger("semsim")
+
+RESUME_PREFIX = "resume"
+SETTINGS_FILE = "training.json"
+#: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
+WRAPPINGS = ("model", "network", "state_dict")
+#: Which files a training reads, for a resume to compare.
+LISTS_FILE = "training_lists.json"
+
+
+class ResumeCheckpoint:
+    """Everything that a training needs to go on, in ``resume_checkpoint_N.pt`` after epoch N; the last two are kept.
+
+    Network, optimizer, schedule, best score and whatever else is handed over, the trainer's epoch and iteration, the
+    scaler of mixed precision. Random numbers need no saving: they follow from (seed, epoch). Unlike MONAI's
+    ``CheckpointSaver`` it writes beside the final place and renames, so that no half-written file is taken for whole.
+    """
+
+    def __init__(self, save_dir: str, save_dict: Mapping[str, Any], *, interval: int = 1) -> None:
+        """
+        Args:
+            save_dir: folder of the checkpoints.
+            save_dict: what to save besides the trainer: network, optimizer, schedule.
+            interval: epochs between two checkpoints.
+        """
+        self.save_dir, self.save_dict, self.interval = save_dir, dict(save_dict), interval
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer, whose state is saved too."""
+        checkpoint = Checkpoint(
+            {**self.save_dict, "scaler": PrecisionState(engine), "trainer": engine},
+            self._write,
+            filename_prefix=RESUME_PREFIX,
+            global_step_transform=lambda *_: engine.state.epoch,
+            n_saved=None,
+        )
+        every = Events.EPOCH_COMPLETED(every=self.interval)
+        engine.add_event_handler(every, checkpoint)
+        engine.add_event_handler(every, self._keep_two)
+
+    def _write(self, content: Mapping[str, Any], filename: str, _: Any = None) -> None:
+        write_whole(content, Path(self.save_dir) / filename)
+
+    def _keep_two(self) -> None:
+        # ignite forgets the files of an earlier process, so the folder is asked
+        for path in resume_checkpoints(self.save_dir)[:-2]:
+            path.unlink()
+
+
+class PrecisionState:
+    """What a trainer computes in, and its scaler of mixed precision if it has one (MONAI makes it when the run begins).
+
+    Weights and moments are float32 in any case, so a training goes on where the machine computes in something else.
+    """
+
+    def __init__(self, engine: Workflow) -> None:
+        """
+        Args:
+            engine: the trainer, a ``SemSimTrainer``.
+        """
+        self.engine: Any = engine
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the resume checkpoint."""
+        scaler = {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+        return {"dtype": str(self.engine.precision.dtype), **scaler}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the scaler of an earlier process, where both had one; say so where the precision is another."""
+        scaler = dict(state)
+        before = scaler.pop("dtype", None)
+        if before and before != str(self.engine.precision.dtype):
+            before = before.removeprefix("torch.")
+            logger.warning(f"So far this training computed in {before}; it goes on in {self.engine.precision}.")
+        if scaler and self.engine.scaler is not None and self.engine.scaler.is_enabled():
+            self.engine.scaler.load_state_dict(scaler)
+
+
+def read_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        InputError: not a whole file of tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a checkpoint of this program, could not read it ({type(error).__name__}); resume from "
+            "another file, or start afresh in another --output_dir."
+        ) from error
+
+
+def newest_readable(paths: Sequence[Path]) -> Path | None:
+    """The newest of some checkpoints that is whole; ``None`` if there are none.
+
+    Raises:
+        InputError: none of them is.
+    """
+    for path in reversed(paths):
+        try:
+            read_checkpoint(path)
+            return path
+        except InputError as error:
+            logger.warning(error)
+            last = error
+    if paths:
+        raise last
+    return None
+
+
+def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
+    """Checkpoints of :class:`ResumeCheckpoint` in a folder, the newest last."""
+    found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
+    """The checkpoint to go on from, ``None`` for a fresh start.
+
+    Args:
+        resume, save_dir: as for :class:`ResumeFrom`, whose errors this raises.
+    """
+    found = resume_checkpoints(save_dir)
+    path: str | None = None
+    if resume in ("", None, False):
+        if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
+            raise InputError(
+                f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
+                "give another --output_dir."
+            )
+    elif resume in ("auto", True):
+        newest = newest_readable(found)
+        path = None if newest is None else str(newest)
+    elif os.path.isfile(resume):
+        path = resume
+    else:
+        raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
+    check_agreed(path)
+    return path
+
+
+def stretch(schedule: PolynomialLR, total: int) -> None:
+    """Let a schedule take its course to another end, from the step where it is.
+
+    Args:
+        schedule: of the learning rate.
+        total: its steps in all.
+    """
+    schedule.total_iters = total
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._get_closed_form_lr()):
+        group["lr"] = rate
+
+
+class ResumeFrom:
+    """Load a checkpoint of :class:`ResumeCheckpoint` when training starts."""
+
+    def __init__(self, resume: str, save_dir: str, load_dict: dict[str, Any], device: str | torch.device) -> None:
+        """
+        Args:
+            resume: empty for a fresh start, ``auto`` for the newest checkpoint in ``save_dir`` that is whole, if there
+                is one, or a file.
+            save_dir: folder of the checkpoints.
+            load_dict: what was saved besides the trainer.
+            device: where to load it to.
+
+        Raises:
+            InputError: no such file, one that cannot be read, or a fresh start where checkpoints of an earlier training
+                lie, or processes that found different checkpoints.
+        """
+        self.path = resume_path(resume, save_dir)
+        self.load_dict, self.device = dict(load_dict), device
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        if self.path is not None:
+            engine.add_event_handler(Events.STARTED, self._load)
+
+    def _load(self, engine: Workflow) -> None:
+        logger.info(f"Resuming from {self.path}")
+        steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
+        total = getattr(schedule, "total_iters", None)
+        where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
+        load_dict = {**self.load_dict, "trainer": engine}
+        content = read_checkpoint(str(self.path))
+        if "trainer" not in content:
+            raise InputError(
+                f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
+                "weights alone; begin a new training with them by --initial FILE."
+            )
+        if "scaler" in content:
+            load_dict["scaler"] = PrecisionState(engine)
+        CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
+        if engine.state.epoch_length != steps:
+            raise InputError(
+                f"{self.path}: its training had {engine.state.epoch_length} steps an epoch, this one has {steps}; "
+                "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
+            )
+        if schedule is not None and total is not None and schedule.total_iters != total:
+            stretch(schedule, total)  # another number of epochs
+
+
+class SaveBest:
+    """Keep the weights of the best validation in ``model_best.pt``, also across restarts.
+
+    Unlike MONAI's ``CheckpointSaver`` its record is part of the resume checkpoint, so a resumed training does not
+    replace a better file by its first validation.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_best.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+        self.best, self.epoch = float("-inf"), 0
+        self.told = False
+
+    def state_dict(self) -> dict[str, float]:
+        """The record, for the resume checkpoint."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up the record of an earlier process."""
+        self.best, self.epoch = state["best"], int(state["epoch"])
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with the evaluator of a training."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Workflow) -> None:
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        if math.isnan(score) and not self.told and rank_and_size()[0] == 0:
+            self.told = True
+            logger.warning(
+                "Nothing to score: no label of `validation` shows a class, so no best weights are kept and "
+                "model_last.pt counts; put a case that shows every class there."
+            )
+        if not score > self.best:
+            return
+        self.best, self.epoch = score, engine.state.epoch
+        if rank_and_size()[0] == 0:
+            save_weights(self.network, self.path)
+
+
+class SaveLast:
+    """Write the weights of a finished training to ``model_last.pt``.
+
+    Unlike MONAI's ``CheckpointSaver`` not when it ends by an error: a restart that is refused leaves the file alone.
+    """
+
+    def __init__(
+        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_last.pt"
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the file.
+            network: whose state is kept.
+            filename: name of the file.
+        """
+        self.path, self.network = Path(output_dir) / filename, network
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, lambda: save_weights(self.network, self.path))
+
+
+def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Write the state of a network, without the wrapper of distributed training."""
+    write_whole(unwrapped(network).state_dict(), Path(path))
+
+
+def write_whole(content: Mapping[str, Any], path: Path) -> None:
+    """Save beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        for cause in chain(error):  # a full disk is reported without a name
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+        raise
+    os.replace(part, path)
+
+
+class SaveSettings:
+    """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        labeled: Sequence[Mapping[str, Any]],
+        *,
+        unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        dataset_dir: str | os.PathLike = "",
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the training.
+            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis``, ``intensity`` and what else
+                is worth it.
+            labeled: items of the datalist that were trained on with their labels.
+            unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
+        """
+        self.path = Path(output_dir) / SETTINGS_FILE
+        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        cases = [item.get("case") or name for item, name in zip(labeled, names)]
+        self.settings = {**settings, "labeled_cases": cases}
+        root = os.path.abspath(dataset_dir) if dataset_dir else ""
+        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
+        if unlabeled is not None:
+            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer, before what resumes it."""
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and resume_checkpoints(self.path.parent):
+            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            free = ("epochs", "minutes", "keep_largest")  # may change on the way
+            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
+            if other:
+                raise InputError(
+                    f"{self.path}: the training here began with other settings ("
+                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
+                    + "); resume with those, or give another --output_dir."
+                )
+            self._compare_lists()
+        versions = {"monai": monai.__version__, "torch": torch.__version__}
+        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+
+    def _compare_lists(self) -> None:
+        """That a resumed training reads the files that it began with, in their order."""
+        path = self.path.with_name(LISTS_FILE)
+        began = json.loads(path.read_text()) if path.is_file() else {}
+        for stream, now in self.lists.items():
+            earlier = began.get(stream, now)
+            if earlier == now:
+                continue
+            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
+            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
+            raise InputError(
+                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
+                "resume with the datalist that it began with, or give another --output_dir."
+            )
+
+
+def _identity(item: Mapping[str, Any], root: str) -> str:
+    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
+
+    def shown(path: str) -> str:
+        path = os.path.abspath(path)
+        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
+
+    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
+    parts = [" + ".join(map(shown, images))]
+    if item.get("label"):
+        parts.append(f"with {shown(item['label'])}")
+    if item.get("labeled_slices") is not None:
+        parts.append(f"slices {item['labeled_slices']}")
+    return " ".join(parts)
+
+
+def weights_file(ckpt_path: str | os.PathLike) -> Path:
+    """The file of weights that is meant: of a training's folder ``model_best.pt``, or else ``model_last.pt``.
+
+    Without a case to validate on there is no best.
+    """
+    path = Path(ckpt_path)
+    if not path.is_dir():
+        return path
+    return path / ("model_best.pt" if (path / "model_best.pt").is_file() else "model_last.pt")
+
+
+def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
+    """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
+
+    Args:
+        ckpt_path: weights, or their folder; ``training.json`` is looked for beside them.
+        name: key in that file.
+        default: returned when there is no such file or key.
+    """
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
+    if not path.is_file():
+        if default is not None:
+            logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
+        return default
+    value = json.loads(path.read_text()).get(name)
+    return default if value is None else value
+
+
+def trained_intensity(ckpt_path: str | os.PathLike, default: Any, window: Any = None) -> Any:
+    """The transform of intensities that the weights in ``ckpt_path`` were trained with.
+
+    Args:
+        ckpt_path: weights; ``training.json`` is looked for beside them.
+        default: returned, with a warning, when there is none or it does not say.
+        window: lowest and highest intensity, to take those instead.
+
+    Raises:
+        InputError: it names what is no transform of intensities.
+    """
+    if window is not None:
+        return Intensityd("image", window=window)
+    node = trained_setting(ckpt_path, "intensity")
+    path = Path(ckpt_path).parent / SETTINGS_FILE
+    if node is None:
+        logger.warning(f"{path}: does not say how intensities were prepared; taking percentiles unless given.")
+        return default
+    return transform_of(node, str(path))
+
+
+def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+    """The weights to predict and evaluate with.
+
+    Args:
+        output_dir: folder of a training: its ``model_best.pt`` (best on validation) or else ``model_last.pt``.
+        bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
+
+    Returns:
+        path of the file; a warning is logged where it is the shipped one.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [Path(output_dir) / "model_best.pt", Path(output_dir) / "model_last.pt"]
+    candidates.append(Path(bundle_root) / "models" / "model.pt")
+    for path in candidates:
+        if path.is_file():
+            if path is candidates[-1]:
+                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+            check_agreed(str(path))
+            return str(path)
+    raise InputError(
+        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+    )
+
+
+def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state of a network in a file, taken out of ``{"model": state}`` and the like, without ``module.`` in names.
+
+    Raises:
+        InputError: the file is missing, or is no state (or would run code).
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{path}: expected a PyTorch file of tensors alone, could not load it ({type(error).__name__}); give "
+            "a model_best.pt or model_last.pt."
+        ) from error
+    for name in WRAPPINGS:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
+    prefix = "module."
+    if state and all(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:
+    """Load a state into ``network``, strictly, and return it in evaluation mode on ``device``.
+
+    Raises:
+        InputError: the file is missing, is no state (or would run code), or is that of another network.
+    """
+    ckpt_path = str(weights_file(ckpt_path))
+    state = read_state(ckpt_path, device)
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, AttributeError) as error:
+        reason = textwrap.shorten(str(error).strip().splitlines()[-1].strip(), 200, placeholder=" ...")
+        raise InputError(
+            f"{ckpt_path}: these weights are of another network ({reason}); in_channels, class_names and the network "
+            "must be those of the training."
+        ) from error
+    logger.info(f"Weights: {ckpt_path}")
+    return network.to(device).eval()

@@ -1,0 +1,83 @@
+"""Training that begins with the weights of another one, with its classes or with others: ``--initial FILE``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .checkpoints import SETTINGS_FILE, read_state
+
+logger = logging.getLogger("semsim")
+
+#: The layer that gives a score to each class, and the part that training alone has.
+HEAD, FUSION = "backbone.final_conv.", "fusion."
+
+
+def initialized(
+    network: torch.nn.Module, initial: str | os.PathLike, class_names: Sequence[str], *, same_classes: bool = False
+) -> torch.nn.Module:
+    """``network`` with the weights of a file, as far as they mean the same in it.
+
+    Its last layer is made anew where the file's classes are others, and so is the fusion where the file has another
+    kind. Everything else has to fit.
+
+    Args:
+        network: of the training, with random weights.
+        initial: file of weights; empty: none. ``training.json`` beside it names its classes.
+        class_names: of the training.
+        same_classes: whether other classes are refused.
+
+    Returns:
+        the same network.
+
+    Raises:
+        InputError: the file has other channels or another network, or other classes where that is refused.
+    """
+    if initial in ("", None):
+        return network
+    state, own = read_state(initial), network.state_dict()
+    before, settings = None, Path(initial).parent / SETTINGS_FILE
+    if settings.is_file():
+        before = json.loads(settings.read_text()).get("class_names")
+    new: list[str] = []
+    others = before is not None and list(before) != list(class_names)
+    if others or (any(k.startswith(HEAD) for k in state) and _differ(state, own, HEAD)):
+        was = f"classes {', '.join(before)}" if others and before else "another number of classes"
+        if same_classes:
+            raise InputError(f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others.")
+        logger.info(f"{initial}: weights of {was}; the last layer is made anew for {', '.join(class_names)}.")
+        new.append(HEAD)
+    if any(k.startswith(FUSION) for k in own) and _differ(state, own, FUSION):
+        logger.info(f"{initial}: without this kind of fusion, which is made anew.")
+        new.append(FUSION)
+    fused = any(k.startswith(FUSION) for k in own)
+    left_out = tuple(new) if fused else (*new, FUSION)
+    kept = {k: v for k, v in state.items() if not k.startswith(left_out)}
+    expected = {k: v for k, v in own.items() if not k.startswith(left_out)}
+    wrong = sorted(k for k in kept.keys() | expected.keys() if _shape(kept, k) != _shape(expected, k))
+    if wrong:
+        raise InputError(
+            f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, "
+            f"received {_shape(kept, wrong[0])}); in_channels and the network must be those of their training."
+        )
+    network.load_state_dict({**own, **kept})
+    logger.info(f"Begins with the weights of {initial}")
+    return network
+
+
+def _shape(state: dict[str, Any], key: str) -> tuple[int, ...] | None:
+    value = state.get(key)
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _differ(state: dict[str, Any], own: dict[str, Any], prefix: str) -> bool:
+    keys = {k for k in state.keys() | own.keys() if k.startswith(prefix)}
+    return any(_shape(state, k) != _shape(own, k) for k in keys)

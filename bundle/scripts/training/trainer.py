@@ -1,0 +1,314 @@
+"""One training step of SemSim and its relatives, as a MONAI trainer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.transforms import Transform
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..dataio.loaders import TwoStreamLoader, seed_everything
+from ..errors import InputError
+from ..method.augmentation import CutMix, RandCutMix
+from ..method.losses import SemSimLoss
+from ..method.network import Output
+from ..precision import precision
+
+logger = logging.getLogger("semsim")
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """A second view of a network: its own modules with their own training mode, the very same parameters and buffers.
+
+    So the weak view has a mode and a batch norm of its own, and no step switches modes.
+    """
+    base = unwrapped(network)
+    shared = {id(t): t for t in itertools.chain(base.parameters(), base.buffers())}
+    return copy.deepcopy(base, shared)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, where it is in DistributedDataParallel."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module, frozen: bool = True) -> Iterator[None]:
+    """Batch norm in training mode that leaves the running statistics as they are."""
+    layers = [m for m in network.modules() if frozen and isinstance(m, _BatchNorm)]
+    momenta = [m.momentum for m in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+
+
+class Teacher:
+    """The network that predicts the weak view: the student itself (paper), or a moving average of its weights."""
+
+    def __init__(self, network: nn.Module, *, ema_decay: float = 0.0, batch_norm: str = "evaluation") -> None:
+        """
+        Args:
+            network: the student, already on its device.
+            ema_decay: share of the old average kept in each step, in [0, 1); 0: the student itself.
+            batch_norm: ``evaluation`` (running statistics), ``training`` (the weak batch's own statistics, which also
+                enter the running ones) or ``exclusive`` (likewise, and the student's batches with their strong views
+                and dropped channels stay out of the running ones).
+
+        Raises:
+            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range.
+            InputError: an average with ``exclusive``, where the student keeps no statistics.
+        """
+        if batch_norm not in ("evaluation", "training", "exclusive"):
+            raise ValueError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
+        if batch_norm == "exclusive" and ema_decay:
+            raise InputError(
+                f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student keeps no statistics to average; "
+                "expected weak_batch_norm evaluation or training, or ema_decay 0."
+            )
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
+        self.average: AveragedModel | None = None
+        if ema_decay:
+            average = get_ema_multi_avg_fn(ema_decay)
+            self.average = AveragedModel(unwrapped(network), multi_avg_fn=average, use_buffers=True)
+        self.student = network
+        self.network = self.average.module if self.average is not None else twin(network)
+        self.network.train(batch_norm != "evaluation")
+        self.exclusive = batch_norm == "exclusive"
+
+    def update(self) -> None:
+        """Take in the student's weights after a step."""
+        if self.average is not None:
+            self.average.update_parameters(unwrapped(self.student))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, for the resume checkpoint; empty where the student is its own teacher."""
+        return {} if self.average is None else self.average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the average of an earlier process."""
+        if self.average is not None:
+            self.average.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class StepViews:
+    """What a step has computed, for handlers of ``LOSS_COMPLETED`` to look at: ``engine.state.views``, gone afterwards.
+
+    Attributes:
+        image_l, label: labelled images and their class indices, ``(B, C, *spatial)`` and ``(B, 1, *spatial)``.
+        student: logits and features of the student's streams, with their graph.
+        unlabeled: weak and strong views before CutMix; ``None`` in a supervised step.
+        weak: logits and features of the weak view.
+        mixes: boxes of each view that has them.
+    """
+
+    image_l: Tensor
+    label: Tensor
+    student: Output
+    unlabeled: Mapping[str, Tensor] | None
+    weak: Output | None
+    mixes: Mapping[str, CutMix]
+
+
+class SemSimTrainer(SupervisedTrainer):
+    """Weak-to-strong consistency with two streams.
+
+    A step on x_l (labelled) and x_u (unlabelled, weakly augmented):
+
+    1. the teacher predicts the weak view, x_u as it is, without gradient: the pseudo-labels;
+    2. each strong view is given boxes of its own, filled from another image of the batch (CutMix);
+    3. the student sees labelled images and strong views in one forward, in training mode: one batch-norm pass;
+    4. the loss compares them, pasting pseudo-labels with the same boxes, and the optimizer steps.
+
+    Batches are ``{"labeled": {"image", "label"}, "unlabeled": {"image", "image_strong_1", "image_strong_2"}}``; without
+    ``unlabeled`` the step is supervised. The loss says which views it reads and what of them: logits from the decoder,
+    fused features f~, or both. Shuffling, augmentation and CutMix of an epoch follow from (seed, epoch).
+    """
+
+    loss_function: SemSimLoss
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: TwoStreamLoader,
+        network: nn.Module,
+        optimizer: Optimizer,
+        loss_function: SemSimLoss,
+        *,
+        cutmix: RandCutMix | None = None,
+        teacher: Teacher | None = None,
+        unlabeled_warmup: float = 0.0,
+        non_blocking: bool = False,
+        inferer: Inferer | None = None,
+        postprocessing: Transform | None = None,
+        key_train_metric: dict[str, Metric] | None = None,
+        additional_metrics: dict[str, Metric] | None = None,
+        train_handlers: Sequence | None = None,
+        amp: bool | str = False,
+        decollate: bool = True,
+    ) -> None:
+        """
+        Args:
+            device: where to train.
+            max_epochs: epochs; one is a pass over the unlabelled slices.
+            train_data_loader: loader of both streams.
+            network: a ``SemSimNet``, already on ``device``, or one in DistributedDataParallel.
+            optimizer: of its parameters.
+            loss_function: the terms; it also says which streams are computed.
+            cutmix: draws the boxes; ``None`` for no CutMix.
+            teacher: predicts the weak view; ``None``: the student itself in evaluation mode.
+            unlabeled_warmup: share of the training over which the unlabelled terms rise from nothing to their weights,
+                as exp(-5 (1 - t)^2); 0: none (paper).
+            inferer: calls the network on the student's streams; it has to pass a mapping through.
+            amp: mixed precision: ``auto``, true or false; see :func:`~scripts.precision.precision`.
+            non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, decollate: as in MONAI's
+            ``SupervisedTrainer``.
+
+        Raises:
+            ValueError: ``unlabeled_warmup`` out of [0, 1].
+            InputError: similarity terms with a network that has no fusion, unknown ``amp``.
+        """
+        if not 0 <= unlabeled_warmup <= 1:
+            raise ValueError(
+                f"unlabeled_warmup is a share of the training: expected 0 to 1, received {unlabeled_warmup}."
+            )
+        self.precision = precision(amp, device)
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            non_blocking=non_blocking,
+            inferer=inferer,
+            postprocessing=postprocessing,
+            key_train_metric=key_train_metric,
+            additional_metrics=additional_metrics,
+            train_handlers=train_handlers,
+            amp=self.precision.scaled,  # MONAI: whether there is a scaler
+            decollate=decollate,
+        )
+        self.cutmix, self.unlabeled_warmup = cutmix, unlabeled_warmup
+        network.train()
+        self.teacher = teacher or Teacher(network)
+        if loss_function.student_streams().fuse and getattr(self.teacher.network, "fusion", None) is None:
+            raise InputError(
+                "The network has `fusion: none`, with which there are no similarity terms: expected sfm, sfm_light or "
+                "conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
+            )
+        self.add_event_handler(Events.STARTED, lambda: logger.info(f"Computing in {self.precision}."))
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+
+    def _start_epoch(self) -> None:
+        if isinstance(self.data_loader, TwoStreamLoader):
+            seed_everything(self.data_loader.seed, self.state.epoch)
+            self.data_loader.set_epoch(self.state.epoch, self.state.max_epochs)
+        self.network.train()
+
+    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.to(self.state.device, non_blocking=self.non_blocking) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    def _iteration(  # type: ignore[override]
+        self, engine: SemSimTrainer, batchdata: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """One step; returns the labelled images, labels and predictions, and every scalar of the loss by name."""
+        labeled = self._to_device(batchdata["labeled"])
+        unlabeled = self._to_device(batchdata["unlabeled"]) if "unlabeled" in batchdata else None
+        engine.state.batch = batchdata["labeled"]  # what postprocessing and metrics look at
+        engine.state.output = {Keys.IMAGE: labeled["image"], Keys.LABEL: labeled["label"]}
+        engine.optimizer.zero_grad(set_to_none=True)
+
+        student, weak, mixes = self._forward(labeled["image"], unlabeled)
+        engine.state.output[Keys.PRED] = student.logits["labeled"]
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        scalars = self.loss_function(student, labeled["label"], weak, mixes, self._unlabeled_weight())  # in float32
+        loss = scalars[Keys.LOSS]
+        engine.state.output[Keys.LOSS] = loss
+        engine.state.views = StepViews(labeled["image"], labeled["label"], student, unlabeled, weak, mixes)
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        engine.state.views = None
+        # one transfer for all scalars
+        values = dict(zip(scalars, torch.stack([s.detach() for s in scalars.values()]).tolist()))
+        self._check_finite(values, batchdata)
+
+        if engine.scaler is not None:
+            engine.scaler.scale(loss).backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.scaler.step(engine.optimizer)
+            engine.scaler.update()
+        else:
+            loss.backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.optimizer.step()
+        self.teacher.update()
+        engine.state.output.update(values)
+        engine.state.scalars = values
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _unlabeled_weight(self) -> float:
+        """Weight of the unlabelled terms at this step, in (0, 1]."""
+        length = self.unlabeled_warmup * self.state.max_epochs * self.state.epoch_length
+        return math.exp(-5 * (1 - self.state.iteration / length) ** 2) if self.state.iteration < length else 1.0
+
+    def _forward(
+        self, image_l: Tensor, unlabeled: Mapping[str, Tensor] | None
+    ) -> tuple[Output, Output | None, dict[str, CutMix]]:
+        """Student and weak view; the streams that the loss does not read are not computed."""
+        streams = self.loss_function.student_streams(unlabeled is not None)
+        views = sorted({*streams.decode, *streams.fuse} - {"labeled"})  # a fixed order of random draws
+        images, weak, mixes = {"labeled": image_l}, None, {}
+        if unlabeled is not None and views:
+            image_u_weak = unlabeled["image"]
+            # a context of its own: weights cast without gradient must not be reused for the student
+            with torch.no_grad(), self.precision.autocast():
+                weak = self.teacher.network({"weak": image_u_weak}, self.loss_function.weak_streams())
+            for view in views:
+                if view == "weak_perturbed":
+                    images[view] = image_u_weak
+                    continue
+                images[view] = unlabeled[f"image_{view}"]
+                if self.cutmix is not None:
+                    mixes[view] = self.cutmix(image_u_weak, len(image_l))
+                    images[view] = mixes[view](images[view], image_l)
+        with self.precision.autocast(), frozen_statistics(self.network, self.teacher.exclusive and weak is not None):
+            student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
+        return student, weak, mixes
+
+    def _check_finite(self, values: Mapping[str, float], batchdata: Mapping[str, Mapping[str, Any]]) -> None:
+        if math.isfinite(values[Keys.LOSS]):
+            return
+        terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name.startswith("loss"))
+        cases = "; ".join(f"{stream}: {', '.join(batch.get('case', []))}" for stream, batch in batchdata.items())
+        raise InputError(
+            f"The loss is not finite at iteration {self.state.iteration} ({terms}). Slices of that batch: {cases}. "
+            "Lower the learning rate, or look at these images."
+        )
