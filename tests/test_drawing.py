@@ -26,6 +26,14 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
         assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "contours are drawn in colour"
     assert colored[0].shape[1] > 1.5 * colored[1].shape[1], "four slices against two"
 
+    named, spelt, near = (np.asarray(Image.open(overlay(*paths, str(tmp_path / "c.png"), class_names=names, zoom=zoom)))
+                          for names, zoom in (("background,liver,tumour", False), (["background", "liver", "tumour"], False),
+                                              ("background,liver,tumour", True)))  # fmt: skip
+    assert np.array_equal(named, spelt), "names with commas, as a command line gives them, are not letters"
+    assert (np.ptp(near.astype(int)[..., :3], axis=-1) > 60).sum() > (
+        np.ptp(named.astype(int)[..., :3], axis=-1) > 60
+    ).sum()
+
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])
 def test_however_stored_the_front_is_on_top_and_the_right_on_the_left(codes):
