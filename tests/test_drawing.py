@@ -34,7 +34,7 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
     small = label * (np.indices(label.shape)[0] < 14)
     nib.save(nib.Nifti1Image(small, affine), tmp_path / "label.nii.gz")
     coloured = [(np.ptp(drawn(zoom=zoom), axis=-1) > 60).sum() for zoom in (False, True)]
-    assert coloured[1] > 1.5 * coloured[0], "closer, so longer contours"
+    assert coloured[1] > coloured[0] + 200, "closer, so longer contours"
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])
