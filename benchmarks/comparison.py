@@ -188,7 +188,7 @@ def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, ``cells`` for methods by numbers of labelled patients, ``quality`` for pseudo-labels,
+    and ``differences`` for pictures, ``cells`` for methods by labelled patients, ``quality`` for pseudo-labels,
     ``classes`` for differences class by class, each closed by ``<!-- end -->``;
     PATTERN chooses result files by name.
 
