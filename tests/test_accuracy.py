@@ -77,8 +77,8 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
 
 def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     """Its time over after some epochs, it ends as if it had not been stopped."""
-    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
-    name = accuracy.run_name("labelled_only", 1, 0, 32, 40)
+    accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
+    name = accuracy.run_name("labeled_only", 1, 0, 32, 40)
     whole = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
     shutil.rmtree(protocol["results"])
     shutil.rmtree(protocol["work"])
@@ -99,9 +99,9 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(accuracy.Unfinished):
         patch.setattr(accuracy.subprocess, "Popen", Stopped)
-        accuracy.train(method="labelled_only", **{**protocol, "iterations": 40}, minutes=1)
+        accuracy.train(method="labeled_only", **{**protocol, "iterations": 40}, minutes=1)
     assert not accuracy.Path(protocol["results"]).exists()
-    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
+    accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
     resumed = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
     for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
         assert resumed[key] == whole[key], key
@@ -111,14 +111,14 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
 
 def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
     plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump([{**RUN, "method": ["labelled_only", "fixmatch"], "splits": protocol["splits"]}]))
+    plan.write_text(yaml.safe_dump([{**RUN, "method": ["labeled_only", "fixmatch"], "splits": protocol["splits"]}]))
     common = {k: protocol[k] for k in ("data", "work", "results")}
     with pytest.raises(SystemExit):
         accuracy.queue(str(plan), **common, minutes=0.01)
     assert "0 of 2 done" in capfd.readouterr().out
     accuracy.queue(str(plan), **common, jobs=1, minutes=5, workers=1)
     assert "2 of 2 done" in capfd.readouterr().out
-    for method, field in (("labelled_only", None), ("fixmatch", "loss_u")):
+    for method, field in (("labeled_only", None), ("fixmatch", "loss_u")):
         record = result_of(protocol, method)
         curve = record["training_curve"]
         assert record["command"].endswith("--workers 1"), "what changes the course of a run is said"
@@ -140,7 +140,7 @@ def test_plans_name_what_exists():
     table = accuracy.expand(yaml.safe_load((ROOT / "benchmarks" / "configs" / "table.yaml").read_text()))
     cells = {(r["method"], r["cases"]) for r in table if r["seed"] == 0}
     assert {
-        (m, c) for m in ("labelled_only", "fixmatch", "unimatch", "semsim_minus", "semsim") for c in (1, 3, 7)
+        (m, c) for m in ("labeled_only", "fixmatch", "unimatch", "semsim_minus", "semsim") for c in (1, 3, 7)
     } <= cells
 
 
@@ -280,23 +280,6 @@ def test_the_published_pages_are_those_of_the_results(page):
     assert len(comparison.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
     for name in re.findall(r"\]\((figures/\S+)\)", text):
         assert (page.parent / name).stat().st_size > 5000, name
-
-
-def test_the_pages_say_what_one_cell_gives_on_other_machines():
-    """The same command and versions; the pages name both scores, so that nobody takes the one for the other."""
-    first = json.loads((accuracy.RESULTS / "acdc3_96_600_semsim_minus_seed0.json").read_text())
-    again, second = (
-        json.loads((accuracy.RESULTS.parent / f"cell_{name}.json").read_text()) for name in ("again", "other_machine")
-    )
-    for other in (again, second):
-        assert all(first[k] == other[k] for k in ("name", "steps", "labelled_cases", "versions"))
-        assert not other["changed_since_commit"]
-    assert all(again[k] == first[k] for k in (*accuracy.EVALUATIONS, "validation_curve"))
-    assert again["commit"] != first["commit"]
-    told = [f"{r['last']['mean']['dice']:.3f}" for r in (first, second)]
-    readme, page = (" ".join(path.read_text().split()) for path in comparison.PAGES)
-    assert f"(Dice {told[0]}, or {told[1]} on another processor" in readme
-    assert f"| {told[0]} |" in page and f"ended at {told[1]} (`results/cell_other_machine.json`)" in page
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)

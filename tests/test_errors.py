@@ -61,7 +61,7 @@ def start(phantom, output, *args, code="", before=(), fresh=False):
                "batch_size": 4, "val_interval": 1}  # fmt: skip
     command = [*before, sys.executable, *begin, "run", "training", "--config_file", FILES]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True}
+    given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True, "encoding": "utf-8"}
     if before or fresh:
         process = subprocess.Popen(
             [*command, *args], **given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,

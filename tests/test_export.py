@@ -100,11 +100,11 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
 
 
 def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):
-    from scripts.hosts import monai_label as label
+    from scripts.dataio.files import results_folder
 
     package = tmp_path / "lib" / "site-packages" / "semsim_bundle"
-    assert label.output_dir(package) == "output" and label.output_dir(package, "predictions") == "output/predictions"
-    assert label.output_dir(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
+    assert results_folder(package) == "output" and results_folder(package, "predictions") == "output/predictions"
+    assert results_folder(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
 
 
 def test_an_installed_package(tmp_path):
