@@ -14,7 +14,8 @@ import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
-from scripts.evaluation.export import export, network_of, settings_of
+from scripts.evaluation.export import export
+from scripts.training.settings import trained_network
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def liver(tmp_path):
     """Weights of two classes and two channels, with their settings."""
     settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3}
     file = tmp_path / "model_best.pt"
-    shipped = settings_of(BUNDLE / "models" / "model.pt")
-    network = network_of(BUNDLE / "models" / "model.pt", shipped)
+    network = trained_network(BUNDLE / "models" / "model.pt")
     state = dict(network.state_dict())
     torch.manual_seed(0)
     state["backbone.conv_0.conv_0.conv.weight"] = torch.randn_like(state["backbone.conv_0.conv_0.conv.weight"]).repeat(
@@ -40,7 +40,7 @@ SIZES = [(1, 2, 64, 64), (5, 2, 96, 176), (2, 2, 224, 32)]
 
 
 def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
-    network = network_of(liver, settings_of(liver))
+    network = trained_network(liver)
     script, onnx = export(str(liver), str(tmp_path / "m.ts")), export(str(liver), str(tmp_path / "m.onnx"))
     extra = {"metadata.json": ""}
     loaded = torch.jit.load(str(script), _extra_files=extra).eval()
