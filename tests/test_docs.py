@@ -208,7 +208,8 @@ def test_the_reference_names_every_key_and_no_other():
     assert documented == set(settable) - {"imports"}
     evaluate = (BUNDLE / "configs" / "evaluate.yaml").read_text()
     for heading, config in (("Parts of `train.yaml` that you can replace", train),
-                            ("Keys of `inference.yaml`", inference), ("Keys of `evaluate.yaml`", evaluate)):  # fmt: skip
+                            ("Keys of `inference.yaml`", inference),
+                            ("Keys of `evaluate.yaml`", evaluate)):  # fmt: skip
         assert len(keys[heading]) >= 4
         for key in keys[heading]:
             assert re.search(rf"^{key}:", config, flags=re.M), key
