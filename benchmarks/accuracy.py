@@ -42,7 +42,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 CONFIGS = ROOT / "benchmarks" / "configs"
 #: Overlay of train.yaml for each method; SemSim is train.yaml itself.
 METHODS = {
-    "labelled_only": ["labeled_only"],
+    "labeled_only": ["labeled_only"],
     "fixmatch": ["fixmatch"],
     "unimatch": ["unimatch"],
     "semsim_minus": ["semsim_minus"],
@@ -142,7 +142,7 @@ def train(
 
     Args:
         data: folder with ``images`` and ``labels``.
-        method: labelled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
+        method: labeled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
         cases: labelled patients: 1, 3 or 7.
         seed: of initialisation, batches and augmentation.
         spatial_size: pixels a side.

@@ -124,6 +124,23 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     return lines
 
 
+def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
+    counts = sorted({r["cases"] for r in records})
+    unit = records[0]["last"]["distance_unit"]
+    head = [f"{count} labelled patient{'s' * (count > 1)}" for count in counts]
+    lines = ["| " + " | ".join([f"Dice / 95HD ({unit})", *head]) + " |", "|---" * (len(counts) + 1) + "|"]
+    for name, group in groups_of(records).items():
+        cells = []
+        for count in counts:
+            found = [r for r in group if r["cases"] == count]
+            dice, distance = (np.mean([r["last"]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
+            seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
+            cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return lines
+
+
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
     """Paired differences in mean Dice and class by class, last iteration, over the seeds that both have."""
     names, groups = records[0]["class_names"][1:], groups_of(records, against)
@@ -162,7 +179,8 @@ def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, dig
 #: what ``report`` fills
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
 MARKED = re.compile(
-    r"(<!-- (table|quality|classes|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)", re.S
+    r"(<!-- (table|cells|quality|classes|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)",
+    re.S,
 )
 
 
@@ -170,8 +188,8 @@ def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, ``quality`` for a table of the pseudo-labels, ``classes`` for differences class by
-    class, each closed by ``<!-- end -->``;
+    and ``differences`` for pictures, ``cells`` for methods by labelled patients, ``quality`` for pseudo-labels,
+    ``classes`` for differences class by class, each closed by ``<!-- end -->``;
     PATTERN chooses result files by name.
 
     Args:
@@ -192,6 +210,8 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
             raise SystemExit(f"{results}: no result matches {pattern}.")
         if kind == "table":
             body = "\n".join(table_lines(records, against))
+        elif kind == "cells":
+            body = "\n".join(cells_lines(records))
         elif kind == "quality":
             body = "\n".join(quality_lines(records))
         elif kind == "classes":

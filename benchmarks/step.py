@@ -40,6 +40,7 @@ from monai.bundle import ConfigParser
 from scripts.dataio import phantom
 from scripts.method.augmentation import RandCutMix
 from scripts.method.similarity import affinity, refine
+from scripts.precision import precision
 from scripts.training.memory import PeakMemory, keep_freed_memory
 
 SETTINGS = {
@@ -161,8 +162,6 @@ def count(step: Step) -> dict[str, float]:
 
 def matmul_rate(device: str, n: int = 2048) -> float:
     """GFLOP a second of a product of n x n matrices in the precision of ``amp: auto``."""
-    from scripts.precision import precision  # which an older checkout that `compare` serves may lack
-
     dtype = precision("auto", device).dtype
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     return 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(3)) / 1e9
@@ -211,8 +210,6 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
 
 def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
     """What a result says of where it comes from. A ``+`` after the commit: with changes not committed."""
-    from scripts.precision import precision  # which an older checkout that `compare` serves may lack
-
     return {
         "command": f"python benchmarks/{script}.py measure " + " ".join(sys.argv[2:]),
         "seed": 0,
@@ -383,7 +380,7 @@ def compare(
 
     Args:
         output: file to write.
-        against: root of the other checkout.
+        against: root of the other checkout, with its modules in the same folders.
         sizes: image sides in pixels.
         methods: some of the methods.
         repeats: timed steps of each, after one that is not timed.

@@ -37,6 +37,15 @@ def named(class_names: list[str]) -> list[str]:
     return names
 
 
+def write_config(config: Path, overlay: Path) -> None:
+    """Write the JSON beside a YAML that MONAI Label prefers to it: the same, with the entries of an overlay."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config([str(config), str(overlay)])
+    config.with_suffix(".json").write_text(json.dumps(parser.get(), indent=1) + "\n")
+
+
 def assemble(
     output: Path,
     *,
@@ -72,6 +81,8 @@ def assemble(
         shutil.copytree(app, output, ignore=IGNORE)
     bundle = output / "model" / name
     shutil.copytree(ROOT / "bundle", bundle, ignore=IGNORE)
+    for kind in ("train", "inference"):
+        write_config(bundle / "configs" / f"{kind}.yaml", ROOT / "label_app" / "configs" / f"{kind}.yaml")
     path = bundle / "models" / "training.json"
     shipped = json.loads(path.read_text())
     wanted = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
@@ -80,8 +91,9 @@ def assemble(
     if any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
-        known = ("class_names", "spatial_size", "fusion", "in_channels", "slice_axis", "intensity", "keep_largest")
-        path.write_text(json.dumps({k: settings[k] for k in known}, indent=2) + "\n")
+        known = ("class_names", "spatial_size", "fusion", "features", "in_channels", "slice_axis", "intensity")
+        kept = {k: settings[k] for k in (*known, "keep_largest") if k in settings}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
     if class_names is not None:
         path = bundle / "configs" / "metadata.json"
         metadata = json.loads(path.read_text())
@@ -101,6 +113,7 @@ def main() -> None:
         "--class_names", type=lambda text: text.split(","), help="first,second,... of the values 1, 2, ..."
     )
     parser.add_argument("--spatial_size", type=int, help="pixels a side")
+    parser.add_argument("--app", type=Path, help="another app than this one, MONAI Label's monaibundle say")
     parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm", "none"])
     options = vars(parser.parse_args())
     app = assemble(options.pop("output"), **options)

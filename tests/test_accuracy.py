@@ -77,8 +77,8 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
 
 def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     """Its time over after some epochs, it ends as if it had not been stopped."""
-    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
-    name = accuracy.run_name("labelled_only", 1, 0, 32, 40)
+    accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
+    name = accuracy.run_name("labeled_only", 1, 0, 32, 40)
     whole = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
     shutil.rmtree(protocol["results"])
     shutil.rmtree(protocol["work"])
@@ -99,9 +99,9 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(accuracy.Unfinished):
         patch.setattr(accuracy.subprocess, "Popen", Stopped)
-        accuracy.train(method="labelled_only", **{**protocol, "iterations": 40}, minutes=1)
+        accuracy.train(method="labeled_only", **{**protocol, "iterations": 40}, minutes=1)
     assert not accuracy.Path(protocol["results"]).exists()
-    accuracy.train(method="labelled_only", **{**protocol, "iterations": 40})
+    accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
     resumed = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
     for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
         assert resumed[key] == whole[key], key
@@ -111,14 +111,14 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
 
 def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
     plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump([{**RUN, "method": ["labelled_only", "fixmatch"], "splits": protocol["splits"]}]))
+    plan.write_text(yaml.safe_dump([{**RUN, "method": ["labeled_only", "fixmatch"], "splits": protocol["splits"]}]))
     common = {k: protocol[k] for k in ("data", "work", "results")}
     with pytest.raises(SystemExit):
         accuracy.queue(str(plan), **common, minutes=0.01)
     assert "0 of 2 done" in capfd.readouterr().out
     accuracy.queue(str(plan), **common, jobs=1, minutes=5, workers=1)
     assert "2 of 2 done" in capfd.readouterr().out
-    for method, field in (("labelled_only", None), ("fixmatch", "loss_u")):
+    for method, field in (("labeled_only", None), ("fixmatch", "loss_u")):
         record = result_of(protocol, method)
         curve = record["training_curve"]
         assert record["command"].endswith("--workers 1"), "what changes the course of a run is said"
@@ -140,7 +140,7 @@ def test_plans_name_what_exists():
     table = accuracy.expand(yaml.safe_load((ROOT / "benchmarks" / "configs" / "table.yaml").read_text()))
     cells = {(r["method"], r["cases"]) for r in table if r["seed"] == 0}
     assert {
-        (m, c) for m in ("labelled_only", "fixmatch", "unimatch", "semsim_minus", "semsim") for c in (1, 3, 7)
+        (m, c) for m in ("labeled_only", "fixmatch", "unimatch", "semsim_minus", "semsim") for c in (1, 3, 7)
     } <= cells
 
 

@@ -42,16 +42,6 @@ def test_tables_are_those_of_the_results(path, capsys):
         assert line in text, line
 
 
-def test_the_readme_tells_the_ratios_of_the_results():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    sizes = {s: json.loads((FOLDER / f"step_cpu_{s}.json").read_text())["sizes"][s] for s in ("96", "224")}
-    for config, method in (("semsim_minus", "semsim_minus"), ("semsim_light", "semsim_light"), ("train", "semsim")):
-        rows = [(part["methods"][method], part["methods"]["unimatch"]) for part in sizes.values()]
-        times = [f"{a['seconds']['median'] / b['seconds']['median']:.1f}" for a, b in rows]
-        memory = [f"{a['peak_bytes'] / b['peak_bytes']:.1f}" for a, b in rows]
-        assert f"| `{config}.yaml` | {' / '.join(times)} | {' / '.join(memory)} |" in readme, (config, times, memory)
-
-
 def test_publishing_weights(tmp_path):
     shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
     shutil.copytree(BUNDLE / "models", tmp_path / "bundle" / "models")

@@ -10,7 +10,8 @@ import torch
 from ignite.engine import Engine
 from scripts.errors import InputError
 from scripts.method.network import SegmentationNet, SemSimNet
-from scripts.training.checkpoints import SaveBest, SaveSettings, find_checkpoint, load_weights, trained_setting
+from scripts.training.checkpoints import SaveBest, load_weights
+from scripts.training.settings import SaveSettings, find_checkpoint, trained
 from test_handlers import engine_with
 
 
@@ -23,9 +24,9 @@ def test_settings_follow_the_weights(tmp_path):
     engine.run([0], max_epochs=1)
     kept = json.loads((tmp_path / "training.json").read_text())
     assert kept["labeled_cases"] == ["p1", "p2_0"] and kept["versions"]["torch"] == torch.__version__
-    assert trained_setting(tmp_path / "model_best.pt", "spatial_size", 224) == [96, 64]
-    assert trained_setting(tmp_path / "model_best.pt", "slice_axis") is None
-    assert trained_setting(tmp_path / "other" / "model.pt", "spatial_size", 224) == 224
+    known = trained(tmp_path / "model_best.pt")
+    assert known["spatial_size"] == [96, 64] and known["slice_axis"] is None
+    assert trained(tmp_path / "other" / "model.pt")["spatial_size"] == 224
 
 
 def test_best_is_kept_across_restarts(tmp_path):

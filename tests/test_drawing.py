@@ -26,6 +26,16 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
         assert (np.ptp(picture, axis=-1) > 60).sum() > 100, "contours are drawn in colour"
     assert colored[0].shape[1] > 1.5 * colored[1].shape[1], "four slices against two"
 
+    def drawn(**options):
+        return np.asarray(Image.open(overlay(*paths, str(tmp_path / "c.png"), **options)).convert("RGB")).astype(int)
+
+    named = drawn(class_names="background,liver,tumour")
+    assert np.array_equal(named, drawn(class_names=["background", "liver", "tumour"])), "as a command line gives them"
+    small = label * (np.indices(label.shape)[0] < 14)
+    nib.save(nib.Nifti1Image(small, affine), tmp_path / "label.nii.gz")
+    coloured = [(np.ptp(drawn(zoom=zoom), axis=-1) > 60).sum() for zoom in (False, True)]
+    assert coloured[1] > coloured[0] + 200, "closer, so longer contours"
+
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])
 def test_however_stored_the_front_is_on_top_and_the_right_on_the_left(codes):

@@ -17,7 +17,7 @@ from scripts.errors import InputError
 from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet
 from scripts.report.build import Report
-from scripts.training.checkpoints import SaveSettings
+from scripts.training.settings import SaveSettings
 from test_configs import workflow
 from test_handlers import engine_with
 

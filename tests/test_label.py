@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE, ROOT
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from scripts.errors import InputError
 from scripts.hosts import monai_label as label
+from scripts.training import settings
 
 sys.path.insert(0, str(ROOT / "label_app"))
 import assemble
@@ -52,11 +53,12 @@ def bundle(tmp_path) -> Path:
     return assemble.assemble(tmp_path / "app") / "model" / "semsim"
 
 
-def workflow(bundle: Path, **override) -> ConfigWorkflow:
+def workflow(bundle: Path, *, inside: bool = False, **override) -> ConfigWorkflow:
+    config = bundle / "configs" / ("train.json" if inside else "train.yaml")
+    given = {"train#trainer#max_epochs": 1, "steps_per_epoch": 2, **override}
     return ConfigWorkflow(
-        config_file=str(BUNDLE / "configs" / "train.yaml"), meta_file=None, logging_file=False, workflow_type="train",
-        bundle_root=str(bundle), **{"train#trainer#max_epochs": 1, "steps_per_epoch": 2, **override},
-    )  # fmt: skip
+        str(config), meta_file=None, logging_file=False, workflow_type="train", bundle_root=str(bundle), **given
+    )
 
 
 def test_unlabelled_images_of_a_datastore(studies, caplog):
@@ -70,18 +72,26 @@ def test_unlabelled_images_of_a_datastore(studies, caplog):
         label.unlabeled_of(studies)
 
 
-def test_the_environment_decides(monkeypatch, studies, bundle, phantom_dir):
-    given = {"datalist": phantom_dir / "datalist.json", "dataset_dir": phantom_dir}
-    assert not label.inside() and label.setting(bundle, "spatial_size", 224) == 224
-    assert label.output_dir(bundle) == str(bundle / "output")
-    assert len(label.datalist(key="validation", **given)) == 1
+def test_the_assembled_app_has_what_monai_label_needs(monkeypatch, studies, bundle, phantom_dir):
+    """Its train.json and inference.json: no lists of their own, the settings of the weights, a new folder each time."""
+    train, inference = (ConfigParser(ConfigParser.load_config_file(bundle / "configs" / f"{kind}.json"))
+                        for kind in ("train", "inference"))  # fmt: skip
+    for parser in (train, inference):
+        parser["bundle_root"] = str(bundle)
+    names = ("spatial_size", "class_names", "fusion", "features", "in_channels")
+    known = {**settings.REPEATED, **SHIPPED}
+    assert {name: train.get_parsed_content(name) for name in names} == {name: known[name] for name in names}
+    assert train.get_parsed_content("train#unlabeled_dataset#data") == [], "outside of a server there are none"
     monkeypatch.setenv(label.STUDIES, str(studies))
-    assert label.inside() and label.setting(bundle, "spatial_size", 224) == SHIPPED["spatial_size"]
-    assert label.setting(bundle, "unheard_of", 5) == label.setting(bundle.parent, "spatial_size", 5) == 5
-    assert Path(label.output_dir(bundle)).name.startswith("label_")
-    assert label.datalist(key="validation", **given) == label.images(bundle) == []
-    assert len(label.datalist(key="unlabeled", **given)) == 4
-    assert label.dataset_dir(bundle) == str(bundle) and not (bundle / "data").exists()
+    train.ref_resolver.reset()
+    assert len(train.get_parsed_content("train#unlabeled_dataset#data")) == 4
+    assert train.get_parsed_content("validate#dataset#data") == inference.get_parsed_content("images") == []
+    assert Path(train.get_parsed_content("output_dir")).name.startswith("label_")
+    assert train.get_parsed_content("dataset_dir") == str(bundle) and not (bundle / "data").exists()
+    yaml_of = {
+        kind: ConfigParser.load_config_file(BUNDLE / "configs" / f"{kind}.yaml") for kind in ("train", "inference")
+    }
+    assert yaml_of["train"]["publish"] is False and "trained" not in yaml_of["train"], "elsewhere nothing of it"
 
 
 def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
@@ -92,13 +102,13 @@ def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
     for seed, validation in enumerate(([], [item])):
         before = digest(models / "model.pt")
         data = {"train#dataset#data": [item], "validate#dataset#data": validation}
-        flow = workflow(bundle, **data, seed=seed, show_progress=False)
+        flow = workflow(bundle, inside=True, **data, seed=seed, show_progress=False)
         flow.initialize()
         flow.run()
         assert digest(models / "model.pt") != before
-        settings = json.loads((models / "training.json").read_text())
-        assert settings["unlabeled_images"] == 4 and settings["labeled_cases"] == ["patient000"]
-        assert all(settings[k] == SHIPPED[k] for k in ("spatial_size", "fusion")), "as the weights before"
+        saved = json.loads((models / "training.json").read_text())
+        assert saved["unlabeled_images"] == 4 and saved["labeled_cases"] == ["patient000"]
+        assert all(saved[k] == SHIPPED[k] for k in ("spatial_size", "fusion")), "as the weights before"
         assert {p.name for p in models.iterdir()} == {"model.pt", "training.json"}
     kept = sorted((bundle / "models_before").iterdir())
     assert len(kept) == 2 and digest(kept[0] / "model.pt") == shipped

@@ -37,7 +37,7 @@ def test_five_columns_every_interval(phantom_dir, tmp_path):
     assert trainer.state.views is None, "nothing of a step is kept"
 
 
-def test_labelled_only_shows_image_label_and_prediction(phantom_dir, tmp_path):
+def test_labeled_only_shows_image_label_and_prediction(phantom_dir, tmp_path):
     train(phantom_dir, tmp_path, "labeled_only", epochs=1, val_interval=5)
     ((tag, shown),) = pictures(tmp_path / "tensorboard").items()
     assert tag == "image, label, prediction" and shown[0][1].shape == (128, 96, 3)

@@ -1,10 +1,10 @@
 """SemSim for MONAI, in rooms. Imports go one way: from rooms above, and within a room from modules to the left.
 
     errors -> precision -> distributed
-    dataio:      phantom -> files -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
+    dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
                  -> axis -> transforms -> survey -> tables -> split -> datalist -> benchmarks -> sizes -> loaders
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> acquisition
-    training:    memory -> trainer -> checkpoints -> initial -> handlers -> budget -> cost -> clock
+    training:    memory -> trainer -> checkpoints -> settings -> initial -> handlers -> budget -> cost -> clock
     evaluation:  inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> doors -> options

@@ -50,8 +50,9 @@ def network(bundle: Path) -> Any:
     """The network that predicts, of the classes and channels that the settings say, with random weights."""
     config = dict(ConfigParser.load_config_file(str(bundle / "configs" / "inference.yaml"))["network_def"])
     kind = getattr(module(bundle, "method.network"), config.pop("_target_").rsplit(".", 1)[-1])
-    channels = settings(bundle).get("in_channels") or 1
-    return kind(**{**config, "in_channels": channels, "out_channels": len(class_names(bundle))})
+    known = module(bundle, "training.settings").trained(bundle / "models" / "model.pt")
+    given = {"in_channels": known["in_channels"], "features": known["features"]}
+    return kind(**{**config, **given, "out_channels": len(class_names(bundle))})
 
 
 def loaded(bundle: Path, weights: Path, device: str) -> Any:

@@ -23,7 +23,7 @@ from lib.names import LEVELS
 logger = logging.getLogger(__name__)
 
 #: Settings that prediction depends on; with others the bundle is taken up anew.
-SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "keep_largest")
+SETTINGS = ("spatial_size", "features", "in_channels", "class_names", "slice_axis", "intensity", "keep_largest")
 
 #: What a request may ask of a prediction, beside device and weights.
 OPTIONS = {

@@ -77,7 +77,7 @@ class InferClass:
         content["device"] = own_device()
         content |= {key: chosen[key] for key in KEYS if key in chosen}
         content["bundle_root"] = str(ROOT)
-        find = importlib.import_module(f"{package}.training.checkpoints").find_checkpoint
+        find = importlib.import_module(f"{package}.training.settings").find_checkpoint
         content["ckpt_path"] = chosen.get("ckpt_name") or find(weights, ROOT)
         self.parser = ConfigParser(content)
         self.network = self.parser.get_parsed_content("network")

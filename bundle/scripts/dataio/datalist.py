@@ -17,6 +17,7 @@ Command line: ``python -m scripts datalist create --help``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
+from .axis import direction_of
 from .files import (
     IMAGE_SUFFIXES,
     case_name,
@@ -74,13 +76,16 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def stated(datalist: str | os.PathLike, name: str) -> Any:
+def stated(datalist: str | os.PathLike, name: str, given: Any = "auto") -> Any:
     """What a datalist says about its data besides the lists; ``None`` where it does not, or where there is none.
 
     Args:
         datalist: JSON file.
         name: ``trust``, ``slice_axis``.
+        given: returned instead, unless it is ``auto``.
     """
+    if given != "auto":
+        return given
     return _load(datalist).get(name) if os.path.isfile(datalist) else None
 
 
@@ -286,6 +291,34 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
                 )
             first.setdefault(path, (name, shown))
     return problems
+
+
+def slice_axis(
+    given: str | int | None, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
+) -> str | int | None:
+    """What slices are stacked along: as given, or as the datalist says, or as most of its images suggest.
+
+    Args:
+        given: ``R``, ``A``, ``S``, a stored axis, ``None`` for the coarsest of each image, or ``auto``.
+        datalist: JSON file.
+        dataset_dir: folder that its paths are relative to.
+        options: of :func:`read_datalist`.
+
+    Returns:
+        the same but ``auto``; ``None`` where there are no volumes.
+    """
+    if given != "auto":
+        return given
+    if not os.path.isfile(datalist):
+        return None
+    known = stated(datalist, "slice_axis")
+    if known is not None:
+        return known
+    items: list[dict[str, Any]] = []
+    for key in ("training", "unlabeled"):
+        with contextlib.suppress(InputError):  # whoever reads the list next names them
+            items += read_datalist(datalist, dataset_dir, key, **options)
+    return direction_of(items)
 
 
 def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:

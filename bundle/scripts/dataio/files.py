@@ -272,3 +272,19 @@ def paired(
         cut = {match[1]: path for name, path in truth.items() if (match := LABEL_ENDINGS.fullmatch(name))}
         truth = cut if len(cut) == len(truth) else truth
     return joined, truth
+
+
+def place(bundle_root: str | os.PathLike) -> Path:
+    """Where data and results go by default: the bundle's folder; the working folder where that is installed."""
+    root = Path(bundle_root)
+    return Path() if "site-packages" in root.resolve().parts else root
+
+
+def results_folder(bundle_root: str | os.PathLike, name: str = "") -> str:
+    """Folder of results where none is given: ``output``, or one below it.
+
+    Args:
+        bundle_root: folder of the bundle.
+        name: of a folder below ``output``.
+    """
+    return str(place(bundle_root) / "output" / name)

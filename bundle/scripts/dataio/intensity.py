@@ -176,7 +176,7 @@ def _plain(parser: ConfigParser, name: str) -> Any:
     return value
 
 
-def transform_of(node: Any, source: str) -> Any:
+def transform_of(node: Any, source: str = "") -> Any:
     """The transform that :func:`configured` describes.
 
     Unlike a configuration, what lies beside weights is no code: only transforms of intensities are made from it.

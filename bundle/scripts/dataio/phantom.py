@@ -19,6 +19,8 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from .files import place
+
 logger = logging.getLogger(__name__)
 
 LABEL_NAMES = {"0": "background", "1": "right ventricle", "2": "myocardium", "3": "left ventricle"}
@@ -233,3 +235,8 @@ def ensure(output_dir: str | os.PathLike, *, seed: int = 0) -> str:
             if not current.exists():  # unless another process was faster
                 raise
     return str(output_dir)
+
+
+def home(bundle_root: str | os.PathLike) -> str:
+    """Folder of the phantom where no data are given, generated on first use."""
+    return ensure(place(bundle_root) / "data" / "phantom")

@@ -22,7 +22,8 @@ from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 
 from ..errors import InputError, one_line_errors
-from ..training.checkpoints import SETTINGS_FILE, load_weights, weights_file
+from ..training.checkpoints import load_weights, weights_file
+from ..training.settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
 

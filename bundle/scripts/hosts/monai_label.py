@@ -1,12 +1,11 @@
-"""What is different when MONAI Label runs the bundle: where images and settings come from, where the weights go.
+"""What is different when MONAI Label runs the bundle: where images come from, where the weights go.
 
-MONAI Label trains ``train.yaml`` with lists, epochs and device of its own. Everything else it leaves to the bundle, and
-that is decided here, from the environment of its processes: nothing of this takes effect elsewhere.
+The assembled app has ``train.json`` and ``inference.json`` beside the YAML, which MONAI Label prefers: the same
+configuration with the entries of ``label_app/configs``, which name the functions of this module.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -19,13 +18,11 @@ from typing import Any
 from ignite.engine import Events
 from monai.engines import Workflow
 
-from ..dataio import phantom
 from ..dataio.axis import direction_of
-from ..dataio.datalist import read_datalist, read_images, stated
-from ..dataio.files import IMAGE_SUFFIXES
-from ..dataio.intensity import configured
+from ..dataio.files import IMAGE_SUFFIXES, results_folder
 from ..errors import InputError
-from ..training.checkpoints import SETTINGS_FILE, SaveBest, save_weights, trained_intensity, trained_setting
+from ..training.checkpoints import SaveBest, save_weights
+from ..training.settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
 
@@ -40,109 +37,19 @@ def inside() -> bool:
     return bool(os.environ.get(STUDIES))
 
 
-def setting(bundle_root: str | os.PathLike, name: str, default: Any) -> Any:
-    """A setting of ``train.yaml``: ``default``, but in MONAI Label that of the weights in ``models``.
-
-    So a training goes on from the weights that the annotator sees, with their classes, resolution and fusion.
-
-    Args:
-        bundle_root: folder of the bundle.
-        name: key in ``models/training.json``.
-        default: value elsewhere, and where that file does not say.
-    """
-    if not inside():
-        return default
-    if not (Path(bundle_root) / "models" / SETTINGS_FILE).is_file():
-        return default
-    return trained_setting(Path(bundle_root) / "models" / "model.pt", name, default)
+def slice_axis(trained: str | int | None) -> str | int | None:
+    """What slices are stacked along: as in the weights that are there, else as most images of the datastore suggest."""
+    return direction_of(unlabeled_images()) if trained is None else trained
 
 
-def place(bundle_root: str | os.PathLike) -> Path:
-    """Where data and results go by default: the bundle's folder; the working folder where that is installed."""
-    root = Path(bundle_root)
-    return Path() if "site-packages" in root.resolve().parts else root
+def new_folder(bundle_root: str | os.PathLike) -> str:
+    """A folder below ``output`` that no other training has."""
+    return results_folder(bundle_root, f"label_{datetime.now():%Y%m%d_%H%M%S_%f}_{os.getpid()}")
 
 
-def intensity(bundle_root: str | os.PathLike, transform: Any) -> Any:
-    """The transform of intensities of ``train.yaml``; in MONAI Label that of the weights in ``models``, if they say."""
-    if setting(bundle_root, "intensity", None) is None:
-        return transform
-    return trained_intensity(Path(bundle_root) / "models" / "model.pt", transform)
-
-
-def intensity_settings(bundle_root: str | os.PathLike, window: Any = None) -> Any:
-    """What :func:`intensity` takes, as data to be kept beside the weights."""
-    return setting(bundle_root, "intensity", None) or configured("intensity", window)
-
-
-def slice_axis(
-    bundle_root: str | os.PathLike, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
-) -> str | int | None:
-    """What slices are stacked along in ``train.yaml``: as the datalist says, else as most of its images suggest.
-
-    In MONAI Label as in the weights in ``models``, else as most images of the datastore suggest.
-
-    Args:
-        bundle_root: folder of the bundle.
-        datalist: JSON file.
-        dataset_dir: folder that its paths are relative to.
-        options: of :func:`~scripts.dataio.datalist.read_datalist`.
-
-    Returns:
-        ``R``, ``A``, ``S`` or a stored axis; ``None`` where there are no volumes.
-    """
-    if inside():
-        known = setting(bundle_root, "slice_axis", None)
-        return direction_of(unlabeled_of(os.environ[STUDIES])) if known is None else known
-    if not os.path.isfile(datalist):
-        return None
-    known = stated(datalist, "slice_axis")
-    if known is not None:
-        return known
-    items: list[dict[str, Any]] = []
-    for key in ("training", "unlabeled"):
-        with contextlib.suppress(InputError):  # whoever reads the list next names them
-            items += read_datalist(datalist, dataset_dir, key, **options)
-    return direction_of(items)
-
-
-def dataset_dir(bundle_root: str | os.PathLike) -> str:
-    """Folder of the data where none is given: the phantom's, generated on first use; in MONAI Label the bundle's."""
-    return str(bundle_root) if inside() else phantom.ensure(place(bundle_root) / "data" / "phantom")
-
-
-def output_dir(bundle_root: str | os.PathLike, name: str = "") -> str:
-    """Folder of results where none is given: ``output``; in MONAI Label a new one below it for every training.
-
-    Args:
-        bundle_root: folder of the bundle.
-        name: of a folder below ``output``.
-    """
-    folder = place(bundle_root) / "output" / name
-    if inside():
-        folder = folder / f"label_{datetime.now():%Y%m%d_%H%M%S_%f}_{os.getpid()}"
-    return str(folder)
-
-
-def datalist(
-    datalist: str | os.PathLike,
-    dataset_dir: str | os.PathLike,
-    key: str,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """:func:`~scripts.dataio.datalist.read_datalist`; in MONAI Label the datastore's images instead.
-
-    There the labelled images come with the request, so the list ``unlabeled`` alone has items: the images without a
-    final label of a datastore on the server's disk. For an archive elsewhere the app has to give the list.
-    """
-    if not inside():
-        return read_datalist(datalist, dataset_dir, key, **options)
-    return unlabeled_of(os.environ[STUDIES]) if key == "unlabeled" else []
-
-
-def images(dataset_dir: str | os.PathLike, datalist: str | os.PathLike = "", **options: Any) -> list[dict[str, Any]]:
-    """:func:`~scripts.dataio.datalist.read_images`; in MONAI Label none, for every image comes with its request."""
-    return [] if inside() else read_images(dataset_dir, datalist, **options)
+def unlabeled_images() -> list[dict[str, Any]]:
+    """Images without a final label of the server's datastore; for an archive elsewhere the app has to give the list."""
+    return unlabeled_of(os.environ[STUDIES]) if inside() else []
 
 
 def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:

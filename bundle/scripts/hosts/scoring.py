@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,13 @@ from monai.bundle import ConfigParser
 from ..dataio.loaders import SliceDataset
 from ..errors import InputError
 from ..method.acquisition import Acquisition
-from ..training.checkpoints import SETTINGS_FILE, load_weights
+from ..training.checkpoints import load_weights
+from ..training.settings import trained
 
 logger = logging.getLogger("semsim")
 
 #: Settings of ``train.yaml`` that ``training.json`` beside the weights knows.
-SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion")
+SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion", "features")
 
 
 class BundleScorer:
@@ -36,11 +36,10 @@ class BundleScorer:
             InputError: no weights, or those of another network.
         """
         root = Path(bundle_root)
-        path = root / "models" / SETTINGS_FILE
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = trained(root / "models" / "model.pt")
         self.parser = ConfigParser()
         self.parser.read_config(str(root / "configs" / "train.yaml"))
-        self.parser.update({"bundle_root": str(root), **{k: known[k] for k in SETTINGS if k in known}})
+        self.parser.update({"bundle_root": str(root), "dataset_dir": str(root), **{k: known[k] for k in SETTINGS}})
         self.transform = self.parser.get_parsed_content("train#preprocessing")
         loss = self.parser.get_parsed_content("loss")
         device = device if device in ("cpu", "cuda") else "cuda" if torch.cuda.is_available() else "cpu"

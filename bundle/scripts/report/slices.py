@@ -173,8 +173,9 @@ def overlay(
     output: str,
     truth: str = "",
     slices: int = 5,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | str = (),
     slice_axis: Any = None,
+    zoom: bool = False,
 ) -> str:
     """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
 
@@ -184,8 +185,9 @@ def overlay(
         output: PNG file to write.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend.
+        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas.
         slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2. Default: the coarsest
+        zoom: whether to show the surroundings of the labels alone.
 
     Returns:
         ``output``.
@@ -201,11 +203,16 @@ def overlay(
     labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
     planes = as_planes(volume, labels, picture=is_picture(image), slice_axis=slice_axis)
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
+    if isinstance(class_names, str):
+        class_names = [name.strip(" '\"") for name in class_names.strip("[]()").split(",")]
     chosen = choose_slices(planes, slices)
     figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
     for ax, position in zip(axes[0], chosen):
         draw_slice(ax, planes, position, styles)
         ax.set_title(f"slice {planes.numbers[position]}", fontsize=10)
+        if zoom:
+            (top, bottom), (left, right) = foreground_window(planes)
+            ax.set(xlim=(left, right), ylim=(bottom, top))
     figure.suptitle(case_name(image), fontsize=11)
     last = int(max(a.max() for a in planes.labels.values()))
     names = [class_names[c] if c < len(class_names) else f"class {c}" for c in range(1, last + 1)]

@@ -1,8 +1,7 @@
-"""What a training leaves for later: checkpoints to resume from, the best weights, the settings beside them."""
+"""What a training leaves for later: checkpoints to resume from, and weights."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -11,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from ignite.engine import Events
 from ignite.handlers import Checkpoint
@@ -19,8 +17,6 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
-from ..dataio.files import case_names
-from ..dataio.intensity import Intensityd, transform_of
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError, chain
 from .trainer import unwrapped
@@ -28,11 +24,8 @@ from .trainer import unwrapped
 logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
-SETTINGS_FILE = "training.json"
 #: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
 WRAPPINGS = ("model", "network", "state_dict")
-#: Which files a training reads, for a resume to compare.
-LISTS_FILE = "training_lists.json"
 
 
 class ResumeCheckpoint:
@@ -319,89 +312,6 @@ def write_whole(content: Mapping[str, Any], path: Path) -> None:
     os.replace(part, path)
 
 
-class SaveSettings:
-    """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
-
-    def __init__(
-        self,
-        output_dir: str | os.PathLike,
-        settings: Mapping[str, Any],
-        labeled: Sequence[Mapping[str, Any]],
-        *,
-        unlabeled: Sequence[Mapping[str, Any]] | None = None,
-        dataset_dir: str | os.PathLike = "",
-    ) -> None:
-        """
-        Args:
-            output_dir: folder of the training.
-            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis``, ``intensity`` and what else
-                is worth it.
-            labeled: items of the datalist that were trained on with their labels.
-            unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
-            dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
-        """
-        self.path = Path(output_dir) / SETTINGS_FILE
-        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
-        cases = [item.get("case") or name for item, name in zip(labeled, names)]
-        self.settings = {**settings, "labeled_cases": cases}
-        root = os.path.abspath(dataset_dir) if dataset_dir else ""
-        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
-        if unlabeled is not None:
-            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
-
-    def attach(self, engine: Workflow) -> None:
-        """Register with a trainer, before what resumes it."""
-        engine.add_event_handler(Events.STARTED, self._write)
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and resume_checkpoints(self.path.parent):
-            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
-            free = ("epochs", "minutes", "keep_largest")  # may change on the way
-            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
-            if other:
-                raise InputError(
-                    f"{self.path}: the training here began with other settings ("
-                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
-                    + "); resume with those, or give another --output_dir."
-                )
-            self._compare_lists()
-        versions = {"monai": monai.__version__, "torch": torch.__version__}
-        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
-        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
-
-    def _compare_lists(self) -> None:
-        """That a resumed training reads the files that it began with, in their order."""
-        path = self.path.with_name(LISTS_FILE)
-        began = json.loads(path.read_text()) if path.is_file() else {}
-        for stream, now in self.lists.items():
-            earlier = began.get(stream, now)
-            if earlier == now:
-                continue
-            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
-            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
-            raise InputError(
-                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
-                "resume with the datalist that it began with, or give another --output_dir."
-            )
-
-
-def _identity(item: Mapping[str, Any], root: str) -> str:
-    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
-
-    def shown(path: str) -> str:
-        path = os.path.abspath(path)
-        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
-
-    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
-    parts = [" + ".join(map(shown, images))]
-    if item.get("label"):
-        parts.append(f"with {shown(item['label'])}")
-    if item.get("labeled_slices") is not None:
-        parts.append(f"slices {item['labeled_slices']}")
-    return " ".join(parts)
-
-
 def weights_file(ckpt_path: str | os.PathLike) -> Path:
     """The file of weights that is meant: of a training's folder ``model_best.pt``, or else ``model_last.pt``.
 
@@ -411,70 +321,6 @@ def weights_file(ckpt_path: str | os.PathLike) -> Path:
     if not path.is_dir():
         return path
     return path / ("model_best.pt" if (path / "model_best.pt").is_file() else "model_last.pt")
-
-
-def trained_setting(ckpt_path: str | os.PathLike, name: str, default: Any = None) -> Any:
-    """A setting that the weights in ``ckpt_path`` were trained with, so that nobody has to repeat it.
-
-    Args:
-        ckpt_path: weights, or their folder; ``training.json`` is looked for beside them.
-        name: key in that file.
-        default: returned when there is no such file or key.
-    """
-    path = weights_file(ckpt_path).parent / SETTINGS_FILE
-    if not path.is_file():
-        if default is not None:
-            logger.warning(f"{path}: no settings beside the weights; taking {name}: {default}.")
-        return default
-    value = json.loads(path.read_text()).get(name)
-    return default if value is None else value
-
-
-def trained_intensity(ckpt_path: str | os.PathLike, default: Any, window: Any = None) -> Any:
-    """The transform of intensities that the weights in ``ckpt_path`` were trained with.
-
-    Args:
-        ckpt_path: weights; ``training.json`` is looked for beside them.
-        default: returned, with a warning, when there is none or it does not say.
-        window: lowest and highest intensity, to take those instead.
-
-    Raises:
-        InputError: it names what is no transform of intensities.
-    """
-    if window is not None:
-        return Intensityd("image", window=window)
-    node = trained_setting(ckpt_path, "intensity")
-    path = Path(ckpt_path).parent / SETTINGS_FILE
-    if node is None:
-        logger.warning(f"{path}: does not say how intensities were prepared; taking percentiles unless given.")
-        return default
-    return transform_of(node, str(path))
-
-
-def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
-    """The weights to predict and evaluate with.
-
-    Args:
-        output_dir: folder of a training: its ``model_best.pt`` (best on validation) or else ``model_last.pt``.
-        bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
-
-    Returns:
-        path of the file; a warning is logged where it is the shipped one.
-
-    Raises:
-        InputError: there is none.
-    """
-    candidates = [Path(output_dir) / "model_best.pt", Path(output_dir) / "model_last.pt"]
-    candidates.append(Path(bundle_root) / "models" / "model.pt")
-    for path in candidates:
-        if path.is_file():
-            if path is candidates[-1]:
-                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
-            check_agreed(str(path))
-            return str(path)
-    raise InputError(
-        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
-    )
 
 
 def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:

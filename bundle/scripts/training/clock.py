@@ -21,8 +21,9 @@ from ..dataio.sizes import SizeSchedule
 from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
 from .budget import RESERVE, Length, age, bought
-from .checkpoints import SETTINGS_FILE, read_checkpoint, resume_path, stretch
+from .checkpoints import read_checkpoint, resume_path, stretch
 from .cost import Plan, duration
+from .settings import SETTINGS_FILE
 from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .checkpoints import SETTINGS_FILE, read_state
+from .checkpoints import read_state
+from .settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
 

@@ -1,0 +1,179 @@
+"""What is saved beside the weights, and restored by everything that loads them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Events
+from monai.engines import Workflow
+
+from ..dataio.files import case_names
+from ..distributed import check_agreed
+from ..errors import InputError
+from .checkpoints import resume_checkpoints, weights_file
+
+logger = logging.getLogger("semsim")
+
+SETTINGS_FILE = "training.json"
+#: Which files a training reads, for a resume to compare.
+LISTS_FILE = "training_lists.json"
+#: What prediction repeats of a training, and what is taken where nothing is saved beside the weights.
+REPEATED: dict[str, Any] = {
+    "spatial_size": 224,
+    "in_channels": 1,
+    "features": [16, 32, 64, 128, 256, 16],
+    "class_names": ["background", "right ventricle", "myocardium", "left ventricle"],
+    "label_values": None,
+    "ignore_label": None,
+    "slice_axis": None,
+    "intensity": {
+        "_target_": "scripts.dataio.intensity.Intensityd",
+        "keys": "image", "lower": 0.5, "upper": 99.5, "channel_wise": True,
+    },
+    "fusion": "sfm",
+    "keep_largest": False,
+}  # fmt: skip
+
+
+def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
+    """What the weights in a file were trained with, so that nobody has to repeat it.
+
+    Args:
+        ckpt_path: weights, or the folder of a training; ``training.json`` is looked for beside them.
+        window: lowest and highest intensity, instead of what was done in training.
+
+    Returns:
+        plain data for every key of ``REPEATED``; ``intensity`` describes a transform, see
+        :func:`~scripts.dataio.intensity.transform_of`. What is not saved there is as in ``REPEATED``, with a warning.
+    """
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    guessed = [name for name, value in REPEATED.items() if name not in known and value is not None]
+    silent = {"features", "fusion", "keep_largest"}  # nothing else was there before they were saved
+    if window is not None:
+        known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
+        silent.add("intensity")
+    if told := [f"{name}: {_shown(REPEATED[name])}" for name in guessed if not known or name not in silent]:
+        lack = "does not say everything" if path.is_file() else "no settings beside the weights"
+        logger.warning(f"{path}: {lack}; taking {', '.join(told)}, unless given.")
+    return {**REPEATED, **{name: known[name] for name in REPEATED if known.get(name) is not None}}
+
+
+def _shown(value: Any) -> Any:
+    return "percentiles" if isinstance(value, Mapping) else value
+
+
+class SaveSettings:
+    """Write ``training.json`` beside the weights: what prediction has to know, and what a result has to name."""
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        labeled: Sequence[Mapping[str, Any]],
+        *,
+        unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        dataset_dir: str | os.PathLike = "",
+    ) -> None:
+        """
+        Args:
+            output_dir: folder of the training.
+            settings: ``spatial_size``, ``in_channels``, ``class_names``, ``slice_axis``, ``intensity`` and what else
+                is worth it.
+            labeled: items of the datalist that were trained on with their labels.
+            unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
+        """
+        self.path = Path(output_dir) / SETTINGS_FILE
+        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        cases = [item.get("case") or name for item, name in zip(labeled, names)]
+        self.settings = {**settings, "labeled_cases": cases}
+        root = os.path.abspath(dataset_dir) if dataset_dir else ""
+        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
+        if unlabeled is not None:
+            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer, before what resumes it."""
+        engine.add_event_handler(Events.STARTED, self._write)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and resume_checkpoints(self.path.parent):
+            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            free = ("epochs", "minutes", "keep_largest")  # may change on the way
+            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
+            if other:
+                raise InputError(
+                    f"{self.path}: the training here began with other settings ("
+                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
+                    + "); resume with those, or give another --output_dir."
+                )
+            self._compare_lists()
+        versions = {"monai": monai.__version__, "torch": torch.__version__}
+        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
+        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+
+    def _compare_lists(self) -> None:
+        """That a resumed training reads the files that it began with, in their order."""
+        path = self.path.with_name(LISTS_FILE)
+        began = json.loads(path.read_text()) if path.is_file() else {}
+        for stream, now in self.lists.items():
+            earlier = began.get(stream, now)
+            if earlier == now:
+                continue
+            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
+            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
+            raise InputError(
+                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
+                "resume with the datalist that it began with, or give another --output_dir."
+            )
+
+
+def _identity(item: Mapping[str, Any], root: str) -> str:
+    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
+
+    def shown(path: str) -> str:
+        path = os.path.abspath(path)
+        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
+
+    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
+    parts = [" + ".join(map(shown, images))]
+    if item.get("label"):
+        parts.append(f"with {shown(item['label'])}")
+    if item.get("labeled_slices") is not None:
+        parts.append(f"slices {item['labeled_slices']}")
+    return " ".join(parts)
+
+
+def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+    """The weights to predict and evaluate with.
+
+    Args:
+        output_dir: folder of a training: its ``model_best.pt`` (best on validation) or else ``model_last.pt``.
+        bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
+
+    Returns:
+        path of the file; a warning is logged where it is the shipped one.
+
+    Raises:
+        InputError: there is none.
+    """
+    candidates = [Path(output_dir) / "model_best.pt", Path(output_dir) / "model_last.pt"]
+    candidates.append(Path(bundle_root) / "models" / "model.pt")
+    for path in candidates:
+        if path.is_file():
+            if path is candidates[-1]:
+                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+            check_agreed(str(path))
+            return str(path)
+    raise InputError(
+        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+    )
