@@ -21,7 +21,8 @@ GIB = 2**30
 
 def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle, phantom_dir, tmp_path, monkeypatch):
     """The same options as a training; memory within 30 % of the training's."""
-    options = ["--spatial_size", "64", "--epochs", "3", "--val_interval", "3", "--batch_size", "4"]
+    given = {"spatial_size": 64, "epochs": 3, "val_interval": 3, "batch_size": 4}
+    options = [part for key, value in given.items() for part in (f"--{key}", str(value))]
     out, file = tmp_path / "out", tmp_path / "plan.json"
     data = ["--dataset_dir", str(phantom_dir), "--output_dir", str(out)]
     result = run_bundle(
@@ -43,7 +44,7 @@ def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle,
     ):
         assert shown in result.stderr + result.stdout, shown
 
-    monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_light"], options))
+    monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_light"], given))
     plan_check.measure(str(tmp_path / "check.json"), "test", str(phantom_dir))
     checked = json.loads((tmp_path / "check.json").read_text())["configurations"]["test"]
     assert checked["ratio"]["total_seconds"] > 0
