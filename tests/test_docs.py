@@ -19,7 +19,6 @@ from conftest import BUNDLE, ROOT
 from scripts.dataio import phantom
 from scripts.method import losses
 from scripts.method.network import SegmentationNet
-from test_releases import make_acdc
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
@@ -48,7 +47,7 @@ def data(tmp_path_factory) -> Path:
     given = {"modality": "mri", "dataroot": str(folder), "datalist": str(folder / "a3d.json"), "num_fold": 2,
              "epochs": 1, "spatial_size": 32, "batch_size": 4}  # fmt: skip
     (folder / "input.yaml").write_text(yaml.safe_dump(given))
-    make_acdc(folder / "ACDC", range(1, 101))
+    samples.make_acdc(folder / "ACDC", range(1, 101))
     for number in range(14):
         image, label = samples.blob((40, 30 + number, 1), seed=number)
         colour = np.repeat(image.clip(0, 255).astype(np.uint8), 3, axis=-1)

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, config_args
+from helpers import make
 from scripts.errors import InputError
 from scripts.training import cost as plan_module
-from scripts.training.cost import Line, Plan, duration
-from test_trainer import make
+from scripts.training.budget import duration
+from scripts.training.cost import Line, Plan
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import plan_check
