@@ -11,8 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from monai.bundle import ConfigParser
-
 
 def module(bundle: Path, name: str) -> ModuleType:
     """A module of a bundle: ``errors``, ``method.network``.
@@ -46,19 +44,12 @@ def class_names(bundle: Path) -> list[str]:
     return [classes[value] for value in sorted(classes, key=int)]
 
 
-def network(bundle: Path) -> Any:
-    """The network that predicts, of the classes and channels that the settings say, with random weights."""
-    config = dict(ConfigParser.load_config_file(str(bundle / "configs" / "inference.yaml"))["network_def"])
-    kind = getattr(module(bundle, "method.network"), config.pop("_target_").rsplit(".", 1)[-1])
-    known = module(bundle, "training.settings").trained(bundle / "models" / "model.pt")
-    given = {"in_channels": known["in_channels"], "features": known["features"]}
-    return kind(**{**config, **given, "out_channels": len(class_names(bundle))})
-
-
 def loaded(bundle: Path, weights: Path, device: str) -> Any:
     """The network with the weights of a file, all of them.
 
     Raises:
         InputError: they are of another network, or no weights.
     """
-    return module(bundle, "training.checkpoints").load_weights(network(bundle), str(weights), device)
+    known = module(bundle, "training.settings").trained(bundle / "models" / "model.pt")
+    network = module(bundle, "evaluation.export").network_of({**known, "class_names": class_names(bundle)})
+    return module(bundle, "training.checkpoints").load_weights(network, str(weights), device)

@@ -73,13 +73,12 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def network_of(ckpt_path: Path, settings: Mapping[str, Any]) -> torch.nn.Module:
-    """The U-Net with these weights."""
+def network_of(settings: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that predicts, of the classes, channels and widths of a training, with random weights."""
     config = dict(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml"))["network_def"])
     kind = getattr(import_module("..method.network", __package__), config.pop("_target_").rsplit(".", 1)[-1])
-    channels, classes = settings["in_channels"], len(settings["class_names"])
-    network = kind(**{**config, "in_channels": channels, "out_channels": classes})
-    return load_weights(network, str(ckpt_path), "cpu")
+    given = {key: settings[key] for key in ("in_channels", "features") if key in settings}
+    return kind(**{**config, **given, "out_channels": len(settings["class_names"])})
 
 
 def export(ckpt_path: str, output: str) -> Path:
@@ -101,7 +100,7 @@ def export(ckpt_path: str, output: str) -> Path:
     if target.exists():
         raise InputError(f"{target}: exists already; give another --output.")
     settings = settings_of(weights)
-    network, metadata = network_of(weights, settings), metadata_of(weights, settings)
+    network, metadata = load_weights(network_of(settings), str(weights), "cpu"), metadata_of(weights, settings)
     example = torch.zeros(2, settings["in_channels"], 64, 96)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".onnx":
