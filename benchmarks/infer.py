@@ -63,9 +63,8 @@ def build(which: str, size: int, data: Path, output: Path, device: str) -> Confi
         }
     )
     if which == "bare":
-        definition = parser["network_def"]
         state = torch.load(CKPT, weights_only=True)
-        network = bare_unet(state, definition["features"], len(parser.get_parsed_content("class_names")))
+        network = bare_unet(state, parser.get_parsed_content("features"), len(parser.get_parsed_content("class_names")))
         parser["network"] = network.to(device)
     return parser
 

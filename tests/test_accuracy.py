@@ -283,23 +283,6 @@ def test_the_published_pages_are_those_of_the_results(page):
         assert (page.parent / name).stat().st_size > 5000, name
 
 
-def test_the_pages_say_what_one_cell_gives_on_other_machines():
-    """The same command and versions; the pages name both scores, so that nobody takes the one for the other."""
-    first = json.loads((accuracy.RESULTS / "acdc3_96_600_semsim_minus_seed0.json").read_text())
-    again, second = (
-        json.loads((accuracy.RESULTS.parent / f"cell_{name}.json").read_text()) for name in ("again", "other_machine")
-    )
-    for other in (again, second):
-        assert all(first[k] == other[k] for k in ("name", "steps", "labelled_cases", "versions"))
-        assert not other["changed_since_commit"]
-    assert all(again[k] == first[k] for k in (*accuracy.EVALUATIONS, "validation_curve"))
-    assert again["commit"] != first["commit"]
-    told = [f"{r['last']['mean']['dice']:.3f}" for r in (first, second)]
-    readme, page = (" ".join(path.read_text().split()) for path in comparison.PAGES)
-    assert f"(Dice {told[0]}, or {told[1]} on another processor" in readme
-    assert f"| {told[0]} |" in page and f"ended at {told[1]} (`results/cell_other_machine.json`)" in page
-
-
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
 def test_published_results_are_of_the_protocol(path):
     record = json.loads(path.read_text())

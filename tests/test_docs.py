@@ -216,8 +216,13 @@ def test_the_reference_names_every_key_and_no_other():
     keys = {name: {k for cell in re.findall(r"^\| (`.+?) \|", table, flags=re.M) for k in re.findall(r"`(\w+)`", cell)}
             for name, table in tables.items()}  # fmt: skip
     documented = keys["Keys of `train.yaml` that most users change"] | keys["Keys of the method"]
-    assert documented - {"intensity"} == set(settable) - {"imports"}
-    for key in keys["Keys of `inference.yaml`"]:
-        assert re.search(rf"^{key}:", inference, flags=re.M), key
+    assert documented == set(settable) - {"imports"}
+    evaluate = (BUNDLE / "configs" / "evaluate.yaml").read_text()
+    for heading, config in (("Parts of `train.yaml` that you can replace", train),
+                            ("Keys of `inference.yaml`", inference),
+                            ("Keys of `evaluate.yaml`", evaluate)):  # fmt: skip
+        assert len(keys[heading]) >= 4
+        for key in keys[heading]:
+            assert re.search(rf"^{key}:", config, flags=re.M), key
     for path in (BUNDLE / "configs").glob("*.yaml"):
         assert f"`{path.name}`" in tables["Configs"], path.name

@@ -64,7 +64,7 @@ def start(phantom, output, *args, code="", before=(), fresh=False):
     given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True}
     if before or fresh:
         process = subprocess.Popen(
-            [*command, *args], **given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [*command, *args], **given, encoding="utf-8", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             # a shell lets what it starts in the background ignore Ctrl-C, and processes inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip

@@ -14,7 +14,8 @@ import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
-from scripts.evaluation.export import export, network_of, settings_of
+from scripts.evaluation.export import export
+from scripts.training.settings import trained_network
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def liver(tmp_path):
     """Weights of two classes and two channels, with their settings."""
     settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3}
     file = tmp_path / "model_best.pt"
-    shipped = settings_of(BUNDLE / "models" / "model.pt")
-    network = network_of(BUNDLE / "models" / "model.pt", shipped)
+    network = trained_network(BUNDLE / "models" / "model.pt")
     state = dict(network.state_dict())
     torch.manual_seed(0)
     state["backbone.conv_0.conv_0.conv.weight"] = torch.randn_like(state["backbone.conv_0.conv_0.conv.weight"]).repeat(
@@ -40,7 +40,7 @@ SIZES = [(1, 2, 64, 64), (5, 2, 96, 176), (2, 2, 224, 32)]
 
 
 def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
-    network = network_of(liver, settings_of(liver))
+    network = trained_network(liver)
     script, onnx = export(str(liver), str(tmp_path / "m.ts")), export(str(liver), str(tmp_path / "m.onnx"))
     extra = {"metadata.json": ""}
     loaded = torch.jit.load(str(script), _extra_files=extra).eval()
@@ -100,11 +100,11 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
 
 
 def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):
-    from scripts.hosts import monai_label as label
+    from scripts.dataio.files import results_folder
 
     package = tmp_path / "lib" / "site-packages" / "semsim_bundle"
-    assert label.output_dir(package) == "output" and label.output_dir(package, "predictions") == "output/predictions"
-    assert label.output_dir(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
+    assert results_folder(package) == "output" and results_folder(package, "predictions") == "output/predictions"
+    assert results_folder(BUNDLE, "predictions") == str(BUNDLE / "output" / "predictions")
 
 
 def test_an_installed_package(tmp_path):

@@ -54,7 +54,7 @@ def bundle(tmp_path) -> Path:
 
 
 def workflow(bundle: Path, *, inside: bool = False, **override) -> ConfigWorkflow:
-    config = bundle / "configs" / ("train.json" if inside else "train.yaml")
+    config = bundle / "configs" / "train.json" if inside else BUNDLE / "configs" / "train.yaml"
     given = {"train#trainer#max_epochs": 1, "steps_per_epoch": 2, **override}
     return ConfigWorkflow(
         str(config), meta_file=None, logging_file=False, workflow_type="train", bundle_root=str(bundle), **given

@@ -45,11 +45,9 @@ def class_names(bundle: Path) -> list[str]:
 
 
 def loaded(bundle: Path, weights: Path, device: str) -> Any:
-    """The network with the weights of a file, all of them.
+    """The network with the weights of a file, all of them, of the classes and channels saved beside them.
 
     Raises:
         InputError: they are of another network, or no weights.
     """
-    known = module(bundle, "training.settings").trained(bundle / "models" / "model.pt")
-    network = module(bundle, "evaluation.export").network_of({**known, "class_names": class_names(bundle)})
-    return module(bundle, "training.checkpoints").load_weights(network, str(weights), device)
+    return module(bundle, "training.settings").trained_network(str(weights), device)

@@ -13,17 +13,15 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 
 from ..errors import InputError, one_line_errors
-from ..training.checkpoints import load_weights, weights_file
-from ..training.settings import SETTINGS_FILE
+from ..training.checkpoints import weights_file
+from ..training.settings import SETTINGS_FILE, trained_network
 
 logger = logging.getLogger("semsim")
 
@@ -73,14 +71,6 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def network_of(settings: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that predicts, of the classes, channels and widths of a training, with random weights."""
-    config = dict(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml"))["network_def"])
-    kind = getattr(import_module("..method.network", __package__), config.pop("_target_").rsplit(".", 1)[-1])
-    given = {key: settings[key] for key in ("in_channels", "features") if key in settings}
-    return kind(**{**config, **given, "out_channels": len(settings["class_names"])})
-
-
 def export(ckpt_path: str, output: str) -> Path:
     """Write weights as TorchScript (``.ts``, ``.pt``) or ONNX (``.onnx``).
 
@@ -100,7 +90,7 @@ def export(ckpt_path: str, output: str) -> Path:
     if target.exists():
         raise InputError(f"{target}: exists already; give another --output.")
     settings = settings_of(weights)
-    network, metadata = load_weights(network_of(settings), str(weights), "cpu"), metadata_of(weights, settings)
+    network, metadata = trained_network(weights), metadata_of(weights, settings)
     example = torch.zeros(2, settings["in_channels"], 64, 96)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".onnx":

@@ -17,7 +17,8 @@ from monai.engines import Workflow
 from ..dataio.files import case_names, image_files
 from ..distributed import check_agreed
 from ..errors import InputError
-from .checkpoints import resume_checkpoints, weights_file
+from ..method.network import SegmentationNet
+from .checkpoints import load_weights, resume_checkpoints, weights_file
 
 logger = logging.getLogger("semsim")
 
@@ -64,6 +65,17 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
         lack = "does not say everything" if path.is_file() else "no settings beside the weights"
         logger.warning(f"{path}: {lack}; taking {', '.join(told)}, unless given.")
     return {**REPEATED, **{name: known[name] for name in REPEATED if known.get(name) is not None}}
+
+
+def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "cpu") -> torch.nn.Module:
+    """The U-Net with the weights in a file, of the widths, channels and classes that are saved beside them.
+
+    Raises:
+        InputError: as :func:`~scripts.training.checkpoints.load_weights`.
+    """
+    known = trained(ckpt_path)
+    network = SegmentationNet(2, known["in_channels"], len(known["class_names"]), known["features"])
+    return load_weights(network, str(ckpt_path), device)
 
 
 def _shown(value: Any) -> Any:
