@@ -12,6 +12,7 @@ import torch
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from lib import bundles
 from lib.labels import check
 from lib.names import EMPTY
 
@@ -43,7 +44,7 @@ class SemiSupervised(BundleTrainTask):
 
     def config(self) -> dict[str, Any]:
         """What the client's panel shows. Lists are choices, the first one is preselected."""
-        size = self._settings().get("spatial_size", 224)
+        size = bundles.settings(Path(self.bundle_path)).get("spatial_size", 224)
         sizes = [size, *(s for s in SIZES if s != size)]
         options = {k: v for k, v in super().config().items() if k != "max_epochs"}
         return {
@@ -52,10 +53,6 @@ class SemiSupervised(BundleTrainTask):
             "use_unlabeled": True,
             "spatial_size": sizes,
         }
-
-    def _settings(self) -> dict[str, Any]:
-        path = Path(self.bundle_path) / "models" / "training.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
         labelled, self.left_out = self._usable(super()._fetch_datalist(request, datastore), datastore)

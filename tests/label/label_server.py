@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import tempfile
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "label_app"))
 
 import demo  # noqa: E402
+import requests  # noqa: E402
 from assemble import assemble  # noqa: E402, F401
 from demo import make_studies  # noqa: E402, F401
 from monailabel.client import MONAILabelClient  # noqa: E402
@@ -79,3 +81,18 @@ def running(app: Path, studies: Path, conf: dict[str, str] | None = None, **envi
         yield server
     finally:
         server.stop()
+
+
+def call(server, method: str, path: str, **options) -> requests.Response:
+    return requests.request(method, server.url + path, timeout=120, **options)
+
+
+def submit(server, image: str, file: Path, name: str = "", **params) -> requests.Response:
+    with file.open("rb") as stream:
+        files = {"label": (name or file.name, stream)}
+        data = {"params": json.dumps(params)}
+        return call(server, "PUT", f"/datastore/label?image={image}&tag=final", files=files, data=data)
+
+
+def truth(server, image: str) -> Path:
+    return server.folder / "truth" / f"{image}.nii.gz"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from label_server import assemble, make_studies, running
+from label_server import assemble, call, make_studies, running, submit, truth
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
 TRAIN = {"max_epochs": 1, "steps_per_epoch": 2, "val_split": 0.0, "multi_gpu": False}
@@ -28,21 +28,6 @@ def server(tmp_path_factory):
         server.folder = folder
         server.books = lambda: json.loads((studies / "datastore_v2.json").read_text())["objects"]
         yield server
-
-
-def call(server, method: str, path: str, **options) -> requests.Response:
-    return requests.request(method, server.url + path, timeout=120, **options)
-
-
-def submit(server, image: str, file: Path, name: str = "", **params) -> requests.Response:
-    with file.open("rb") as stream:
-        files = {"label": (name or file.name, stream)}
-        data = {"params": json.dumps(params)}
-        return call(server, "PUT", f"/datastore/label?image={image}&tag=final", files=files, data=data)
-
-
-def truth(server, image: str) -> Path:
-    return server.folder / "truth" / f"{image}.nii.gz"
 
 
 def refused(response: requests.Response, *words: str, status: int = 400) -> None:
