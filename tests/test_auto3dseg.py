@@ -438,6 +438,25 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
     assert "epoch 6/6" in log and "validation after epoch 6" in log and "other settings" in log
 
 
+def test_input_that_has_changed_is_named(work, data, tmp_path, caplog):
+    """AutoRunner called again skips what is finished, whatever the input says; with the same one nothing is said."""
+    again = tmp_path / "work"
+    shutil.copytree(work, again, ignore=shutil.ignore_patterns("ensemble_output"))
+    for file in again.glob("semsim_*/algo_object.json"):
+        file.write_text(file.read_text().replace(str(work), str(again)))
+    names = {"class_names": ["RV", "myocardium", "LV"]}
+    runner(data, again, given=names, ensemble=False)
+    assert len(import_bundle_algo_history(str(again), only_trained=True)) == 2
+    assert not [r for r in caplog.records if "differs" in r.message]
+    lists = json.loads((data / "a3d.json").read_text())
+    lists["training"].pop()
+    (tmp_path / "fewer.json").write_text(json.dumps(lists))
+    given = {**names, "datalist": str(tmp_path / "fewer.json"), "epochs": 9}
+    runner(data, again, given=given).run()
+    (told,) = [r.message for r in caplog.records if "differs" in r.message]
+    assert "(datalist: training, epochs)" in told and str(again) in told and "another work_dir" in told
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_without_an_unlabelled_list(work, data, tmp_path, asked):
     """Test images serve only where that is asked for; a fold that nothing validates scores 0, not NaN."""
