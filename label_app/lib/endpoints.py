@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
-from monailabel.endpoints import activelearning, datastore, infer, model, session
+from monailabel.endpoints import activelearning, datastore, infer, logs, model, session
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -36,6 +36,7 @@ def install() -> None:
     datastore.update_image_info = _checked_image_info(datastore.update_image_info)
     datastore.update_label_info = _checked_label_info(datastore.update_label_info)
     datastore.download_dataset = _checked_dataset(datastore.download_dataset)
+    logs.get_logs = _whole_logs(logs.get_logs)
     activelearning.sample = _checked_sample(activelearning.sample)
     model.update_model = update_model
     session.create_session = _checked_session(session.create_session)
@@ -128,6 +129,16 @@ def _checked_dataset(original: Any) -> Any:
         return response
 
     return download_dataset
+
+
+def _whole_logs(original: Any) -> Any:
+    def get_logs(logger_file: str, lines: int | None, html: bool, text: bool, refresh: int | None) -> Any:
+        """All lines are read before they are sent: the file grows meanwhile, beyond the length that was announced."""
+        if (lines or 0) > 0:
+            return original(logger_file, lines, html, text, refresh)
+        return original(logger_file, 1_000_000, False, True, refresh)
+
+    return get_logs
 
 
 def _checked_session(original: Any) -> Any:

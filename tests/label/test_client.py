@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from label_server import assemble, running
 
+pytestmark = pytest.mark.timeout(900)  # a minute on a machine of its own
+
 BRIGHT, DARK = 1, 2
 GRID = np.diag([1.5, 1.5, 8.0, 1.0])
 
@@ -88,9 +90,9 @@ def test_a_round_with_segments_in_another_order(server):
     assert books["model"] == "semsim" and [entry["idx"] for entry in books["label_info"]] == [BRIGHT, DARK]
 
     asked = {k: v for k, v in panel(server, "trainers", "semsim").items() if k != "minutes"}
-    client.train_start("semsim", {**asked, "max_epochs": 6, "steps_per_epoch": 40, "val_split": 0.0})
+    client.train_start("semsim", {**asked, "max_epochs": 4, "steps_per_epoch": 25, "val_split": 0.0})
     assert client.train_status(check_if_running=True)
-    task = server.wait()
+    task = server.wait(seconds=600)
     assert task["status"] == "DONE", task["details"]
     label, found = scan(3)[1], predicted(server, "scan3")
     for value in (BRIGHT, DARK):
