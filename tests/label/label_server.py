@@ -31,14 +31,16 @@ def free_port() -> int:
 class Server:
     """A running server and a client of it."""
 
-    def __init__(self, app: Path, studies: Path, conf: dict[str, str] | None = None, **environment: str) -> None:
+    def __init__(
+        self, app: Path, studies: Path, conf: dict[str, str] | None = None, patience: float = 120, **environment: str
+    ) -> None:
         stock = not (app / "lib" / "active.py").exists()
         conf = conf or {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else conf
         self.app, self.studies, self.port = app, studies, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {"OMP_NUM_THREADS": "1", **environment}
         self.process = demo.server(app, studies, self.port, conf, **environment)
-        demo.wait_until_up(self.process, self.url)
+        demo.wait_until_up(self.process, self.url, patience)
         # a folder of its own: the client saves results under the names of the server's temporary files
         self.client = MONAILabelClient(self.url, tmpdir=tempfile.mkdtemp(dir=studies.parent))
         self.bundle = app / "model" / "semsim"
