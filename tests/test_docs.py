@@ -207,8 +207,12 @@ def test_the_reference_names_every_key_and_no_other():
     documented = keys["Keys of `train.yaml` that most users change"] | keys["Keys of the method"]
     assert documented == set(settable) - {"imports"}
     evaluate = (BUNDLE / "configs" / "evaluate.yaml").read_text()
-    for heading, config in (("Parts of `train.yaml` that you can replace", train),
-                            ("Keys of `inference.yaml`", inference), ("Keys of `evaluate.yaml`", evaluate)):  # fmt: skip
+    others = {
+        "Parts of `train.yaml` that you can replace": train,
+        "Keys of `inference.yaml`": inference,
+        "Keys of `evaluate.yaml`": evaluate,
+    }
+    for heading, config in others.items():
         assert len(keys[heading]) >= 4
         for key in keys[heading]:
             assert re.search(rf"^{key}:", config, flags=re.M), key

@@ -211,7 +211,7 @@ def test_isic_mask_of_other_values_is_named(tmp_path):
     "options, message",
     [
         ({"split": (90, 10, 20)}, "at most the 100"),
-        ({"split": (1, 2)}, "three numbers or shares"),
+        ({"split": (1, 2)}, "three numbers or fractions"),
         ({"labeled": 71}, "expected 1 to 70"),
         ({"labeled": "patient002"}, "not one of the patients for training"),
         ({"spilt": 1}, "Unknown option --spilt"),

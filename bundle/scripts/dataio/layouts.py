@@ -1,4 +1,4 @@
-"""Folders as other programs and data sets lay them out: which files are images, which labels, what the classes are."""
+"""Folder layouts of other programs and data sets: which files are images or labels, and what the classes are."""
 
 from __future__ import annotations
 

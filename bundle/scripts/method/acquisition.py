@@ -1,4 +1,4 @@
-"""Which image to annotate next: scores of unlabelled images for active learning, the higher the more worth a label."""
+"""Scores of unlabelled images for active learning: the image with the highest score should be annotated next."""
 
 from __future__ import annotations
 
