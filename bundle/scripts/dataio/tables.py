@@ -41,7 +41,7 @@ def describe(
         patients: number of patients the images belong to; 0: not known.
         class_names: names of the classes.
         values: of the classes, in their order; none: those that the labels show.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
         note: what they are called.
         slice_axis: what slices are stacked along; ``None``: as most images suggest.
     """
@@ -147,7 +147,7 @@ def class_values(
         found: what the files hold.
         class_names: names of the classes, background first, if they are known.
         label_values: the values, if they are known.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
 
     Raises:
         InputError: values that leave open which class is which.
@@ -229,7 +229,7 @@ def training_command(
         channels: of the images.
         class_names: names of the classes, background first.
         values: of the classes in the label files, see :func:`class_values`.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
         window: lowest and highest intensity that become 0 and 1.
     """
     options = ["--dataset_dir", str(root), "--datalist", str(Path(output).absolute()), "--output_dir", "RUN"]

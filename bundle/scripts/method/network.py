@@ -1,4 +1,4 @@
-"""U-Net with a spatial-aware fusion module (paper III-D), and its light counterpart SemSim-."""
+"""U-Net with a spatial-aware fusion module (paper III-D), or with the plain convolution of SemSim-."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step of SemSim and its relatives, as a MONAI trainer."""
+"""The training step of SemSim, FixMatch and UniMatch, as a MONAI trainer."""
 
 from __future__ import annotations
 
