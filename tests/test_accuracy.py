@@ -16,6 +16,7 @@ from conftest import BUNDLE, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
+import common
 import comparison
 
 SIZES = {"spatial_size": 224, "iterations": 5000}  # where a plan does not say
@@ -277,7 +278,7 @@ RESULTS = sorted(accuracy.RESULTS.glob("*.json"))
 @pytest.mark.parametrize("page", comparison.PAGES, ids=lambda p: p.name)
 def test_the_published_pages_are_those_of_the_results(page):
     text = page.read_text()
-    assert len(comparison.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
+    assert len(common.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
     for name in re.findall(r"\]\((figures/\S+)\)", text):
         assert (page.parent / name).stat().st_size > 5000, name
 

@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
+from helpers import engine_with
 from ignite.engine import Engine
 from scripts.errors import InputError
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import SaveBest, load_weights
 from scripts.training.settings import SaveSettings, find_checkpoint, trained
-from test_handlers import engine_with
 
 
 def test_settings_follow_the_weights(tmp_path):

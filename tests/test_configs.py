@@ -13,13 +13,10 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE, ROOT, config_args
-from monai.bundle import ConfigWorkflow
+from helpers import CONFIGS, TRAINING_OVERLAYS, workflow
 from scripts.method.network import SegmentationNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-CONFIGS = BUNDLE / "configs"
-#: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch"]
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
 ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml"}
@@ -39,17 +36,6 @@ def data_args(phantom: Path, output: Path) -> list[str]:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / f"{n}.yaml") for n in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(BUNDLE),
-        **override,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import shlex
@@ -16,8 +17,8 @@ import torch
 import yaml
 from conftest import BUNDLE, ROOT
 from scripts.dataio import phantom
+from scripts.method import losses
 from scripts.method.network import SegmentationNet
-from test_releases import make_acdc
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
@@ -46,7 +47,7 @@ def data(tmp_path_factory) -> Path:
     given = {"modality": "mri", "dataroot": str(folder), "datalist": str(folder / "a3d.json"), "num_fold": 2,
              "epochs": 1, "spatial_size": 32, "batch_size": 4}  # fmt: skip
     (folder / "input.yaml").write_text(yaml.safe_dump(given))
-    make_acdc(folder / "ACDC", range(1, 101))
+    samples.make_acdc(folder / "ACDC", range(1, 101))
     for number in range(14):
         image, label = samples.blob((40, 30 + number, 1), seed=number)
         colour = np.repeat(image.clip(0, 255).astype(np.uint8), 3, axis=-1)
@@ -110,6 +111,16 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         assert made <= {"look.csv"}, "no datalist"
     if "card" in args[-1]:
         assert sum(name.endswith("_seg.nii.gz") for name in made) == 30
+
+
+def test_python_runs_as_written():
+    """Every block of Python in the docs, and the one in the docstring of the loss."""
+    blocks = [code for path in DOCS for code in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S)]
+    for code in blocks:
+        names: dict = {}
+        exec(code, names)
+        assert all(p.grad is not None for p in names["network"].parameters())
+    assert blocks and doctest.testmod(losses).attempted > 10 and not doctest.testmod(losses).failed
 
 
 def test_two_processes_write_as_one(data):
@@ -207,12 +218,9 @@ def test_the_reference_names_every_key_and_no_other():
     documented = keys["Keys of `train.yaml` that most users change"] | keys["Keys of the method"]
     assert documented == set(settable) - {"imports"}
     evaluate = (BUNDLE / "configs" / "evaluate.yaml").read_text()
-    others = {
-        "Parts of `train.yaml` that you can replace": train,
-        "Keys of `inference.yaml`": inference,
-        "Keys of `evaluate.yaml`": evaluate,
-    }
-    for heading, config in others.items():
+    for heading, config in (("Parts of `train.yaml` that you can replace", train),
+                            ("Keys of `inference.yaml`", inference),
+                            ("Keys of `evaluate.yaml`", evaluate)):  # fmt: skip
         assert len(keys[heading]) >= 4
         for key in keys[heading]:
             assert re.search(rf"^{key}:", config, flags=re.M), key

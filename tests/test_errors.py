@@ -61,10 +61,10 @@ def start(phantom, output, *args, code="", before=(), fresh=False):
                "batch_size": 4, "val_interval": 1}  # fmt: skip
     command = [*before, sys.executable, *begin, "run", "training", "--config_file", FILES]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True, "encoding": "utf-8"}
+    given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True}
     if before or fresh:
         process = subprocess.Popen(
-            [*command, *args], **given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [*command, *args], **given, encoding="utf-8", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             # a shell lets what it starts in the background ignore Ctrl-C, and processes inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
-from scripts.evaluation.export import export, network_of, settings_of
+from scripts.evaluation.export import export
+from scripts.training.settings import trained_network
 
 
 @pytest.fixture
@@ -22,8 +24,7 @@ def liver(tmp_path):
     """Weights of two classes and two channels, with their settings."""
     settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3}
     file = tmp_path / "model_best.pt"
-    shipped = settings_of(BUNDLE / "models" / "model.pt")
-    network = network_of(BUNDLE / "models" / "model.pt", shipped)
+    network = trained_network(BUNDLE / "models" / "model.pt")
     state = dict(network.state_dict())
     torch.manual_seed(0)
     state["backbone.conv_0.conv_0.conv.weight"] = torch.randn_like(state["backbone.conv_0.conv_0.conv.weight"]).repeat(
@@ -40,7 +41,7 @@ SIZES = [(1, 2, 64, 64), (5, 2, 96, 176), (2, 2, 224, 32)]
 
 
 def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
-    network = network_of(liver, settings_of(liver))
+    network = trained_network(liver)
     script, onnx = export(str(liver), str(tmp_path / "m.ts")), export(str(liver), str(tmp_path / "m.onnx"))
     extra = {"metadata.json": ""}
     loaded = torch.jit.load(str(script), _extra_files=extra).eval()
@@ -97,6 +98,29 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
     with pytest.raises(SystemExit, match="expected one of run, datalist"):
         command.main()
     assert "semsim datalist create" in capsys.readouterr().out
+
+
+def test_a_user_without_an_entry(monkeypatch, capsys, tmp_path):
+    """In a container started with ``--user``; MONAI asks for a name when it is loaded. The label app's server, too."""
+
+    def no_entry() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(command.getpass, "getuser", no_entry)
+    monkeypatch.setattr(sys, "argv", ["semsim", "--help"])
+    monkeypatch.setitem(os.environ, "USER", "")  # put back afterwards
+    command.main()
+    assert os.environ["USER"].startswith("user") and "semsim datalist create" in capsys.readouterr().out
+    monkeypatch.delenv("USER")
+    monkeypatch.syspath_prepend(str(ROOT / "label_app"))
+    import demo
+
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(demo.subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    demo.server(tmp_path, tmp_path, 1)
+    assert started[0]["USER"].startswith("user")
 
 
 def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):

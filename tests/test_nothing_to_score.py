@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import samples
+from helpers import workflow
 from scripts.dataio.files import json_text
 from scripts.errors import find_input_error
 from scripts.evaluation.metrics import summarize
-from test_configs import workflow
 
 
 def make(folder: Path, **lists: list[int]) -> dict:

@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
+from helpers import workflow
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from scripts.dataio.sizes import SizeSchedule
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+from helpers import workflow
 from scripts.dataio.datalist import create, read_datalist
 from scripts.dataio.loaders import read_item
 from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from .files import is_picture
+from .files import evenly, image_files, is_picture
 from .readers import read_grid
 
 logger = logging.getLogger("semsim")
@@ -168,9 +168,8 @@ def common_direction(volumes: Iterable[tuple[np.ndarray, Sequence[int], bool]]) 
 def direction_of(items: Sequence[Mapping[str, Any]]) -> str | int | None:
     """:func:`common_direction` of the images of a list; unreadable ones are passed over."""
     volumes = []
-    for number in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(len(items), MOST_FILES))}):
-        image = items[number]["image"]
-        file = image if isinstance(image, str) else image[0]
+    for item in evenly(items, MOST_FILES):
+        file = image_files(item)[0]
         try:
             volumes.append((*read_grid(file), is_picture(file)))
         except Exception as error:  # whoever reads it next names it

@@ -35,6 +35,7 @@ from .files import (
     case_names,
     find_images,
     ignored_line,
+    image_files,
     join_channels,
     paired,
     without_labels,
@@ -159,11 +160,6 @@ def _names_files(value: Any) -> bool:
     return bool(files) and all(isinstance(f, str) and f and "\0" not in f for f in files)
 
 
-def _image_files(item: Mapping[str, Any]) -> list[str]:
-    image = item["image"]
-    return [os.fspath(f) for f in (image if isinstance(image, (list, tuple)) else [image])]
-
-
 def read_datalist(
     datalist: str | os.PathLike,
     dataset_dir: str | os.PathLike,
@@ -229,12 +225,12 @@ def read_datalist(
             item.pop("label", None)
         elif key != "training" and item.get("label") and item.get("labeled_slices") is not None:
             problems.append(
-                f"{datalist}: {_image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
+                f"{datalist}: {image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
                 "needs the label of every slice: move it to `training`, or label the others, too."
             )
         elif require_label and not item.get("label"):
             problems.append(
-                f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "
+                f"{datalist}: {image_files(item)[0]} stands in `{key}` without a label; "
                 'add "label": FILE or move it to `unlabeled`.'
             )
         problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
@@ -269,7 +265,7 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_o
 def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
     """Give every item its name among all images of the datalist, as ``case``."""
     items = [item for members in lists.values() for item in members]
-    for item, name in zip(items, case_names([os.path.join(root, _image_files(item)[0]) for item in items])):
+    for item, name in zip(items, case_names([os.path.join(root, image_files(item)[0]) for item in items])):
         several = isinstance(item["image"], list) and len(item["image"]) > 1
         item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
 
@@ -280,7 +276,7 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
     problems = []
     for name, items in lists.items():
         for item in items:
-            shown = _image_files(item)[0]
+            shown = image_files(item)[0]
             path = os.path.realpath(os.path.join(root, shown))
             if path in first:
                 other, earlier = first[path]
@@ -395,7 +391,7 @@ def read_images(
 
 def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
     """The deepest folder that holds all images: predictions keep the folders below it, so no name occurs twice."""
-    parents = [os.path.dirname(os.path.abspath(_image_files(item)[0])) for item in items]
+    parents = [os.path.dirname(os.path.abspath(image_files(item)[0])) for item in items]
     return os.path.commonpath(parents) if parents else ""
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..distributed import rank_and_size
 from ..errors import InputError, find_input_error, raise_all
-from .datalist import case_name
+from .files import case_name, image_files
 from .sizes import SizeSchedule
 
 logger = logging.getLogger(__name__)
@@ -187,12 +187,11 @@ class SliceDataset(Dataset, Randomizable):
         number, k = self.index[position]
         volume = self._cache.get(number) or self._read(number)
         source = self.data[number]
-        image = source["image"]
         item: dict[str, Any] = {key: self._reduced(key, volume[key][k]) for key in volume}
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
-        item["case"] = f"{source.get('case') or case_name(image if isinstance(image, str) else image[0])}/{k}"
+        item["case"] = f"{source.get('case') or case_name(image_files(source)[0])}/{k}"
         return item
 
 

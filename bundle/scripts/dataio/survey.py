@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .axis import common_direction
-from .files import is_picture
+from .files import evenly, is_picture
 from .geometry import on_image_grid, states_grid, voxels_apart
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
@@ -290,7 +290,7 @@ def foreground_window(
     """
     ranges = []
     labelled = [case for case in found.labels if case in found.images]
-    for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
+    for case in evenly(labelled, most):
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)
         placed = np.asarray(on_image_grid(label, image, trust)[0])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dataio.files import evenly
 from ..errors import InputError
 from ..precision import precision
 from .fusion import resize
@@ -21,9 +22,6 @@ from .similarity import (
     merge_regions,
     refine,
 )
-
-#: What an image can be scored by.
-SCORES = ("entropy", "disagreement")
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -111,11 +109,9 @@ class Acquisition:
             raise InputError(
                 "Disagreement needs the fused features of the network, which `fusion: none` has not; score by entropy."
             )
-        chosen: Sequence[Mapping[str, Any]] = list(slices)
-        number = min(most, len(chosen))
-        chosen = [chosen[k * len(chosen) // number] for k in range(number)]
+        chosen = evenly(list(slices), most)
         vectors, present = [], []
-        for k in range(0, number, self.batch_size):
+        for k in range(0, len(chosen), self.batch_size):
             batch = chosen[k : k + self.batch_size]
             image = torch.stack([torch.as_tensor(item["image"]) for item in batch]).to(self.device)
             label = torch.stack([torch.as_tensor(item["label"])[0] for item in batch]).to(self.device)

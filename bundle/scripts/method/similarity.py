@@ -211,10 +211,6 @@ class Prototypes:
     vectors: Tensor
     present: Tensor
 
-    def detach(self) -> Prototypes:
-        """The same without gradient."""
-        return Prototypes(self.vectors.detach(), self.present)
-
     def gathered(self) -> Prototypes:
         """Those of all processes of a distributed training, J from each, with their gradient; itself without one."""
         if not started():

@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..errors import InputError, one_line_errors
 from ..evaluation.metrics import METRICS
-from ..training.handlers import duration
+from ..training.budget import duration
 from ..training.settings import SETTINGS_FILE
 from . import plots
 from .page import TEXTS, Figure, Section, Table, render

@@ -15,7 +15,7 @@ from monai.transforms import Orientation
 from torch import Tensor
 
 from ..dataio.axis import stored_axis
-from ..dataio.files import case_name, is_picture
+from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
 
@@ -108,7 +108,7 @@ def choose_slices(planes: Planes, number: int) -> np.ndarray:
     """Positions of ``number`` slices, evenly spaced among those where a label shows anything."""
     filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in planes.labels.values()))
     filled = filled if len(filled) else np.arange(planes.image.shape[2])
-    return filled[np.unique(np.linspace(0, len(filled) - 1, min(number, len(filled))).round().astype(int))]
+    return np.array(evenly(filled, number))  # type: ignore[arg-type]
 
 
 def foreground_window(planes: Planes, *, margin: float = 0.5) -> tuple[tuple[float, float], tuple[float, float]]:

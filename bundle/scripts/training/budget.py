@@ -32,6 +32,14 @@ def age() -> float:
     return time.time() - process.create_time()
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that one would say them in."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
 @dataclass(frozen=True)
 class Length:
     """How long a training is.

@@ -227,16 +227,13 @@ class SaveBest:
     replace a better file by its first validation.
     """
 
-    def __init__(
-        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_best.pt"
-    ) -> None:
+    def __init__(self, output_dir: str | os.PathLike, network: torch.nn.Module) -> None:
         """
         Args:
             output_dir: folder of the file.
             network: whose state is kept.
-            filename: name of the file.
         """
-        self.path, self.network = Path(output_dir) / filename, network
+        self.path, self.network = Path(output_dir) / "model_best.pt", network
         self.best, self.epoch = float("-inf"), 0
         self.told = False
 
@@ -273,16 +270,9 @@ class SaveLast:
     Unlike MONAI's ``CheckpointSaver`` not when it ends by an error: a restart that is refused leaves the file alone.
     """
 
-    def __init__(
-        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_last.pt"
-    ) -> None:
-        """
-        Args:
-            output_dir: folder of the file.
-            network: whose state is kept.
-            filename: name of the file.
-        """
-        self.path, self.network = Path(output_dir) / filename, network
+    def __init__(self, output_dir: str | os.PathLike, network: torch.nn.Module) -> None:
+        """Arguments as of :class:`SaveBest`."""
+        self.path, self.network = Path(output_dir) / "model_last.pt", network
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""

@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 from ..dataio.loaders import TwoStreamLoader
 from ..distributed import of_rank_0
 from ..errors import InputError
-from .budget import RESERVE, Length, affordable, age, bought
+from .budget import RESERVE, Length, affordable, age, bought, duration
 from .memory import PeakMemory, available_memory
 from .trainer import SemSimTrainer
 
@@ -284,11 +284,3 @@ class Line:
     def largest(self, bound: float) -> int:
         """Largest whole x that stays within ``bound``."""
         return int(self.x + (bound - self.y) // self.slope)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say them in."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} seconds"

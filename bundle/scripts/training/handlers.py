@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..method.network import Streams
+from .budget import duration
 from .trainer import Teacher, frozen_statistics
 
 logger = logging.getLogger("semsim")
@@ -239,14 +240,6 @@ class TrainingProgress:
 
     def _close(self) -> None:
         self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """``4000`` -> ``1 h 7 min``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class RegularValidation(ValidationHandler):

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 
-from ..dataio.files import case_names
+from ..dataio.files import case_names, image_files
 from ..distributed import check_agreed
 from ..errors import InputError
 from ..method.network import SegmentationNet
@@ -104,7 +104,7 @@ class SaveSettings:
             dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
         """
         self.path = Path(output_dir) / SETTINGS_FILE
-        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "labeled_cases": cases}
         root = os.path.abspath(dataset_dir) if dataset_dir else ""
@@ -156,8 +156,7 @@ def _identity(item: Mapping[str, Any], root: str) -> str:
         path = os.path.abspath(path)
         return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
 
-    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
-    parts = [" + ".join(map(shown, images))]
+    parts = [" + ".join(map(shown, image_files(item)))]
     if item.get("label"):
         parts.append(f"with {shown(item['label'])}")
     if item.get("labeled_slices") is not None:
