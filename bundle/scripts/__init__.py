@@ -4,7 +4,7 @@
     dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
                  -> axis -> transforms -> survey -> tables -> split -> datalist -> benchmarks -> sizes -> loaders
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> acquisition
-    training:    memory -> trainer -> checkpoints -> settings -> initial -> handlers -> budget -> cost -> clock
+    training:    memory -> trainer -> checkpoints -> settings -> initial -> budget -> handlers -> cost -> clock
     evaluation:  inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> doors -> options
