@@ -106,7 +106,7 @@ def test_weights_that_do_not_say_are_named(ct, tmp_path, caplog):
     del settings["intensity"]
     (tmp_path / "training.json").write_text(json.dumps(settings))
     image = prepared("infer", "preprocessing", ct, tmp_path, "inference")
-    assert "does not say everything; taking intensity: percentiles" in caplog.text and 0.9 < image.max() < 1.001
+    assert "some settings are missing; using intensity: percentiles" in caplog.text and 0.9 < image.max() < 1.001
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_plan_of_a_supervised_training_without_validation(caplog):
     plan, sizes = make_plan()
     figures = plan.run()
     assert figures["validations"] == 0 and "no labelled volume" in caplog.text
-    assert figures["largest_batch_size"] == 8 and "the data has no more" in caplog.text
+    assert figures["largest_batch_size"] == 8 and "there are no more slices" in caplog.text
     assert 4 in sizes and figures["step_seconds"] >= figures["loading_seconds"] > 0
     assert figures["device"] == "cpu" and figures["threads"] == torch.get_num_threads()
 

@@ -160,7 +160,7 @@ def test_isic_from_files_to_scores_and_predictions(tmp_path, capsys):
     source = make_isic(tmp_path / "ISIC2018", 8)
     prepare("isic", str(source), str(tmp_path / "d.json"), split=(6, 0, 2), labeled=2)
     shown = capsys.readouterr().out
-    assert "8 of 8 pictures" in shown and "channels" in shown and "label 255 lesion" in shown and "8 different" in shown
+    assert "8 of 8 images" in shown and "channels" in shown and "label 255 lesion" in shown and "8 different" in shown
     assert not any("superpixels" in name for names in listed(tmp_path / "d.json").values() for name in names)
     scores = train_and_evaluate(source, tmp_path / "d.json", "isic", tmp_path / "out", epochs=12)
     assert len(scores) == 2 and {row["class"] for row in scores} == {"lesion"} and "hd95" not in scores[0]
@@ -191,7 +191,7 @@ def test_isic_mask_of_other_values_is_named(tmp_path):
     "options, message",
     [
         ({"split": (90, 10, 20)}, "at most the 100"),
-        ({"split": (1, 2)}, "three numbers or shares"),
+        ({"split": (1, 2)}, "three numbers or fractions"),
         ({"labeled": 71}, "expected 1 to 70"),
         ({"labeled": "patient002"}, "not one of the patients for training"),
         ({"spilt": 1}, "Unknown option --spilt"),

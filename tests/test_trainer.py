@@ -334,11 +334,11 @@ def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
 def test_a_training_goes_on_in_another_precision_and_says_so(tmp_path, caplog):
     resumable(tmp_path, "", epochs=4, stop=2, amp=True, **QUICK)
     trainer, _, _ = resumable(tmp_path, "auto", epochs=4, amp=False, **QUICK)
-    assert "So far this training computed in bfloat16; it goes on in float32 (amp is False)." in caplog.text
+    assert "This training has used bfloat16 so far; it continues in float32 (amp is False)." in caplog.text
     assert trainer.state.epoch == 4 and math.isfinite(trainer.state.scalars["loss"])
     caplog.clear()
     resumable(tmp_path, "auto", epochs=5, amp=False, **QUICK)
-    assert "So far" not in caplog.text
+    assert "This training has used" not in caplog.text
 
 
 def test_learning_makes_the_loss_fall():

@@ -1,4 +1,4 @@
-"""SemSim for MONAI, in rooms. Imports go one way: from rooms above, and within a room from modules to the left.
+"""SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> precision -> distributed
     dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
@@ -11,6 +11,6 @@
     __main__
 
 dataio: from files on disk to batches; method: what the paper describes; training: steps, checkpoints, costs;
-evaluation: prediction, scores, exports; report: the page and its pictures; hosts: what is different in MONAI Label and
-checked on MONAI's command line; __main__: the command ``semsim``.
+evaluation: prediction, scores, exports; report: the page and its pictures; hosts: code for MONAI Label
+and checks of MONAI's command line; __main__: the command ``semsim``.
 """

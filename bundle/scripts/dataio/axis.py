@@ -1,4 +1,4 @@
-"""Which way volumes are cut into slices: decided once for a data set, in the directions of the body."""
+"""The axis along which volumes are cut into slices: chosen once for a data set, as a direction of the body."""
 
 from __future__ import annotations
 
@@ -176,5 +176,5 @@ def direction_of(items: Sequence[Mapping[str, Any]]) -> str | int | None:
             logger.debug(f"{file}: {error}")
     direction = common_direction(volumes)
     if direction is not None:
-        logger.info(f"Slices are cut along {name_of(direction)}, as most of the images suggest.")
+        logger.info(f"Volumes are cut into slices along {name_of(direction)}, as most of the images suggest.")
     return direction

@@ -1,4 +1,4 @@
-"""Datalists: which file is labelled, unlabelled, for validation or for testing.
+"""Datalists: which files are labelled, unlabelled, for validation or for testing.
 
 The format is MONAI's Decathlon-style JSON with one list more, ``unlabeled``, whose items have an image and no label::
 
@@ -343,8 +343,8 @@ def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]],
         return
     text = f"{datalist}: expected labelled cases in `testing` or `validation`, received none; "
     if required:
-        raise InputError(f"{text}add some, or `run reporting` writes a report of the training alone.")
-    logger.warning(f"{text}this is a report of the training alone.")
+        raise InputError(f"{text}add some, or use `run reporting` for a report of the training only.")
+    logger.warning(f"{text}this is a report of the training only.")
 
 
 def read_images(
@@ -447,11 +447,11 @@ def create(
         trust: What counts where the headers of image and label put the same voxels in different places: header, or
             voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
         label_values: Value of each class in the label files, background first, where the files leave that open
-        ignore_label: Value of voxels that nobody judged, which count in no loss and no score
+        ignore_label: Value of voxels to ignore, which count in no loss and no score
         most_classes: How many values a label may show
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
-        dry_run: Say what is there and who would land where, and write no datalist.
+        dry_run: Print what is there and which patient would be in which list, but write no datalist.
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")

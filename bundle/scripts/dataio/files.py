@@ -1,4 +1,4 @@
-"""Which files are images: endings, DICOM series, the name of a case."""
+"""Which files are images: file endings, DICOM series, and the names of cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intensities to [0, 1]: what training does, kept as data beside the weights and done again by prediction."""
+"""Scaling of intensities to [0, 1]: saved beside the weights by training and repeated by prediction."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def configured(name: str, window: Any = None) -> Any:
 
     Args:
         name: key of the node.
-        window: the setting ``window``, which a transform of one's own does not read.
+        window: the setting ``window``, which a user's own transform does not read.
 
     Raises:
         InputError: a window is given beside a transform that does not read it.
@@ -151,8 +151,8 @@ def configured(name: str, window: Any = None) -> Any:
             node = _plain(parser, name)
             if window is not None and "window" not in node:
                 raise InputError(
-                    f"window {window}: `{name}` is a transform of its own ({node.get('_target_')}), which does not "
-                    "read it; leave one of the two out."
+                    f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
+                    "leave one of the two out."
                 )
             return node
         frame = frame.f_back
@@ -201,7 +201,7 @@ def transform_of(node: Any, source: str = "") -> Any:
     if not (known and inspect.isclass(kind) and harmless):
         raise InputError(
             f"{source}: intensities were prepared by {target}, which is no intensity transform of MONAI; give "
-            "`intensity` again, in the file that the training had it from."
+            "`intensity` again, in the same file as for the training."
         )
     options = {key: transform_of(value, source) for key, value in node.items() if not key.startswith("_")}
     return kind(**options)

@@ -42,7 +42,7 @@ def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mappi
         label = f" with its label {item['label']}" if "label" in item else ""
         raise InputError(
             f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason}); replace "
-            "the file or take it off the list."
+            "the file or remove it from the list."
         ) from error
 
 
@@ -108,7 +108,7 @@ class SliceDataset(Dataset, Randomizable):
             transform: deterministic volume transforms; they give ``(C, H, W, slices)`` a key.
             slice_transform: random transforms on the dictionary of one slice, ``(C, H, W)`` a key.
             keys: keys whose last axis is the slice axis; one that an item lacks is skipped.
-            cache_rate: share of the volumes kept in memory, the rest is read again for every slice.
+            cache_rate: fraction of the volumes kept in memory; the others are read again for every slice.
             progress: whether to show a progress bar while reading.
             class_names: names of the classes, to warn of those that no label shows; none: no warning.
 
@@ -280,7 +280,7 @@ class TwoStreamLoader:
                 f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
             )
         if self.supervised and rank == 0:
-            logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled ones.")
+            logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled images.")
 
         def loader(dataset: SliceDataset, stream: int) -> DataLoader:
             return DataLoader(

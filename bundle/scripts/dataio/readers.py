@@ -1,4 +1,4 @@
-"""MONAI's image loading, where files mean more than it reads: honoured, or refused in one line."""
+"""MONAI's image loading for files with information that MONAI does not read: it is used, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look into every image and label before anything is trained: what there is, and what cannot be used."""
+"""A check of every image and label before training: what there is, and what cannot be used."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]
         if facts.channels != expected:
             yield (
                 f"{facts.path}: {facts.channels} channel(s), where {others}; convert the file, for "
-                f"pictures with Pillow: Image.open(FILE).convert('{mode}')."
+                f"2D images with Pillow: Image.open(FILE).convert('{mode}')."
             )
 
 
@@ -236,7 +236,7 @@ def _pair_problems(found: Survey) -> Iterable[str]:
     for label in found.labels.values():
         if label.channels != 1:
             yield (
-                f"{label.path}: {label.channels} channels; expected one of class indices, for pictures with Pillow: "
+                f"{label.path}: {label.channels} channels; expected one of class indices, for 2D images with Pillow: "
                 "Image.open(FILE).convert('L')."
             )
 

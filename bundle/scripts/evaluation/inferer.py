@@ -1,4 +1,4 @@
-"""Prediction slice by slice: the class of every voxel of a file, in memory that does not depend on how many classes."""
+"""Prediction slice by slice: the class of every voxel of a file, in memory that does not grow with the classes."""
 
 from __future__ import annotations
 

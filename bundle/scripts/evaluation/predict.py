@@ -1,4 +1,4 @@
-"""Prediction of many files: a broken one is named at the end and ends nothing, no file is lost to another."""
+"""Prediction of many files: unusable ones are named at the end and stop nothing, and no file replaces another."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def prepared_output(
         kept.append(dict(item))
     raise_all(problems)
     if len(kept) < len(data):
-        logger.info(f"{len(data) - len(kept)} of {len(data)} images have a prediction already and are skipped.")
+        logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Options of a run that would be accepted and do nothing, or the opposite of what they say."""
+"""Refuses options of a run that MONAI would accept although they have no effect or the opposite effect."""
 
 from __future__ import annotations
 

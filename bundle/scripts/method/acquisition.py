@@ -1,4 +1,4 @@
-"""Which image to annotate next: scores of unlabelled images for active learning, the higher the more worth a label."""
+"""Scores of unlabelled images for active learning: the image with the highest score should be annotated next."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def disagreement(predictions: Sequence[Tensor]) -> Tensor:
 class Acquisition:
     """Scores whole images by what the network knows of them.
 
-    ``entropy`` is the decoder's, mean over all pixels. ``disagreement`` is that of three opinions which the method has
-    of every position at the resolution of f~: the decoder's prediction, the same rectified by the affinities within the
-    image (p_in, eq. 5), and the one by likeness to the classes of the labelled images (p_cr, eq. 9).
+    ``entropy`` is the mean entropy of the decoder's prediction over all pixels. ``disagreement`` compares three
+    predictions for every position at the resolution of f~: the decoder's, the same refined by the affinities within the
+    image (p_in, eq. 5), and the one from similarity to the labelled images (p_cr, eq. 9).
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class SemSimLoss(nn.Module):
                 labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
                 mean of the losses over processes, and the gradient, are those of one process with the whole batch and
                 ``dice: image``.
-            ignore: whether labels may hold negative indices, pixels that nobody judged: they enter no term.
+            ignore: whether labels may contain negative indices, which mark pixels to ignore: they enter no term.
 
         Raises:
             ValueError: unknown ``mask_source``, ``dice``, view or perturbed view.
@@ -206,8 +206,8 @@ class SemSimLoss(nn.Module):
 
         Returns:
             scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
-            share of positions in their masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
-            weight of L_cross ``agreement``; the share of each class among all pseudo-labels and all labels
+            fraction of positions in the masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
+            weight of L_cross ``agreement``; the fraction of each class among all pseudo-labels and all labels
             (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}

@@ -1,4 +1,4 @@
-"""U-Net with a spatial-aware fusion module (paper III-D), and its light counterpart SemSim-."""
+"""U-Net with a spatial-aware fusion module (paper III-D), or with the plain convolution of SemSim-."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class SemSimNet(nn.Module):
             fusion_channels: D, channels of f~.
             fusion_checkpoint: compute the tokens of ``sfm`` and ``sfm_light`` again in the backward pass instead of
                 keeping them: less memory, more time.
-            feature_dropout: share of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
+            feature_dropout: fraction of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
 
         Raises:
             ValueError: unknown ``fusion``.

@@ -76,7 +76,7 @@ def loss_curves(log: pd.DataFrame, output: Path) -> None:
 
 
 def mask_curves(log: pd.DataFrame, output: Path) -> bool:
-    """Share of positions that each unlabelled term counts; ``False`` where the training had none."""
+    """Fraction of positions that each unlabelled term counts; ``False`` where the training had none."""
     shown = [name for name in MASKS if name in log]
     if shown:
         with canvas(output) as (_, axes):
@@ -84,12 +84,12 @@ def mask_curves(log: pd.DataFrame, output: Path) -> bool:
                 label, color, style = MASKS[name]
                 _line(axes[0, 0], log["epoch"], log[name], label=label, color=color, linestyle=style)
             axes[0, 0].set_ylim(-0.02, 1.02)
-            _finish(axes[0, 0], "epoch", "share of positions")
+            _finish(axes[0, 0], "epoch", "fraction of positions")
     return bool(shown)
 
 
 def class_shares(log: pd.DataFrame, class_names: Sequence[str], output: Path) -> bool:
-    """Share of each foreground class among the pseudo-labels and among the labels."""
+    """Fraction of each foreground class among the pseudo-labels and among the labels."""
     if "pseudo_1" not in log:
         return False
     with canvas(output) as (_, axes):
@@ -99,7 +99,7 @@ def class_shares(log: pd.DataFrame, class_names: Sequence[str], output: Path) ->
             ax.plot(log["epoch"], log[f"label_{c}"], color=class_color(c), linestyle="--", label=f"{name}: labels")
         ax.set_yscale("symlog", linthresh=1e-3)
         ax.set_ylim(bottom=0)
-        _finish(ax, "epoch", "share of pixels (logarithmic)")
+        _finish(ax, "epoch", "fraction of pixels (logarithmic)")
     return True
 
 
@@ -120,7 +120,7 @@ def validation_curves(validation: pd.DataFrame, class_names: Sequence[str], outp
 
 
 def pseudo_label_quality(quality: pd.DataFrame, class_names: Sequence[str], output: Path) -> None:
-    """Precision, recall and confident share of pseudo-labels by class, from ``pseudo_labels.csv``."""
+    """Precision, recall and confident fraction of pseudo-labels by class, from ``pseudo_labels.csv``."""
     with canvas(output, 1, 3, (11, 3.4)) as (_, axes):
         for ax, key in zip(axes[0], ("precision", "recall", "confident")):
             for c, name in enumerate(class_names[1:], 1):
@@ -128,7 +128,7 @@ def pseudo_label_quality(quality: pd.DataFrame, class_names: Sequence[str], outp
                     _line(ax, quality["epoch"], quality[f"{name} {key}"], color=class_color(c), label=name)
             ax.set_ylim(-0.02, 1.02)
             ax.set_title(key, fontsize=11)
-            _finish(ax, "epoch", "share of pixels" if key == "precision" else "", outside=False)
+            _finish(ax, "epoch", "fraction of pixels" if key == "precision" else "", outside=False)
             if key != "confident":
                 ax.get_legend().remove()
 
@@ -176,7 +176,7 @@ def case_slices(planes: Planes, title: str, class_names: Sequence[str], output: 
 def affinity_maps(
     image: np.ndarray, maps: Mapping[str, tuple[tuple[float, float], np.ndarray]], temperature: float, output: Path
 ) -> None:
-    """Where else in the image a chosen pixel finds its like.
+    """The weights M of all positions for a chosen pixel.
 
     Args:
         image: ``(rows, columns)`` or with three colours, in [0, 1].

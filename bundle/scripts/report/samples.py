@@ -1,4 +1,4 @@
-"""What a trained network does on single cases: predictions beside the truth, affinities, features."""
+"""Single cases under a trained network: predictions beside the truth, affinities, features."""
 
 from __future__ import annotations
 

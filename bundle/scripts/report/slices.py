@@ -177,7 +177,7 @@ def overlay(
     slice_axis: Any = None,
     zoom: bool = False,
 ) -> str:
-    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
+    """Figure of a predicted volume: slices with the contours of the prediction, and of the truth if it is given.
 
     Args:
         image: image file.

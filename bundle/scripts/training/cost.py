@@ -1,4 +1,4 @@
-"""What a training will cost here, measured on this machine before it starts."""
+"""The cost of a training in time and memory, measured on this machine before it starts."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ class Plan:
             f"  training    {f['epochs']} epochs, {duration(f['total_seconds'])}",
             f"  memory      {f['peak_bytes'] / GIB:.1f} GiB at most, {f['available_bytes'] / GIB:.1f} GiB available",
             f"  batch size  up to {largest} fits"
-            + (", and the data has no more" if f["steps_per_epoch"] * size <= largest else ""),
+            + (", and there are no more slices" if f["steps_per_epoch"] * size <= largest else ""),
         ]
         for minutes, offer in f["minutes_buy"].items():
             shown = (
@@ -262,7 +262,7 @@ class Plan:
         if size > largest:
             lines.append(f"This does NOT fit: lower --batch_size to {largest}, or add --fusion_checkpoint True.")
         if share > 0.05:
-            lines.append("Waiting for data: more --num_workers would help where processor cores are idle.")
+            lines.append("Waiting for data: increase --num_workers if processor cores are idle.")
         return lines
 
 

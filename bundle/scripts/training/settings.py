@@ -44,7 +44,7 @@ REPEATED: dict[str, Any] = {
 
 
 def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
-    """What the weights in a file were trained with, so that nobody has to repeat it.
+    """The settings that the weights in a file were trained with, so that users need not repeat them.
 
     Args:
         ckpt_path: weights, or the folder of a training; ``training.json`` is looked for beside them.
@@ -62,8 +62,8 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
         known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
         silent.add("intensity")
     if told := [f"{name}: {_shown(REPEATED[name])}" for name in guessed if not known or name not in silent]:
-        lack = "does not say everything" if path.is_file() else "no settings beside the weights"
-        logger.warning(f"{path}: {lack}; taking {', '.join(told)}, unless given.")
+        lack = "some settings are missing" if path.is_file() else "no settings beside the weights"
+        logger.warning(f"{path}: {lack}; using {', '.join(told)}, unless given.")
     return {**REPEATED, **{name: known[name] for name in REPEATED if known.get(name) is not None}}
 
 
@@ -182,9 +182,9 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
     for path in candidates:
         if path.is_file():
             if path is candidates[-1]:
-                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+                logger.warning(f"{output_dir}: no trained weights here; using the shipped {path}.")
             check_agreed(str(path))
             return str(path)
     raise InputError(
-        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+        f"{candidates[0]}: no trained weights here, and no {candidates[-1]}; train first or give --ckpt_path FILE."
     )
