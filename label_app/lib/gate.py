@@ -46,6 +46,7 @@ def install(app: FastAPI, *, origins: Sequence[str] = (), token: str = "", archi
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(FileNotFoundError, _gone)
+    app.add_exception_handler(RuntimeError, _gone_meanwhile)
     app.add_middleware(Gate, origins=origins, token=token, archive=archive)
     app.middleware_stack = app.build_middleware_stack()
 
@@ -64,8 +65,17 @@ def _too_deep(_: Request, error: Exception) -> JSONResponse:
 
 
 def _gone(_: Request, error: Exception) -> JSONResponse:
-    name = os.path.basename(str(getattr(error, "filename", "") or error))
-    return JSONResponse({"detail": f"{ascii(name)[1:-1][:80]}: no such file."}, 404)
+    name = os.path.basename(str(getattr(error, "filename", "") or ""))
+    return JSONResponse(
+        {"detail": f"{ascii(name)[1:-1][:80] or 'result'}: no such file; it may have been removed."}, 404
+    )
+
+
+def _gone_meanwhile(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own error for a file that another request has removed before it was sent."""
+    if not str(error).startswith("File at path"):
+        raise error
+    return _gone(request, error)
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -92,7 +92,7 @@ def checked(given: Mapping[str, Any], panel: Mapping[str, Any], *, strict: bool 
     Raises:
         HTTPException: 400 in one line.
     """
-    values = {}
+    values, unknown = {}, []
     for key, value in given.items():
         if key in ABOUT:
             for part in value if isinstance(value, list) else [value]:
@@ -107,7 +107,9 @@ def checked(given: Mapping[str, Any], panel: Mapping[str, Any], *, strict: bool 
         elif strict:
             raise refuse(f"{str(key)[:80]!r}: expected one of {', '.join(panel)}; leave it out or mend its name.")
         else:
-            logger.info(f"{str(key)[:80]!r}: no option here, left out.")
+            unknown.append(str(key)[:80])
+    if unknown:
+        logger.info(f"{', '.join(unknown[:10])}{' and more' if len(unknown) > 10 else ''}: no option here, left out.")
     return values
 
 

@@ -21,6 +21,8 @@ BEGINNINGS = {
 HEADER_END = re.compile(rb"\n\r?\n")
 ELSEWHERE = re.compile(rb"^[ \t]*data[ \t]*file[ \t]*:", flags=re.MULTILINE | re.IGNORECASE)
 LONGEST_HEADER = 1 << 20
+#: No ending, that of DICOM, or the end of a UID; with another one, readers would take the file for something else.
+DICOM_NAME = re.compile(r"[^.]*|.*\.(dcm|dicom|ima|\d+)", flags=re.IGNORECASE)
 
 
 def check_upload(name: str, file: BinaryIO, patterns: Sequence[str], *, dicom: bool = False) -> str:
@@ -30,15 +32,17 @@ def check_upload(name: str, file: BinaryIO, patterns: Sequence[str], *, dicom: b
         name: as the client calls it.
         file: its content; read from the start, and left there.
         patterns: of the studies, such as ``*.nii.gz``.
-        dicom: whether a DICOM file of any name will do, too; its ending is empty.
+        dicom: whether a DICOM file will do, too; its ending is empty.
 
     Raises:
-        HTTPException: 400, another ending or another content.
+        HTTPException: 400, another ending, another content or a name with control characters.
     """
+    if any(ord(sign) < 32 for sign in name):
+        raise refuse(f"{name[:80]!r}: expected a plain file name.")
     file.seek(0)
     start = file.read(LONGEST_HEADER)
     file.seek(0)
-    if dicom and start[128:132] == b"DICM":
+    if dicom and start[128:132] == b"DICM" and DICOM_NAME.fullmatch(name):
         return ""
     known = [ending for ending in BEGINNINGS if f"*{ending}" in patterns]
     ending = next((ending for ending in known if name.lower().endswith(ending)), None)

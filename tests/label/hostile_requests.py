@@ -283,6 +283,7 @@ class Attacker:
         )
         detached = end.join([*lines, where, "", ""]).encode() + rng.choice([b"", b"\n\n", bytes(1024)])
         meta = f"ObjectType = Image\nNDims = 3\nDimSize = 16 16 4\nElementType = MET_UCHAR\nElementDataFile = {target}\n".encode()
+        polyglot = detached.rstrip()[:127].ljust(128, b"#") + b"DICM" + detached
         header = bytearray(volume(compress=False)[:352])
         header[40:56] = np.array(
             [3, *rng.choice([(32767, 32767, 32767), (-1, 5, 5), (0, 0, 0), (24, 24, 300)]), 1, 1, 1, 1], "<i2"
@@ -292,7 +293,7 @@ class Attacker:
         xxe = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file://{out}/secret.txt">]><a>&x;</a>'.encode()
         numpy_file = io.BytesIO()
         np.save(numpy_file, np.array([Pickled(f"touch {mark}")], dtype=object), allow_pickle=True)
-        contents = [detached, detached, meta, bytes(header), gzip.compress(bytes(header), 1), evil, script, xxe, numpy_file.getvalue(),
+        contents = [detached, polyglot, detached, meta, bytes(header), gzip.compress(bytes(header), 1), evil, script, xxe, numpy_file.getvalue(),
                     self.archive(".zip"), self.archive(".tar"), volume(), volume(values=4), volume(compress=False), b"", b"x",
                     gzip.compress(evil, 1), gzip.compress(bytes(1 << 22), 1), bytes(128) + b"DICM" + bytes(64), rng.randbytes(2000),
                     volume()[:-40], f"open('{mark}','w')\n".encode(), volume((24, 24, 3, 2)), volume((24,))]  # fmt: skip

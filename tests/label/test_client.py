@@ -91,7 +91,6 @@ def test_a_round_with_segments_in_another_order(server):
 
     asked = {k: v for k, v in panel(server, "trainers", "semsim").items() if k != "minutes"}
     client.train_start("semsim", {**asked, "max_epochs": 4, "steps_per_epoch": 25, "val_split": 0.0})
-    assert client.train_status(check_if_running=True)
     task = server.wait(seconds=600)
     assert task["status"] == "DONE", task["details"]
     label, found = scan(3)[1], predicted(server, "scan3")

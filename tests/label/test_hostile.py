@@ -125,8 +125,7 @@ def detached(target: Path, line: str) -> bytes:
 
 def test_an_upload_is_of_the_kind_that_it_says_and_names_no_other_file(server):
     """A header whose voxels lie in another file of the server would show that file in a prediction."""
-    secret = server.folder / "secret.raw"
-    secret.write_bytes(bytes(range(256)) * 4)
+    secret = Path("/etc/hostname")
     meta = f"ObjectType = Image\nNDims = 3\nDimSize = 16 16 4\nElementType = MET_UCHAR\nElementDataFile = {secret}\n"
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n"
     for name, content, word in (
@@ -134,7 +133,7 @@ def test_an_upload_is_of_the_kind_that_it_says_and_names_no_other_file(server):
         ("x.nrrd", detached(secret, "data file").replace(b"\n", b"\r") + b"\n\n", "one file"),
         ("x.nrrd", b"NRRD0004\ntype: uint8\n", "one file"), ("x.png", script, ".png"), ("x.tif", script, ".tif"),
         ("x.nii.gz", b"NRRD0004\n\n", ".nii.gz"), ("x.svs", b"II*\0", "ends with"),
-        ("x.mhd", meta.encode(), "ends with"),
+        ("x.mhd", meta.encode(), "ends with"), ("x\0.nii.gz", truth(server, "patient001").read_bytes(), "plain"),
     ):  # fmt: skip
         file = (name, content)
         for method, path, key in (
@@ -142,6 +141,13 @@ def test_an_upload_is_of_the_kind_that_it_says_and_names_no_other_file(server):
             ("POST", "/infer/semsim?image=patient001", "file"), ("PUT", "/session/", "files"),
         ):  # fmt: skip
             refused(call(server, method, path, files={key: file}), word)
+    header = detached(secret, "data file").rstrip(b"\n") + b"\n#"
+    both = header + b" " * (128 - len(header)) + b"DICM\n\n"
+    assert both[128:132] == b"DICM"
+    refused(call(server, "PUT", "/session/", files={"files": ("x.nrrd", both)}), "one file")
+    refused(call(server, "PUT", "/session/", files={"files": ("x.mhd", both)}), "ends with")
+    for name in ("IM0001", "1.2.840.113619", "a.dcm"):
+        assert call(server, "PUT", "/session/", files={"files": (name, both)}).status_code == 200, "DICOM, by its start"
 
 
 def test_the_books_take_what_every_program_reads(server):
