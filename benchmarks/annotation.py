@@ -7,7 +7,7 @@
 same for every strategy of a seed; the others are unlabelled. After each round of training two more are: drawn at
 random, or those with the highest score. SemSim- is trained in every round for the same steps, warm-started from the
 weights of the round before (``configs/annotation.yaml``), and its last iteration is scored on the validation patients.
-The scores come from ``scripts/method/acquisition.py``, mean over all slices of a patient.
+The scores come from ``scripts/method/active_learning.py``, mean over all slices of a patient.
 
 A round writes one JSON: annotated patients, Dice of every case, scores of every patient not annotated, command, commit,
 versions. ``run`` goes on where it was interrupted; seed after seed, so that whole seeds are there first.
@@ -63,7 +63,7 @@ class Pool:
     def scores(self, weights: Path, annotated: Sequence[str]) -> dict[str, dict[str, float]]:
         """``{patient: {score: value}}`` of the patients that are not annotated."""
         import torch
-        from scripts.method.acquisition import Acquisition
+        from scripts.method.active_learning import Acquisition
         from scripts.training.checkpoints import load_weights
 
         network = load_weights(self.parser.get_parsed_content("network_def", instantiate=True), str(weights), "cpu")

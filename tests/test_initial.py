@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
-from scripts.training.initial import initialized
+from scripts.training.warm_start import initialized
 
 HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
 FEATURES = [4, 4, 8, 8, 8, 4]

@@ -12,7 +12,7 @@ import samples
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from scripts.dataio.benchmarks import prepare
+from scripts.dataio.public_datasets import prepare
 from scripts.errors import InputError
 
 

@@ -10,9 +10,9 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.datalist import create, stated
 from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.slice_axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
 

@@ -1,13 +1,14 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> precision -> distributed
-    dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
-                 -> axis -> transforms -> survey -> tables -> split -> datalist -> benchmarks -> sizes -> loaders
-    method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> acquisition
-    training:    memory -> trainer -> checkpoints -> settings -> initial -> budget -> handlers -> cost -> clock
-    evaluation:  inferer -> predict -> metrics -> export
+    dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings -> readers
+                 -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> public_datasets -> sizes
+                 -> loaders
+    method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
+    training:    memory -> trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
+    evaluation:  stored_grid -> inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
-    hosts:       scoring -> monai_label -> doors -> options
+    hosts:       scoring -> monai_label -> running_config -> options
     __main__
 
 dataio: from files on disk to batches; method: what the paper describes; training: steps, checkpoints, costs;

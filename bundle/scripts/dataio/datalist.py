@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .axis import direction_of
 from .files import (
     IMAGE_SUFFIXES,
     case_name,
@@ -41,6 +40,7 @@ from .files import (
     without_labels,
 )
 from .layouts import Layout, recognise
+from .slice_axis import direction_of
 from .split import (
     LISTS,
     as_names,

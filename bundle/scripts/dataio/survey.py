@@ -17,11 +17,11 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..errors import InputError
-from .axis import common_direction
 from .files import evenly, is_picture
 from .geometry import on_image_grid, states_grid, voxels_apart
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
+from .slice_axis import common_direction
 from .transforms import whole
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .axis import coarser_elsewhere, name_of, stored_axis
 from .files import IMAGE_SUFFIXES, cell, is_picture
 from .intensity import AIR
+from .slice_axis import coarser_elsewhere, name_of, stored_axis
 from .survey import Facts, Survey, join
 
 

@@ -22,10 +22,10 @@ from monai.transforms import (
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
-from .axis import coarser_elsewhere, stored_axis
-from .axis import find_slice_axis as find_slice_axis
 from .files import is_picture
 from .geometry import on_image_grid
+from .slice_axis import coarser_elsewhere, stored_axis
+from .slice_axis import find_slice_axis as find_slice_axis
 
 logger = logging.getLogger("semsim")
 
@@ -55,7 +55,8 @@ class SliceGrid(SpatialResample):
     Slices lie along the last axis, one per stored slice and in the stored order. In plane, axes point to the right and
     to the front as nearly as the affine allows, pixels are square, the image fills ``spatial_size`` along one axis and
     is centred and zero-padded along the other, so that its proportions are kept. A 2D image ``(C, X, Y)`` becomes a
-    volume of one slice. ``inverse`` (and therefore ``Invertd``) returns to the stored grid.
+    volume of one slice. Predictions return to the stored grid by :mod:`scripts.evaluation.stored_grid`; ``inverse`` and
+    ``Invertd`` do so for other maps.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
 
 from ..errors import raise_all
-from .doors import problems_of, running
 from .monai_label import inside
+from .running_config import problems_of, running
 
 #: Text that is taken for true where Python's word is meant.
 WORDS = {"false": "False", "null": "None"}

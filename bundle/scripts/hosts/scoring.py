@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from ..dataio.files import evenly
 from ..dataio.loaders import SliceDataset
 from ..errors import InputError
-from ..method.acquisition import Acquisition
+from ..method.active_learning import Acquisition
 from ..training.checkpoints import load_weights
 from ..training.settings import trained
 
