@@ -22,6 +22,7 @@ import difflib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -548,4 +549,5 @@ def main() -> None:
     from ..errors import one_line_errors
 
     one_line_errors()
-    fire.Fire({"create": create})
+    asked = {"--help", "-h"} & set(sys.argv[1:])  # fire would hand it to `create` as one of its unknown options
+    fire.Fire({"create": create}, [*(a for a in sys.argv[1:] if a not in asked), *(["--", "--help"] if asked else [])])
