@@ -66,6 +66,15 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
         start(spatial_size=96)
     assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 64
 
+    old = {
+        **json.loads((tmp_path / "training.json").read_text()),
+        "intensity": {"_target_": "scripts.intensity.Intensityd"},
+    }
+    (tmp_path / "training.json").write_text(json.dumps(old))  # as written before the module moved
+    start(spatial_size=64, intensity={"_target_": "Intensityd"}, early_sizes=[])
+    with pytest.raises(InputError, match="intensity: expected"):
+        start(spatial_size=64, intensity={"_target_": "Intensityd", "window": [0, 255]})
+
 
 def test_best_before_last_before_shipped(tmp_path):
     (tmp_path / "models").mkdir()

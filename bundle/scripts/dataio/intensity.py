@@ -29,8 +29,8 @@ logger = logging.getLogger("semsim")
 AIR = -1024.0
 #: Where the transforms come from that may be named beside weights.
 KINDS = ("monai.transforms.intensity", __name__)
-#: Names of :class:`Intensityd` in what was saved: now, under the package's name of this process, and before it moved.
-OWN = {f"{module}.Intensityd" for module in ("scripts.dataio.intensity", __name__, "scripts.intensity")}
+#: Names of :class:`Intensityd` in what is saved: now, in configurations, and in what was saved before it moved.
+OWN = {"Intensityd", "scripts.dataio.intensity.Intensityd", f"{__name__}.Intensityd", "scripts.intensity.Intensityd"}
 
 
 def padding_value(array: Any) -> float | None:
@@ -154,9 +154,19 @@ def configured(name: str, window: Any = None) -> Any:
                     f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
                     "leave one of the two out."
                 )
-            return node
+            return saved_name(node)
         frame = frame.f_back
     raise RuntimeError(f"No configuration with `{name}` is being read.")
+
+
+def saved_name(node: Any) -> Any:
+    """A description of a transform in which :class:`Intensityd` has its plain name, wherever the module lies."""
+    if isinstance(node, list):
+        return [saved_name(entry) for entry in node]
+    if not isinstance(node, Mapping):
+        return node
+    named = {key: saved_name(value) for key, value in node.items()}
+    return {**named, "_target_": "Intensityd"} if node.get("_target_") in OWN else named
 
 
 def _plain(parser: ConfigParser, name: str) -> Any:

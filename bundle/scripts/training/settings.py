@@ -15,6 +15,7 @@ from ignite.engine import Events
 from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
+from ..dataio.intensity import saved_name
 from ..distributed import check_agreed
 from ..errors import InputError
 from ..method.network import SegmentationNet
@@ -35,7 +36,7 @@ REPEATED: dict[str, Any] = {
     "ignore_label": None,
     "slice_axis": None,
     "intensity": {
-        "_target_": "scripts.dataio.intensity.Intensityd",
+        "_target_": "Intensityd",
         "keys": "image", "lower": 0.5, "upper": 99.5, "channel_wise": True,
     },
     "fusion": "sfm",
@@ -119,7 +120,7 @@ class SaveSettings:
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_checkpoints(self.path.parent):
-            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            earlier, now = map(saved_name, (json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))))
             free = ("epochs", "minutes", "keep_largest")  # may change on the way
             other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
             if other:
