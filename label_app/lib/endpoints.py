@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from datetime import datetime
@@ -25,6 +26,8 @@ from lib.uploads import check_upload
 
 logger = logging.getLogger(__name__)
 
+CHECKSUM = re.compile(r"((MD5|SHA256|SHA512):)?[0-9a-fA-F]{1,128}")
+
 
 def install() -> None:
     """Put the functions of this file in the place of MONAI Label's, which its routes call by name."""
@@ -32,6 +35,7 @@ def install() -> None:
         return
     infer.run_inference = _checked_inference(infer.run_inference)
     datastore.add_image = _checked_image(datastore.add_image)
+    datastore.download_image = _checked_download(datastore.download_image)
     datastore.save_label = save_label
     datastore.update_image_info = _checked_image_info(datastore.update_image_info)
     datastore.update_label_info = _checked_label_info(datastore.update_label_info)
@@ -100,6 +104,15 @@ def _checked_image_info(original: Any) -> Any:
         return original(image, info, user)
 
     return update_image_info
+
+
+def _checked_download(original: Any) -> Any:
+    def download_image(image: str, check_only: bool = False, check_sum: str | None = None) -> Any:
+        if check_sum and not CHECKSUM.fullmatch(check_sum):
+            raise refuse(f"check_sum: expected SHA256:NUMBER, with MD5 and SHA512 too, received {check_sum[:80]!r}.")
+        return original(image, check_only, check_sum)
+
+    return download_image
 
 
 def _checked_label_info(original: Any) -> Any:
