@@ -107,7 +107,7 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
         assert resumed[key] == whole[key], key
     assert len(json.loads((folder / "starts.json").read_text())) == 2
-    assert resumed["machine"] == accuracy.machine() and "python 3" in resumed["machine"], "said once if it is one"
+    assert resumed["machine"] == common.machine() and "python 3" in resumed["machine"], "said once if it is one"
 
 
 def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):

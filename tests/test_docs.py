@@ -95,7 +95,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("--tracking mlflow", "tracked/mlruns.db"),
         ("skin_masks", "skin_masks/skin7_seg.png"),
         ("--resume auto", "run/resume_checkpoint_2.pt"),
-        ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
+        ("--output_dir /data/run --minutes 60", "run/model_last.pt"),
         ("evaluate.yaml", "scores.csv"),
         ("--output_dir /data/predictions", "predictions/scan_seg.nii.gz"),
         ("multi_gpu_train", "run2/model_last.pt"),
