@@ -192,7 +192,7 @@ class Attack:
         helpers = [threading.Thread(target=job, daemon=True) for job in (self._ask, self._tidy)]
         for thread in (*senders, *helpers):
             thread.start()
-        while time.monotonic() < self.end and self.server.process.poll() is None:
+        while self.goes_on():
             time.sleep(1)
         for thread in (*senders, *helpers):
             thread.join(SECONDS + 10)
@@ -201,10 +201,14 @@ class Attack:
         self.findings += self.canaries.broken()
         return self.report()
 
+    def goes_on(self) -> bool:
+        """Whether there is time left, and a server."""
+        return time.monotonic() < self.end and self.server.process.poll() is None
+
     def _send_all(self, number: int) -> None:
         rng = random.Random(f"{self.seed} {number}")
         attacker = Attacker(rng, self.canaries.marks, self.canaries.outside, self.weights, self.routes)
-        while time.monotonic() < self.end and self.server.process.poll() is None:
+        while self.goes_on():
             self._send(attacker.draw())
 
     def _send(self, request: Hostile) -> None:
@@ -227,7 +231,7 @@ class Attack:
 
     def _ask(self) -> None:
         """How long an annotator would wait."""
-        while time.monotonic() < self.end:
+        while self.goes_on():
             start = time.monotonic()
             try:
                 requests.get(f"{self.server.url}/info/", timeout=SECONDS)
@@ -239,7 +243,7 @@ class Attack:
     def _tidy(self) -> None:
         """Room for more: end what runs, remove most of what was sent, put the weights back."""
         weights = self.weights.read_bytes()
-        while time.monotonic() < self.end:
+        while self.goes_on():
             time.sleep(min(45, max(0.0, self.end - time.monotonic())))
             try:
                 for task in ("train", "scoring", "batch/infer"):

@@ -32,7 +32,7 @@ class Server:
     """A running server and a client of it."""
 
     def __init__(
-        self, app: Path, studies: Path, conf: dict[str, str] | None = None, patience: float = 120, **environment: str
+        self, app: Path, studies: Path, conf: dict[str, str] | None = None, patience: float = 300, **environment: str
     ) -> None:
         stock = not (app / "lib" / "active.py").exists()
         conf = conf or {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else conf
