@@ -14,6 +14,12 @@ from accuracy import EVALUATIONS, METHODS, RESULTS, mean_known
 from common import ROOT, interval, markdown, patient_of, shown
 from common import fill as fill_page
 
+#: methods of the table, as it names them
+TITLES = {
+    "labeled_only": "labelled scans only", "fixmatch": "FixMatch", "unimatch": "UniMatch",
+    "semsim_minus": "SemSim-", "semsim": "SemSim",
+}  # fmt: skip
+
 
 def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
     """Results, in the order of METHODS, changes and seeds."""
@@ -110,19 +116,16 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
 
 def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
-    counts = sorted({r["cases"] for r in records})
-    unit = records[0]["last"]["distance_unit"]
-    head = [f"{count} labelled patient{'s' * (count > 1)}" for count in counts]
     rows = []
-    for name, group in groups_of(records).items():
+    for method, title in TITLES.items():
         cells = []
-        for count in counts:
-            found = [r for r in group if r["cases"] == count]
+        for count in (1, 3, 7):
+            found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
             dice, distance = (np.mean([r["last"]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
-        rows.append([name, *cells])
-    return markdown([f"Dice / 95HD ({unit})", *head], rows)
+        rows.append([title, *cells])
+    return markdown(["Dice / 95HD", *(f"{count} labelled" for count in (1, 3, 7))], rows)
 
 
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
