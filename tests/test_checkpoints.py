@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import engine_with
 from ignite.engine import Engine
+from scripts.dataio.intensity import NAME
 from scripts.errors import InputError
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import SaveBest, load_weights
@@ -71,9 +72,9 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
         "intensity": {"_target_": "scripts.intensity.Intensityd"},
     }
     (tmp_path / "training.json").write_text(json.dumps(old))  # as written before the module moved
-    start(spatial_size=64, intensity={"_target_": "Intensityd"}, early_sizes=[])
+    start(spatial_size=64, intensity={"_target_": NAME}, early_sizes=[])
     with pytest.raises(InputError, match="intensity: expected"):
-        start(spatial_size=64, intensity={"_target_": "Intensityd", "window": [0, 255]})
+        start(spatial_size=64, intensity={"_target_": NAME, "window": [0, 255]})
 
 
 def test_best_before_last_before_shipped(tmp_path):

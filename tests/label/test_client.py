@@ -90,7 +90,7 @@ def test_a_round_with_segments_in_another_order(server):
     assert books["model"] == "semsim" and [entry["idx"] for entry in books["label_info"]] == [BRIGHT, DARK]
 
     asked = {k: v for k, v in panel(server, "trainers", "semsim").items() if k != "minutes"}
-    client.train_start("semsim", {**asked, "max_epochs": 4, "steps_per_epoch": 25, "val_split": 0.0})
+    client.train_start("semsim", {**asked, "max_epochs": 4, "steps_per_epoch": 75, "val_split": 0.0})
     task = server.wait(seconds=600)
     assert task["status"] == "DONE", task["details"]
     label, found = scan(3)[1], predicted(server, "scan3")

@@ -30,7 +30,8 @@ AIR = -1024.0
 #: Where the transforms come from that may be named beside weights.
 KINDS = ("monai.transforms.intensity", __name__)
 #: Names of :class:`Intensityd` in what is saved: now, in configurations, and in what was saved before it moved.
-OWN = {"Intensityd", "scripts.dataio.intensity.Intensityd", f"{__name__}.Intensityd", "scripts.intensity.Intensityd"}
+NAME = "scripts.dataio.intensity.Intensityd"
+OWN = {NAME, f"{__name__}.Intensityd", "scripts.intensity.Intensityd"}
 
 
 def padding_value(array: Any) -> float | None:
@@ -160,13 +161,13 @@ def configured(name: str, window: Any = None) -> Any:
 
 
 def saved_name(node: Any) -> Any:
-    """A description of a transform in which :class:`Intensityd` has its plain name, wherever the module lies."""
+    """A description of a transform in which :class:`Intensityd` has the name that configurations give it."""
     if isinstance(node, list):
         return [saved_name(entry) for entry in node]
     if not isinstance(node, Mapping):
         return node
     named = {key: saved_name(value) for key, value in node.items()}
-    return {**named, "_target_": "Intensityd"} if node.get("_target_") in OWN else named
+    return {**named, "_target_": NAME} if node.get("_target_") in OWN else named
 
 
 def _plain(parser: ConfigParser, name: str) -> Any:

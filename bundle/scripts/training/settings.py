@@ -15,7 +15,7 @@ from ignite.engine import Events
 from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
-from ..dataio.intensity import saved_name
+from ..dataio.intensity import NAME, saved_name
 from ..distributed import check_agreed
 from ..errors import InputError
 from ..method.network import SegmentationNet
@@ -36,7 +36,7 @@ REPEATED: dict[str, Any] = {
     "ignore_label": None,
     "slice_axis": None,
     "intensity": {
-        "_target_": "Intensityd",
+        "_target_": NAME,
         "keys": "image", "lower": 0.5, "upper": 99.5, "channel_wise": True,
     },
     "fusion": "sfm",
