@@ -178,7 +178,7 @@ def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -
     grid = dataset.transform.transforms[-1].grids["image"]
     answers = []
     for item in dataset.data:
-        label = dataset.transform.transforms[0](dict(item))["label"]
+        label = dataset.transform.transforms[0](dict(item))["label"][None]
         grid.mode = "nearest"
         answers.append(grid(label)[0].long().as_tensor())
         grid.mode = "bilinear"

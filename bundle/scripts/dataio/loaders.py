@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
-from monai.transforms import Randomizable
+from monai.transforms import Compose, Randomizable
 from monai.utils import convert_to_tensor, set_determinism
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
@@ -57,8 +57,10 @@ class VolumeDataset(CacheDataset):
         cache_rate: float = 1.0,
         progress: bool = True,
     ) -> None:
-        """Arguments as in MONAI's ``CacheDataset``."""
+        """Arguments as in MONAI's ``CacheDataset``, which takes a nested ``Compose`` for random and caches nothing of it."""
         self.problems: list[str] = []
+        if isinstance(transform, Compose):
+            transform = transform.flatten()
         super().__init__(data, transform, cache_rate=cache_rate, progress=progress and len(data) > 0, num_workers=1)
         raise_all(self.problems)
 
