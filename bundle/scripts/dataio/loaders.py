@@ -57,7 +57,7 @@ class VolumeDataset(CacheDataset):
         cache_rate: float = 1.0,
         progress: bool = True,
     ) -> None:
-        """Arguments as in MONAI's ``CacheDataset``, which takes a nested ``Compose`` for random and caches nothing of it."""
+        """Arguments as in MONAI's ``CacheDataset``, which caches nothing of a nested ``Compose``."""
         self.problems: list[str] = []
         if isinstance(transform, Compose):
             transform = transform.flatten()
