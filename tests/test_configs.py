@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch"]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch",
+                     "volumes"]
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
 ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml"}
@@ -139,7 +140,7 @@ def test_overlays_train(overlay, phantom_dir, tmp_path):
     log = rows(tmp_path / "training_log.csv")[0]
     assert int(log["iteration"]) >= 2
     expected = {"loss_s"} if overlay == "labeled_only" else {"loss_s", "loss_u"}
-    similar = overlay in ("demo", "literal", "paper", "semsim_light", "semsim_minus")
+    similar = overlay in ("demo", "literal", "paper", "semsim_light", "semsim_minus", "volumes")
     if similar:
         expected |= {"loss_intra", "loss_cross"}
     if overlay == "literal":

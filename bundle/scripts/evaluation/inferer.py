@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from monai.networks.blocks import Convolution
 from monai.networks.nets import BasicUNet
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Orientation
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -121,7 +121,28 @@ def for_mixed_precision(network: Any) -> Any:
     return network
 
 
-class SliceLabelInferer(SliceInferer):
+class InPrecision:
+    """What inferers share: the network as it computes on a device, and the class of every voxel.
+
+    Attributes:
+        amp: what the network computes in, see :func:`~scripts.precision.precision`.
+        flip_tta: whether probabilities are the mean over the flips of what the network sees.
+    """
+
+    amp: bool | str
+    flip_tta: bool
+    _told: Precision | None = None
+
+    def prepared(self, network: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+        """The network as it computes on a device; says once in what precision."""
+        chosen = precision(self.amp, device)
+        if chosen != self._told:
+            logger.info(f"Prediction in {chosen}.")
+            self._told = chosen
+        return for_mixed_precision(network) if chosen.mixed else network
+
+
+class SliceLabelInferer(InPrecision, SliceInferer):
     """Classes of the voxels of a file: a few slices at a time through the network and back to the file's own pixels.
 
     Probabilities are resampled to the file's grid before the most probable class is taken, so that edges are those of a
@@ -143,7 +164,6 @@ class SliceLabelInferer(SliceInferer):
         super().__init__(*args, **kwargs)
         self.amp, self.flip_tta = amp, flip_tta
         precision(amp, "cpu")
-        self._told: Precision | None = None
 
     def __call__(  # type: ignore[override]
         self, inputs: MetaTensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
@@ -180,14 +200,6 @@ class SliceLabelInferer(SliceInferer):
         network = self.prepared(network, inputs.device)
         return super().__call__(inputs, network, *args, **kwargs)  # type: ignore[return-value]
 
-    def prepared(self, network: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-        """The network as it computes on a device; says once in what precision."""
-        chosen = precision(self.amp, device)
-        if chosen != self._told:
-            logger.info(f"Prediction in {chosen}.")
-            self._told = chosen
-        return for_mixed_precision(network) if chosen.mixed else network
-
     def network_wrapper(  # type: ignore[override]
         self, network: Callable[..., Tensor], x: Tensor, condition: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
@@ -204,14 +216,23 @@ class SliceLabelInferer(SliceInferer):
         return total.mean(dim=0).log()  # whose softmax is the mean
 
 
+def stored_affine(volume: MetaTensor) -> np.ndarray:
+    """From voxels as stored to mm, ``(4, 4)``, as ``SliceGridd`` or ``VolumeGridd`` noted it."""
+    names = {step["class"] for step in getattr(volume, "applied_operations", []) if isinstance(step, Mapping)}
+    grid = SliceGrid.__name__ if SliceGrid.__name__ in names else Orientation.__name__
+    known = applied(volume, grid)["extra_info"]
+    affine = known["src_affine" if grid == SliceGrid.__name__ else "original_affine"]
+    return np.asarray(affine, dtype=float).reshape(4, 4)
+
+
 class AsStoredd(MapTransform):
-    """Give class indices of :class:`SliceLabelInferer` the affine, the dimensions and the name of the image's file."""
+    """Give class indices of an inferer the affine, the dimensions and the name of the image's file."""
 
     def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
         """
         Args:
             keys: class indices ``(1, X, Y, Z)``.
-            image_key: the image that they are of, prepared by ``AsVolumed`` and ``SliceGridd``.
+            image_key: the image that they are of, prepared by ``AsVolumed`` and ``SliceGridd`` or ``VolumeGridd``.
             allow_missing_keys: whether items without ``keys`` pass.
         """
         super().__init__(keys, allow_missing_keys)
@@ -220,7 +241,7 @@ class AsStoredd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.image_key]
         size = applied(image, AsVolumed.__name__)["orig_size"]  # without the axis that a 2D image was given
-        affine = applied(image, SliceGrid.__name__)["extra_info"]["src_affine"]
+        affine = stored_affine(image)
         result = dict(data)
         for key in self.key_iterator(data):
             labels = torch.as_tensor(data[key]).reshape(data[key].shape[0], *size)
