@@ -131,7 +131,9 @@ def voxel_spacing(
     """
     if check_dims(spatial_dims) == 2:
         if given is not None:
-            raise InputError(f"spacing {given}: is of volumes in 3D, and spatial_dims is 2; leave it out, or {OVERLAY}.")
+            raise InputError(
+                f"spacing {given}: is of volumes in 3D, and spatial_dims is 2; leave it out, or {OVERLAY}."
+            )
         return None
     if given != "auto":
         return checked_spacing(given)

@@ -69,6 +69,7 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     image["num_channels"], pred["num_channels"] = channels, len(names)
     image["channel_def"] = {str(k): "image" if channels == 1 else f"channel {k}" for k in range(channels)}
     pred["channel_def"] = {str(value): name for value, name in enumerate(names)}
+    image["spatial_shape"] = pred["spatial_shape"] = ["16*n"] * dims
     content["training"] = {**settings, "spatial_size": shape}
     return content
 
@@ -93,7 +94,9 @@ def export(ckpt_path: str, output: str) -> Path:
         raise InputError(f"{target}: exists already; give another --output.")
     settings = settings_of(weights)
     network, metadata = trained_network(weights), metadata_of(weights, settings)
-    example = torch.zeros(2, settings["in_channels"], *(64, 96) if settings.get("spatial_dims", 2) == 2 else (32, 48, 64))
+    example = torch.zeros(
+        2, settings["in_channels"], *(64, 96) if settings.get("spatial_dims", 2) == 2 else (32, 48, 64)
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".onnx":
         _onnx(network, example, target, metadata)

@@ -47,9 +47,7 @@ def label_inferer(
     """
     if check_dims(spatial_dims) == 2:
         size = ensure_tuple_rep(spatial_size, 2)
-        return SliceLabelInferer(
-            roi_size=size, sw_batch_size=slice_batch, spatial_dim=2, amp=amp, flip_tta=flip_tta
-        )
+        return SliceLabelInferer(roi_size=size, sw_batch_size=slice_batch, spatial_dim=2, amp=amp, flip_tta=flip_tta)
     size = patch_size(spatial_size)
     batch = max(1, slice_batch // size[2])
     return VolumeLabelInferer(size, batch, overlap=overlap, amp=amp, flip_tta=flip_tta)
@@ -86,7 +84,9 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
             InputError: another ``amp`` or ``overlap``.
         """
         if not 0 <= overlap < 1:
-            raise InputError(f"overlap: a share of a patch's sides, expected 0 or more and below 1, received {overlap}.")
+            raise InputError(
+                f"overlap: a share of a patch's sides, expected 0 or more and below 1, received {overlap}."
+            )
         super().__init__(tuple(roi_size), sw_batch_size, overlap, mode="gaussian")
         self.amp, self.flip_tta = amp, flip_tta
         precision(amp, "cpu")
