@@ -90,8 +90,8 @@ class SliceDataset(Dataset, Randomizable):
     Every volume is read and checked once when the dataset is made, and kept in memory as far as ``cache_rate`` allows.
     """
 
-    #: what an item is called in messages
-    unit = "slices"
+    #: what one item, and several, are called in messages
+    unit = ("slice", "slices")
 
     def __init__(
         self,
@@ -288,8 +288,8 @@ class TwoStreamLoader:
         self.steps = steps or max(len(longest) // (batch_size * size), int(fill))
         if not self.steps:
             raise InputError(
-                f"Fewer {longest.unit} than a batch: {len(longest)} "
-                f"{'labelled' if self.supervised else 'unlabelled'} {longest.unit} "
+                f"Fewer {longest.unit[1]} than a batch: {len(longest)} "
+                f"{'labelled' if self.supervised else 'unlabelled'} {longest.unit[1]} "
                 f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
             )
         if self.supervised and rank == 0:

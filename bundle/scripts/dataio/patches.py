@@ -28,7 +28,7 @@ class PatchDataset(SliceDataset):
     One that is smaller than a patch is filled up with zeros on all sides, as prediction does.
     """
 
-    unit = "patches"
+    unit = ("patch", "patches")
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
                     f"{' x '.join(map(str, volume.shape[1:]))} voxels; take it off the list, or train on slices "
                     "(configs/train.yaml alone)."
                 )
-            turned = self.turn(volume if isinstance(volume, MetaTensor) else MetaTensor(volume))
+            turned: Any = self.turn(volume if isinstance(volume, MetaTensor) else MetaTensor(volume))
             stored = np.linalg.norm(turned.affine[:3, :3].numpy(), axis=0)
             resize = self.resize[key]
             resize.spatial_size = tuple(
@@ -131,9 +131,7 @@ def voxel_spacing(
     """
     if check_dims(spatial_dims) == 2:
         if given is not None:
-            raise InputError(
-                f"spacing {given}: is of volumes in 3D, and spatial_dims is 2; leave it out, or {OVERLAY}."
-            )
+            raise InputError(f"spacing {given}: is of 3D, and spatial_dims is 2; leave it out, or {OVERLAY}.")
         return None
     if given != "auto":
         return checked_spacing(given)

@@ -84,11 +84,9 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
             InputError: another ``amp`` or ``overlap``.
         """
         if not 0 <= overlap < 1:
-            raise InputError(
-                f"overlap: a share of a patch's sides, expected 0 or more and below 1, received {overlap}."
-            )
+            raise InputError(f"overlap: a share of a patch's sides, expected 0 to below 1, received {overlap}.")
         super().__init__(tuple(roi_size), sw_batch_size, overlap, mode="gaussian")
-        self.amp, self.flip_tta = amp, flip_tta
+        self.height, self.amp, self.flip_tta = roi_size[2], amp, flip_tta
         precision(amp, "cpu")
 
     def __call__(  # type: ignore[override]
@@ -130,7 +128,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
         """Probabilities of one plane of the grid after the other, ``(K, X, Y)`` each, from the feet to the head."""
         network = self.prepared(network, volume.device)
         depth = volume.shape[-1]
-        height = min(self.roi_size[2], depth)
+        height = min(self.height, depth)
         interval = max(int(height * (1 - self.overlap)), 1)  # type: ignore[operator]
         starts = [window[0].start for window in dense_patch_slices((depth,), (height,), (interval,))]
         weight = compute_importance_map((height,), mode="gaussian", device=volume.device)
