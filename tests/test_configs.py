@@ -19,17 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = [
-    "demo",
-    "fixmatch",
-    "labeled_only",
-    "literal",
-    "paper",
-    "semsim_light",
-    "semsim_minus",
-    "unimatch",
-    "volumes",
-]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch",
+                     "volumes"]  # fmt: skip
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
 ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml"}
