@@ -15,7 +15,10 @@ LABEL_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 # processes that share the tests, one thread each
 JOBS ?= 2
 
-.PHONY: install demo test test-long lint clean label-demo test-label
+# of `make attack`
+MINUTES ?= 120
+
+.PHONY: install demo test test-long lint clean label-demo test-label attack
 
 install: $(VENV)/.installed
 
@@ -65,6 +68,10 @@ label-demo: $(LABEL)/.installed
 test-label: $(LABEL)/.installed
 	$(LABEL)/bin/python -m pip install --quiet --constraint constraints.txt pytest pytest-timeout
 	$(LABEL)/bin/python -m pytest tests/label
+
+# of the running app, from this machine: benchmarks/RELIABILITY.md says what came out
+attack: $(LABEL)/.installed
+	$(LABEL)/bin/python tests/label/attack.py --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(LABEL) label_demo

@@ -17,29 +17,25 @@ both curves. Everything goes on where it was interrupted.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import yaml
+from common import BUNDLE, CONFIGS, ROOT, environment, note_start, patient_of, versions, write_json
+from common import read_rows as _rows
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
-RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
-CONFIGS = ROOT / "benchmarks" / "configs"
+RESULTS = common.RESULTS / "accuracy"
 #: Overlay of train.yaml for each method; SemSim is train.yaml itself.
 METHODS = {
     "labeled_only": ["labeled_only"],
@@ -58,11 +54,6 @@ class Unfinished(Exception):
     """The time given to a training ran out; its checkpoints lie where the next call finds them."""
 
 
-def git(*args: str) -> str:
-    """Output of a git command on this repository."""
-    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def changes() -> dict[str, dict[str, Any]]:
     """Named departures from a method's own settings, one factor each."""
     return yaml.safe_load((CONFIGS / "changes.yaml").read_text())
@@ -72,33 +63,11 @@ def make_datalist(
     data: str | os.PathLike, cases: int, output: str | os.PathLike, split_file: str | os.PathLike = ""
 ) -> None:
     """Write the datalist of the protocol: labelled patients, the other training patients unlabelled, validation."""
-    splits = json.loads(Path(split_file or CONFIGS / "acdc_splits.json").read_text())
+    splits = common.read_splits(split_file)
     if str(cases) not in splits["labelled"]:
         raise SystemExit(f"--cases should be {', '.join(splits['labelled'])}, received {cases}.")
-    labelled = splits["labelled"][str(cases)]
-    use = {p: "validation" for p in splits["validation"]} | {p: "unlabeled" for p in splits["training"]}
-    use |= {p: "training" for p in labelled}
-    lists: dict[str, list[dict[str, str]]] = {name: [] for name in ("training", "unlabeled", "validation")}
-    for image in sorted((Path(data) / "images").glob("*.nii.gz")):
-        name = use.get(patient_of(image.name))
-        if name is None:
-            continue
-        item = {"image": f"images/{image.name}"}
-        if name != "unlabeled":
-            item["label"] = f"labels/{image.name}"
-        lists[name].append(item)
-    missing = set(use) - {patient_of(item["image"]) for items in lists.values() for item in items}
-    if missing:
-        raise SystemExit(
-            f"{data}: expected images/patientNNN_frameMM.nii.gz of {len(use)} patients, {len(missing)} are missing "
-            f"({min(missing)} for one); see benchmarks/configs/acdc_splits.json."
-        )
+    lists = common.protocol_lists(data, splits, splits["labelled"][str(cases)])
     Path(output).write_text(json.dumps(lists, indent=1) + "\n")
-
-
-def patient_of(case: str) -> str:
-    """``images/patient001_frame01.nii.gz`` -> ``patient001``."""
-    return Path(case).name.split(".")[0].split("_")[0]
 
 
 def run_name(
@@ -186,13 +155,11 @@ def train(
     args = ["--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
     args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    env = environment(threads)
     if plan and not (folder / "training_log.csv").exists():
-        subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=environment, check=True)
+        subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=env, check=True)
     with (folder / "output.log").open("a") as log:
-        process = subprocess.Popen(
-            [*RUN, "training", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
+        process = subprocess.Popen([*RUN, "training", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT, env=env)
         try:
             code = process.wait(timeout=60 * minutes if minutes else None)
         except subprocess.TimeoutExpired:
@@ -217,10 +184,7 @@ def train(
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
-    result.parent.mkdir(parents=True, exist_ok=True)
-    part = result.with_suffix(".part")
-    part.write_text(_compact(record))
-    part.replace(result)
+    write_json(result, record)
     if test:
         predict(str(folder), test, threads=threads)
     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
@@ -246,40 +210,12 @@ def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
     with tempfile.TemporaryDirectory() as folder:
         args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
         args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment, check=True, capture_output=True)
+        subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment(threads), check=True, capture_output=True)
         files = sorted(Path(folder).glob("*_seg.nii.gz"))
         arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
     print(f"{target}: {len(arrays)} images predicted with {weights}.")
-
-
-def machine() -> str:
-    """Processor, the vector instructions torch uses on it, and Python: what rounding depends on, versions aside."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines()) if cpuinfo.exists() else ()
-    told = {key.strip(): value.strip() for key, _, value in lines}
-    processor = platform.processor() or platform.machine()
-    if "model name" in told:
-        processor = f"{told['model name']} (family {told.get('cpu family')}, model {told.get('model')})"
-    import torch  # not needed for tables and plots, and slow to load
-
-    return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, python {platform.python_version()}"
-
-
-def note_start(folder: Path) -> None:
-    """Remember which commit each part of a training ran on, and on which machine."""
-    path = folder / "starts.json"
-    starts = json.loads(path.read_text()) if path.exists() else []
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no", "--", "bundle", "benchmarks/configs"))
-    starts.append({"commit": git("rev-parse", "HEAD"), "changed": dirty, "machine": machine()})
-    path.write_text(json.dumps(starts))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _number(text: str) -> float | None:
@@ -332,7 +268,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "steps_per_epoch": settings["steps_per_epoch"],
         "commit": sorted({s["commit"] for s in starts}),
         "changed_since_commit": any(s["changed"] for s in starts),
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy", "pytorch-ignite")},
+        "versions": versions("pytorch-ignite"),
         "machine": "; ".join(sorted({s["machine"] for s in starts})),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
         "last": _scores(evaluated[-1:]),
@@ -345,12 +281,6 @@ def collect(folder: Path) -> dict[str, Any]:
     record["pseudo_labels"] = {k: [_number(row[k]) for row in hidden] for k in hidden[0]}
     record["validation_curve"] = {k: [_number(row[k]) for row in curve] for k in curve[0]}
     return record
-
-
-def _compact(record: Mapping[str, Any]) -> str:
-    """JSON with lists of numbers on one line."""
-    text = json.dumps(record, indent=1)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text) + "\n"
 
 
 def queue(
@@ -404,7 +334,7 @@ def pack(data: str, output: str) -> None:
     """
     import nibabel as nib
 
-    splits = json.loads((CONFIGS / "acdc_splits.json").read_text())
+    splits = common.read_splits()
     used = {*splits["training"], *splits["validation"]}
     for kind in ("images", "labels"):
         for source in sorted((Path(data) / kind).glob("*.nii.gz")):

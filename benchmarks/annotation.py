@@ -7,7 +7,7 @@
 same for every strategy of a seed; the others are unlabelled. After each round of training two more are: drawn at
 random, or those with the highest score. SemSim- is trained in every round for the same steps, warm-started from the
 weights of the round before (``configs/annotation.yaml``), and its last iteration is scored on the validation patients.
-The scores come from ``scripts/method/acquisition.py``, mean over all slices of a patient.
+The scores come from ``scripts/method/active_learning.py``, mean over all slices of a patient.
 
 A round writes one JSON: annotated patients, Dice of every case, scores of every patient not annotated, command, commit,
 versions. ``run`` goes on where it was interrupted; seed after seed, so that whole seeds are there first.
@@ -16,24 +16,19 @@ versions. ``run`` goes on where it was interrupted; seed after seed, so that who
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import accuracy
+import common
 import comparison
+from common import BUNDLE, CONFIGS, ROOT, markdown
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
-RESULTS = ROOT / "benchmarks" / "results" / "annotation"
-FILES = ("configs/train.yaml", "configs/semsim_minus.yaml", str(accuracy.CONFIGS / "annotation.yaml"))
+RESULTS = common.RESULTS / "annotation"
+FILES = ("configs/train.yaml", "configs/semsim_minus.yaml", str(CONFIGS / "annotation.yaml"))
 STRATEGIES = ("random", "entropy", "disagreement")
 
 
@@ -47,14 +42,13 @@ class Pool:
             patients: those of the pool.
             settings: of ``train.yaml``, as in the training.
         """
-        sys.path.insert(0, str(BUNDLE))
         from monai.bundle import ConfigParser
 
         self.parser = ConfigParser()
         self.parser.read_config([str(BUNDLE / f) for f in FILES])
         self.parser.update({"device": "cpu", **settings})
         files = sorted((data / "images").glob("*.nii.gz"))
-        self.images = {p: [f for f in files if accuracy.patient_of(f.name) == p] for p in sorted(patients)}
+        self.images = {p: [f for f in files if common.patient_of(f.name) == p] for p in sorted(patients)}
         if missing := [p for p, found in self.images.items() if not found]:
             raise SystemExit(f"{data}: expected images of {len(patients)} patients, {missing[0]} has none.")
         self.transform = self.parser.get_parsed_content("train#preprocessing")
@@ -69,7 +63,7 @@ class Pool:
     def scores(self, weights: Path, annotated: Sequence[str]) -> dict[str, dict[str, float]]:
         """``{patient: {score: value}}`` of the patients that are not annotated."""
         import torch
-        from scripts.method.acquisition import Acquisition
+        from scripts.method.active_learning import Acquisition
         from scripts.training.checkpoints import load_weights
 
         network = load_weights(self.parser.get_parsed_content("network_def", instantiate=True), str(weights), "cpu")
@@ -135,7 +129,7 @@ def run(
     """
     if unknown := set(strategies) - set(STRATEGIES):
         raise SystemExit(f"--strategies should be some of {', '.join(STRATEGIES)}, received {min(unknown)}.")
-    split = json.loads(Path(splits or accuracy.CONFIGS / "acdc_splits.json").read_text())
+    split = common.read_splits(splits)
     folder = Path(work or ROOT / "benchmarks" / "runs" / "annotation").resolve()
     target = Path(results) if results else RESULTS
     target.mkdir(parents=True, exist_ok=True)
@@ -157,9 +151,7 @@ def run(
                         "patients": len(annotated), "annotated": annotated, "warm_start": before, "command": command,
                         **collect(folder / name), "scores": pool.scores(folder / name / "model_last.pt", annotated),
                     }  # fmt: skip
-                    part = result.with_suffix(".part")
-                    part.write_text(accuracy._compact(record))
-                    part.replace(result)
+                    common.write_json(result, record)
                     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f}", flush=True)
                 scores = json.loads(result.read_text())["scores"]
                 before = name
@@ -179,34 +171,18 @@ def train(
     """One round, in a process of its own, as a user would start it."""
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
     folder.mkdir(parents=True)
-    use = {p: "validation" for p in split["validation"]} | {p: "unlabeled" for p in split["training"]}
-    use |= {p: "training" for p in annotated}
-    lists: dict[str, list[dict[str, str]]] = {name: [] for name in ("training", "unlabeled", "validation")}
-    for image in sorted((data / "images").glob("*.nii.gz")):
-        if kind := use.get(accuracy.patient_of(image.name)):
-            label = {} if kind == "unlabeled" else {"label": f"labels/{image.name}"}
-            lists[kind].append({"image": f"images/{image.name}", **label})
-    (folder / "datalist.json").write_text(json.dumps(lists, indent=1) + "\n")
-    accuracy.note_start(folder)
+    common.write_json(folder / "datalist.json", common.protocol_lists(data, split, annotated))
+    common.note_start(folder)
     options = {
         "dataset_dir": data.resolve(), "datalist": folder / "datalist.json", "output_dir": folder,
-        "seed": seed, "warm_start": folder.parent / before / "model_last.pt" if before else "", **settings,
+        "seed": seed, **({"warm_start": folder.parent / before / "model_last.pt"} if before else {}), **settings,
     }  # fmt: skip
-    args = [part for k, v in options.items() if v != "" for part in (f"--{k}", str(v))]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    with (folder / "output.log").open("a") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(list(FILES)), *args],
-            cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT, env=env,
-        ).returncode  # fmt: skip
-    if code:
-        tail = "\n".join((folder / "output.log").read_text(errors="replace").splitlines()[-5:])
-        raise SystemExit(f"{folder}: training failed with exit code {code}, see output.log there:\n{tail}")
+    common.run(common.command("training", FILES, **options), folder / "output.log", threads)
 
 
 def collect(folder: Path) -> dict[str, Any]:
     """What a finished round left, for its result."""
-    log = accuracy._rows(folder / "training_log.csv")
+    log = common.read_rows(folder / "training_log.csv")
     starts = json.loads((folder / "starts.json").read_text())
     training = json.loads((folder / "training.json").read_text())
     validations = sorted((folder / "validations").iterdir(), key=lambda p: int(p.name.split("_")[1]))
@@ -215,7 +191,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "unlabeled_images": training["unlabeled_images"], "steps": int(log[-1]["iteration"]),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
         "commit": sorted({s["commit"] for s in starts}), "changed_since_commit": any(s["changed"] for s in starts),
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+        "versions": common.versions(),
         "last": accuracy._scores(validations[-1:]),
     }  # fmt: skip
 
@@ -245,23 +221,22 @@ def dice(record: Mapping[str, Any]) -> float:
 def table_lines(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]]) -> list[str]:
     """Mean Dice by number of patients, each seed behind it, and paired differences from ``random``."""
     numbers = sorted({n for _, n in results})
-    lines = ["| strategy | " + " | ".join(f"{n} patients" for n in numbers) + " |", "|---" * (len(numbers) + 1) + "|"]
+    rows = []
     for name in STRATEGIES:
-        cells = []
+        cells = [name]
         for n in numbers:
             values = [dice(r) for _, r in sorted(results[name, n].items())]
             each = f" ({', '.join(f'{v:.3f}' for v in values)})" if len(values) > 1 else ""
             cells.append(f"{sum(values) / len(values):.3f}{each}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| strategy | against | patients | seeds | difference in Dice, 95 % interval | each seed |"]
-    lines += ["|---|---|---|---|---|---|"]
+        rows.append(cells)
+    pairs = []
     for name in STRATEGIES[1:]:
         for n in numbers[1:]:
             d = comparison.paired(list(results["random", n].values()), list(results[name, n].values()), "last")
             each = ", ".join(f"{v:+.3f}" for v in d["seeds"])
-            interval = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}"
-            lines.append(f"| {name} | random | {n} | {len(d['seeds'])} | {interval} | {each} |")
-    return lines
+            pairs.append([name, "random", str(n), str(len(d["seeds"])), common.shown(d), each])
+    head = ["strategy", "against", "patients", "seeds", "difference in Dice, 95 % interval", "each seed"]
+    return [*markdown(["strategy", *(f"{n} patients" for n in numbers)], rows), "", *markdown(head, pairs)]
 
 
 def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], path: Path) -> None:
@@ -283,9 +258,6 @@ def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], pat
     comparison._save(figure, path)
 
 
-MARKED = re.compile(r"(<!-- (table|curve) -->\n).*?(<!-- end -->)", re.S)
-
-
 def report(page: str = "", results: str = "") -> None:
     """Write table and curve of a page from results, between its marks ``<!-- table -->``, ``<!-- curve -->``.
 
@@ -305,7 +277,7 @@ def fill(text: str, folder: Path, figures: Path | None = None) -> str:
         figures.mkdir(parents=True, exist_ok=True)
         draw(results, figures / "annotation.png")
     parts = {"table": "\n".join(table_lines(results)), "curve": f"![{CAPTION}](figures/annotation.png)"}
-    return MARKED.sub(lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text)
+    return common.fill(text, lambda kind, *_: parts[kind])
 
 
 CAPTION = "Validation Dice against annotated patients"

@@ -13,20 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "benchmarks")]
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
+import common
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import CONFIGS, note_start, patient_of
+from common import ROOT, markdown, note_start, patient_of
 from monai.apps.auto3dseg import AutoRunner
 from monai.transforms import LoadImage
 from scripts.evaluation.metrics import METRICS, score_case, summarize
@@ -37,18 +32,12 @@ VARIANTS = ("with_unlabeled", "without")
 
 def datalist(data: Path, unlabeled: bool, split_file: str = "") -> dict[str, list[dict[str, Any]]]:
     """Auto3DSeg datalist of the 7-case protocol; the two frames of a patient are in one fold."""
-    splits = json.loads(Path(split_file or CONFIGS / "acdc_splits.json").read_text())
+    splits = common.read_splits(split_file)
     labelled = max(splits["labelled"].values(), key=len)
-    lists: dict[str, list[dict[str, Any]]] = {"training": [], "unlabeled": [], "testing": []}
-    for image in sorted((data / "images").glob("*.nii.gz")):
-        patient = patient_of(image.name)
-        item: dict[str, Any] = {"image": f"images/{image.name}"}
-        if patient in labelled:
-            lists["training"].append({**item, "label": f"labels/{image.name}", "fold": labelled.index(patient) % 2})
-        elif patient in splits["training"]:
-            lists["unlabeled"].append(item)
-        elif patient in splits["validation"]:
-            lists["testing"].append(item)
+    lists = common.protocol_lists(data, splits, labelled)
+    for item in lists["training"]:
+        item["fold"] = labelled.index(patient_of(item["image"])) % 2
+    lists["testing"] = [{"image": item["image"]} for item in lists.pop("validation")]
     return lists if unlabeled else {k: v for k, v in lists.items() if k != "unlabeled"}
 
 
@@ -71,7 +60,7 @@ def run(
         "command": f"python benchmarks/auto3dseg.py run --data DIR --work WORK --output {Path(output).name} "
         f"--epochs {epochs} --spatial_size {spatial_size} --seed {seed}" + (" --splits FILE" if splits else ""),
         "seed": seed,
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+        "versions": common.versions(),
         "threads": torch.get_num_threads(),
     }
     steps: list[int] = []
@@ -103,7 +92,7 @@ def run(
             "validation_curves": validation_curves(folder),
             **score(Path(data), folder / "work" / "ensemble_output", lists["testing"]),
         }
-    Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    common.write_json(output, record)
     table(output)
 
 
@@ -138,24 +127,20 @@ def score(data: Path, predictions: Path, testing: list[dict[str, Any]]) -> dict[
 
 def table_lines(record: dict[str, Any]) -> list[str]:
     """A result as a Markdown table, with the paired difference over patients."""
-    from scipy.stats import ttest_1samp
-
     head = ["", "unlabelled images", "steps of each fold", "minutes", *CLASSES[1:], "mean Dice", "95HD (voxel)"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    patients = {}
+    rows, patients = [], {}
     for variant in VARIANTS:
         r = record[variant]
         cells = [variant.replace("_", " "), str(r["unlabeled_images"][0]), ", ".join(map(str, r["steps"]))]
         cells += [f"{r['seconds'] / 60:.0f}", *(f"{r['classes'][c]['dice']:.3f}" for c in CLASSES[1:])]
-        lines.append("| " + " | ".join([*cells, f"{r['mean']['dice']:.3f}", f"{r['mean']['hd95']:.1f}"]) + " |")
+        rows.append([*cells, f"{r['mean']['dice']:.3f}", f"{r['mean']['hd95']:.1f}"])
         frame = pd.DataFrame(r["per_case"])
         patients[variant] = frame.groupby(frame["case"].map(patient_of))["dice"].mean()
     difference = (patients["with_unlabeled"] - patients["without"]).to_numpy()
-    interval = ttest_1samp(difference, 0.0).confidence_interval(0.95)
-    verdict = "a tie" if interval.low <= 0 <= interval.high else "ahead" if interval.low > 0 else "behind"
-    lines += ["", f"Difference in mean Dice {difference.mean():+.3f}, 95 % interval over {len(difference)} patients "
-              f"{interval.low:+.3f} to {interval.high:+.3f}: {verdict}."]  # fmt: skip
-    return lines
+    d = common.interval(difference)
+    text = f"Difference in mean Dice {d['mean']:+.3f}, 95 % interval over {len(difference)} patients "
+    text += f"{d['low']:+.3f} to {d['high']:+.3f}: {d['verdict'].replace('tie', 'a tie')}."
+    return [*markdown(head, rows), "", text]
 
 
 def table(result: str) -> None:
@@ -163,17 +148,11 @@ def table(result: str) -> None:
     print("\n".join(table_lines(json.loads(Path(result).read_text()))))
 
 
-MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.S)
-
-
-def fill(text: str, results: Path = ROOT / "benchmarks" / "results") -> str:
+def fill(text: str, results: Path = common.RESULTS) -> str:
     """A page with the tables between ``<!-- table NAME -->`` and ``<!-- end -->`` made anew."""
-
-    def part(match: re.Match) -> str:
-        record = json.loads((results / f"{match[2]}.json").read_text())
-        return f"{match[1]}{chr(10).join(table_lines(record))}\n{match[3]}"
-
-    return MARKED.sub(part, text)
+    return common.fill(
+        text, lambda _, name, __: "\n".join(table_lines(json.loads((results / f"{name}.json").read_text())))
+    )
 
 
 def report() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import EVALUATIONS, METHODS, RESULTS, ROOT, mean_known, patient_of
+from accuracy import EVALUATIONS, METHODS, RESULTS, mean_known
+from common import ROOT, interval, markdown, patient_of, shown
+from common import fill as fill_page
+
+#: methods of the table, as it names them
+TITLES = {
+    "labeled_only": "labelled scans only", "fixmatch": "FixMatch", "unimatch": "UniMatch",
+    "semsim_minus": "SemSim-", "semsim": "SemSim",
+}  # fmt: skip
 
 
 def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
@@ -42,23 +50,11 @@ def paired(
         ``mean``, the 95 % interval ``low`` to ``high`` of Student's t over patients, ``seeds``, the difference of each
         seed, and ``verdict``: ahead, behind, or tie where the interval holds zero.
     """
-    from scipy.stats import ttest_1samp
-
     by_seed = [{r["seed"]: per_patient(r, which, name=name) for r in group} for group in (first, second)]
     seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
     patients = sorted(by_seed[0][seeds[0]])
     table = np.array([[by_seed[1][s][p] - by_seed[0][s][p] for p in patients] for s in seeds])
-    interval = ttest_1samp(table.mean(axis=0), 0.0).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    verdict = "tie" if low <= 0 <= high else "ahead" if low > 0 else "behind"
-    return {
-        "mean": float(table.mean()),
-        "low": low,
-        "high": high,
-        "seeds": table.mean(axis=1).tolist(),
-        "patients": len(patients),
-        "verdict": verdict,
-    }
+    return interval(table.mean(axis=0)) | {"seeds": table.mean(axis=1).tolist(), "patients": len(patients)}
 
 
 def label(record: Mapping[str, Any]) -> str:
@@ -98,13 +94,13 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     unit = records[0]["last"]["distance_unit"]
     groups = groups_of(records, against)
     head = ["method", "seeds", *names, "mean Dice, last iteration", "mean of last five", "best on validation"]
-    lines = ["| " + " | ".join([*head, f"95HD ({unit}), last"]) + " |", "|---" * (len(head) + 1) + "|"]
+    rows = []
     for name, group in groups.items():
         cells = [name, str(len(group))]
         cells += [f"{np.mean([r['last']['classes'][c]['dice'] for r in group]):.3f}" for c in names]
         cells += [_over_seeds(group, lambda r, w=which: r[w]["mean"]["dice"], 3) for which in EVALUATIONS]  # type: ignore[misc]
-        cells.append(_over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1))
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append([*cells, _over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1)])
+    lines = markdown([*head, f"95HD ({unit}), last"], rows)
     pairs = list(zip(groups, list(groups)[1:]))
     if against:
         pairs = [(against, name) for name in groups if name != against]
@@ -112,62 +108,50 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     for first, second in pairs:
         if not {r["seed"] for r in groups[first]} & {r["seed"] for r in groups[second]}:
             continue
-        cells = []
-        for which in EVALUATIONS[:2]:
-            d = paired(groups[first], groups[second], which)
-            cells.append(f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}")
-        seeds = ", ".join(f"{s:+.3f}" for s in paired(groups[first], groups[second], "last")["seeds"])
-        rows.append(f"| {second} | {first} | {' | '.join(cells)} | {seeds} |")
-    if rows:
-        lines += ["", "| method | against | Dice, last iteration | Dice, mean of last five | each seed, last |"]
-        lines += ["|---|---|---|---|---|", *rows]
-    return lines
+        found = [paired(groups[first], groups[second], which) for which in EVALUATIONS[:2]]
+        rows.append([second, first, *map(shown, found), ", ".join(f"{s:+.3f}" for s in found[0]["seeds"])])
+    head = ["method", "against", "Dice, last iteration", "Dice, mean of last five", "each seed, last"]
+    return [*lines, "", *markdown(head, rows)] if rows else lines
 
 
 def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
-    counts = sorted({r["cases"] for r in records})
-    unit = records[0]["last"]["distance_unit"]
-    head = [f"{count} labelled patient{'s' * (count > 1)}" for count in counts]
-    lines = ["| " + " | ".join([f"Dice / 95HD ({unit})", *head]) + " |", "|---" * (len(counts) + 1) + "|"]
-    for name, group in groups_of(records).items():
+    rows = []
+    for method, title in TITLES.items():
         cells = []
-        for count in counts:
-            found = [r for r in group if r["cases"] == count]
+        for count in (1, 3, 7):
+            found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
             dice, distance = (np.mean([r["last"]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return lines
+        rows.append([title, *cells])
+    return markdown(["Dice / 95HD", *(f"{count} labelled" for count in (1, 3, 7))], rows)
 
 
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
     """Paired differences in mean Dice and class by class, last iteration, over the seeds that both have."""
     names, groups = records[0]["class_names"][1:], groups_of(records, against)
-    lines = ["| " + " | ".join([f"less {against}", "seeds", "mean Dice", *names]) + " |"]
-    lines.append("|---" * (len(names) + 3) + "|")
+    rows = []
     for name, group in groups.items():
         if name == against or not {r["seed"] for r in group} & {r["seed"] for r in groups[against]}:
             continue
         found = [paired(groups[against], group, "last", c) for c in ("", *names)]
-        cells = [f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}) {d['verdict']}" for d in found]
-        lines.append("| " + " | ".join([name, str(len(found[0]["seeds"])), *cells]) + " |")
-    return lines
+        rows.append([name, str(len(found[0]["seeds"])), *map(shown, found)])
+    return markdown([f"less {against}", "seeds", "mean Dice", *names], rows)
 
 
 def quality_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Pseudo-labels at the end of the training against labels kept from it, and the size of the terms, over seeds."""
     names = records[0]["class_names"][1:]
-    lines = ["| " + " | ".join(["method", *names, "terms of the loss: u, intra, cross"]) + " |"]
-    lines.append("|---" * (len(names) + 2) + "|")
+    rows = []
     for name, group in groups_of(records).items():
         cells = []
         for c in names:
             kinds = ("confident", "precision", "recall")
             cells.append(" / ".join(_mean_of_last(group, "pseudo_labels", f"{c} {kind}", 2) for kind in kinds))
         terms = [_mean_of_last(group, "training_curve", f"loss_{term}", 3) for term in ("u", "intra", "cross")]
-        lines.append("| " + " | ".join([name, *cells, ", ".join(terms)]) + " |")
-    return lines
+        rows.append([name, *cells, ", ".join(terms)])
+    return markdown(["method", *names, "terms of the loss: u, intra, cross"], rows)
 
 
 def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, digits: int) -> str:
@@ -178,10 +162,6 @@ def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, dig
 
 #: what ``report`` fills
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
-MARKED = re.compile(
-    r"(<!-- (table|cells|quality|classes|curves|patients|differences) (\S+)(?: against (.+?))? -->\n).*?(<!-- end -->)",
-    re.S,
-)
 
 
 def report(page: str = "", results: str = "") -> None:
@@ -203,30 +183,27 @@ def report(page: str = "", results: str = "") -> None:
 def fill(text: str, results: Path, figures: Path | None = None) -> str:
     """A page with its marked parts made anew; without ``figures`` no picture is drawn."""
 
-    def part(match: re.Match) -> str:
-        kind, pattern, against = match[2], match[3], match[4] or ""
+    def part(kind: str, pattern: str, against: str) -> str:
         records = load(results.glob(f"{pattern}.json"))
         if not records:
             raise SystemExit(f"{results}: no result matches {pattern}.")
-        if kind == "table":
-            body = "\n".join(table_lines(records, against))
-        elif kind == "cells":
-            body = "\n".join(cells_lines(records))
-        elif kind == "quality":
-            body = "\n".join(quality_lines(records))
-        elif kind == "classes":
-            body = "\n".join(class_lines(records, against))
-        else:
-            name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
-            if figures is not None:
-                figures.mkdir(parents=True, exist_ok=True)
-                DRAW[kind](records, figures / name, against)
-            body = f"![{CAPTIONS[kind]}](figures/{name})"
-        return f"{match[1]}{body}\n{match[5]}"
+        if kind in TABLES:
+            return "\n".join(TABLES[kind](records, against))
+        name = f"{kind}_{re.sub(r'[^a-z0-9]+', '_', pattern).strip('_')}.png"
+        if figures is not None:
+            figures.mkdir(parents=True, exist_ok=True)
+            DRAW[kind](records, figures / name, against)
+        return f"![{CAPTIONS[kind]}](figures/{name})"
 
-    return MARKED.sub(part, text)
+    return fill_page(text, part)
 
 
+TABLES: dict[str, Callable[..., list[str]]] = {
+    "table": table_lines,
+    "cells": lambda records, _: cells_lines(records),
+    "quality": lambda records, _: quality_lines(records),
+    "classes": class_lines,
+}
 CAPTIONS = {
     "curves": "Dice on validation during training",
     "patients": "Dice of every validation patient",

@@ -14,29 +14,24 @@ turns in one run. ``memory`` predicts long volumes, ``agreement`` compares the l
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
-sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 
 import nibabel as nib
 import numpy as np
 import onnxruntime
 import torch
+from common import BUNDLE, child, command, markdown, provenance, resources, write_json
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from scripts.evaluation.inferer import SliceLabelInferer
 from scripts.precision import precision
 from scripts.training.memory import PeakMemory, keep_freed_memory
-from step import Step, count, make_data, provenance, seconds_of, spread
+from step import Step, count, make_data, seconds_of, spread
 
 CKPT = BUNDLE / "models" / "model.pt"
 SLICES = 16
@@ -77,17 +72,11 @@ def build(which: str, size: int, data: Path, output: Path, device: str) -> Confi
 def export(size: int, folder: Path) -> dict[str, Path]:
     """TorchScript and ONNX files of the shipped weights, made by the commands of the documentation."""
     files = {"torchscript": folder / f"{size}.ts", "onnx": folder / f"{size}.onnx"}
-    shared = [
-        "--ckpt_file",
-        str(CKPT),
-        "--meta_file",
-        "configs/metadata.json",
-        "--config_file",
-        "configs/inference.yaml",
-    ]
-    for name, command in (("torchscript", ["ckpt_export"]), ("onnx", ["onnx_export"])):
+    shared = ["--ckpt_file", str(CKPT), "--meta_file", "configs/metadata.json"]
+    shared += ["--config_file", "configs/inference.yaml"]
+    for name, how in (("torchscript", "ckpt_export"), ("onnx", "onnx_export")):
         extra = ["--input_shape", str([SLICES, 1, size, size])] if name == "onnx" else []
-        line = [sys.executable, "-m", "monai.bundle", *command, "network_def", "--filepath", str(files[name])]
+        line = [sys.executable, "-m", "monai.bundle", how, "network_def", "--filepath", str(files[name])]
         subprocess.run([*line, *shared, *extra], cwd=BUNDLE, check=True, capture_output=True)
     return files
 
@@ -182,9 +171,7 @@ def measure(
                 if name.startswith("network") and which in VARIANTS:
                     row["gflop_per_slice"] = count(calls[which])["gflop"] / SLICES
                 if name.startswith("pipeline"):
-                    command = [sys.executable, __file__, "peak", which, str(size), str(data), device, str(threads)]
-                    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                    row["peak_bytes"] = int(printed.split()[-1])
+                    row["peak_bytes"] = int(child(__file__, "peak", which, size, data, device, threads))
                 rows[name] = row
             result["sizes"][str(size)] = rows
     _write(output, result)
@@ -208,7 +195,6 @@ def memory(
     """
     torch.manual_seed(0)
     result = provenance("infer", "cpu", threads, 1) | {"cases": "noise", "amp": str(precision("auto", "cpu"))}
-    result["command"] = result["command"].replace(" measure ", " memory ")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -225,33 +211,10 @@ def memory(
             options = {"dataset_dir": image, "ckpt_path": folder / "model.pt", "class_names": names,
                        "spatial_size": spatial_size, "show_progress": False,
                        "output_dir": folder / f"{number}_{classes}"}  # fmt: skip
-            command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
-            command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-            rows.append({"shape": [side, side, number], "classes": classes} | resources(command, threads))
+            used = resources(command("", ["inference"], **options), threads)
+            rows.append({"shape": [side, side, number], "classes": classes} | used)
     result["volumes"] = rows
     _write(output, result)
-
-
-#: A small process that starts a command: the peak of a process begins with that of the one it was made from.
-STARTER = """
-import os, subprocess, sys
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, used = os.wait4(process.pid, 0)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-
-
-def resources(command: list[str], threads: int) -> dict[str, float]:
-    """Run a command in the bundle's folder: its wall and processor seconds and the most memory that it held."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    start = time.perf_counter()
-    starter = [sys.executable, "-S", "-c", STARTER, *command]
-    done = subprocess.run(starter, cwd=BUNDLE, env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}.")
-    cpu, peak = done.stdout.split()
-    return {"seconds": time.perf_counter() - start, "cpu_seconds": float(cpu), "peak_bytes": int(peak) * 1024}
 
 
 @torch.no_grad()
@@ -287,8 +250,7 @@ def agreement(data: str, output: str, sizes: tuple[int, ...] | int = (192, 224),
 
 
 def _write(output: str, result: dict[str, Any]) -> None:
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps(result, indent=1) + "\n")
+    write_json(output, result)
     table(output)
 
 
@@ -296,32 +258,32 @@ def table(path: str) -> None:
     """Print a result as Markdown."""
     result = json.loads(Path(path).read_text())
     if "volumes" in result:
-        print("| volume | classes | seconds | of the processor | peak memory of the process, GB |")
-        print("|---" * 5 + "|")
-        for row in result["volumes"]:
-            shape = " x ".join(map(str, row["shape"]))
-            figures = f"{row['seconds']:.0f} | {row['cpu_seconds']:.0f} | {row['peak_bytes'] / 1e9:.2f}"
-            print(f"| {shape} | {row['classes']} | {figures} |")
+        head = ["volume", "classes", "seconds", "of the processor", "peak memory of the process, GB"]
+        rows = [
+            [" x ".join(map(str, row["shape"])), str(row["classes"]), f"{row['seconds']:.0f}",
+             f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e9:.2f}"]
+            for row in result["volumes"]
+        ]  # fmt: skip
+        print("\n".join(markdown(head, rows)))
     elif "agreement" in result:
-        print("| pixels | foreground voxels, either | same label |")
-        print("|---" * 3 + "|")
-        for size, row in result["agreement"].items():
-            print(f"| {size} | {row['foreground']} | {row['same'] / row['foreground']:.2%} |")
+        rows = [[size, str(row["foreground"]), f"{row['same'] / row['foreground']:.2%}"]
+                for size, row in result["agreement"].items()]  # fmt: skip
+        print("\n".join(markdown(["pixels", "foreground voxels, either", "same label"], rows)))
     else:
         _table_of_speed(result)
 
 
 def _table_of_speed(result: dict[str, Any]) -> None:
-    for size, rows in result["sizes"].items():
-        print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s)\n")
-        print("| what | slices a second | time x bare U-Net | GFLOP a slice | peak memory MiB |")
-        print("|---" * 5 + "|")
-        for name, row in rows.items():
-            bare = rows[f"{name.split()[0]} bare"]
-            ratio = row["seconds"]["median"] / bare["seconds"]["median"]
+    for size, found in result["sizes"].items():
+        rows = []
+        for name, row in found.items():
+            ratio = row["seconds"]["median"] / found[f"{name.split()[0]} bare"]["seconds"]["median"]
             flop = f"{row['gflop_per_slice']:.2f}" if "gflop_per_slice" in row else ""
             peak = f"{row['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in row else ""
-            print(f"| {name} | {row['slices_per_second']:.1f} | {ratio:.2f} | {flop} | {peak} |")
+            rows.append([name, f"{row['slices_per_second']:.1f}", f"{ratio:.2f}", flop, peak])
+        print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s)\n")
+        head = ["what", "slices a second", "time x bare U-Net", "GFLOP a slice", "peak memory MiB"]
+        print("\n".join(markdown(head, rows)))
 
 
 if __name__ == "__main__":

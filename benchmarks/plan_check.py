@@ -7,47 +7,21 @@ python benchmarks/plan_check.py table benchmarks/results/plan_cpu.json
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
-sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
-
 import torch
+from common import command, markdown, provenance, resources, write_json
 from scripts.dataio import phantom
-from step import provenance
 
 #: overlays of train.yaml and options
-CONFIGURATIONS: dict[str, tuple[list[str], list[str]]] = {
-    "demo": (["demo"], ["--epochs", "5"]),
-    "unimatch 96": (["unimatch"], ["--spatial_size", "96", "--epochs", "3", "--val_interval", "3"]),
-    "semsim 96, 4 + 4": ([], ["--spatial_size", "96", "--epochs", "1", "--val_interval", "1", "--batch_size", "4"]),
-    "semsim_light 160": (["semsim_light"], ["--spatial_size", "160", "--epochs", "1", "--val_interval", "1"]),
+CONFIGURATIONS: dict[str, tuple[list[str], dict[str, int]]] = {
+    "demo": (["demo"], {"epochs": 5}),
+    "unimatch 96": (["unimatch"], {"spatial_size": 96, "epochs": 3, "val_interval": 3}),
+    "semsim 96, 4 + 4": ([], {"spatial_size": 96, "epochs": 1, "val_interval": 1, "batch_size": 4}),
+    "semsim_light 160": (["semsim_light"], {"spatial_size": 160, "epochs": 1, "val_interval": 1}),
 }
-
-
-def run(run_id: str, overlays: list[str], options: list[str], data: Path, output: Path) -> tuple[float, int]:
-    """One command of the bundle: seconds from start to end, and the most bytes that it held in memory."""
-    files = [f"configs/{name}.yaml" for name in ("train", *overlays)]
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
-    command += ["--dataset_dir", str(data), "--output_dir", str(output), *options]
-    begin = time.perf_counter()
-    with (output.parent / f"{run_id}.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT)
-        peak = 0  # not that of wait4, which counts what the parent held when it forked
-        while process.poll() is None:
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-            peak = max(peak, int(found[1]) * 1024 if found else 0)
-            time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit((output.parent / f"{run_id}.log").read_text()[-3000:])
-    return time.perf_counter() - begin, peak
 
 
 def measure(output: str, configurations: tuple[str, ...] | str | None = None, data: str | None = None) -> None:
@@ -67,9 +41,12 @@ def measure(output: str, configurations: tuple[str, ...] | str | None = None, da
         for name in names:
             overlays, options = CONFIGURATIONS[name]
             plan_file = folder / "plan.json"
-            run("planning", overlays, [*options, "--plan_file", str(plan_file)], source, folder / "nothing")
+            files, threads = ["train", *overlays], torch.get_num_threads()
+            given = {**options, "dataset_dir": source, "output_dir": folder / name.replace(" ", "_")}
+            resources(command("planning", files, **given, plan_file=plan_file), threads)
             plan = json.loads(plan_file.read_text())
-            seconds, memory = run("training", overlays, options, source, folder / name.replace(" ", "_"))
+            used = resources(command("training", files, **given), threads)
+            seconds, memory = used["seconds"], used["peak_bytes"]
             result["configurations"][name] = {
                 "overlays": overlays,
                 "options": options,
@@ -80,23 +57,22 @@ def measure(output: str, configurations: tuple[str, ...] | str | None = None, da
                     "peak_bytes": plan["peak_bytes"] / memory,
                 },
             }
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps(result, indent=1) + "\n")
+    write_json(output, result)
     table(output)
 
 
 def table(path: str) -> None:
     """Print a result as Markdown."""
     result = json.loads(Path(path).read_text())
-    columns = ("training", "planned s", "s", "ratio", "planned MiB", "MiB", "ratio", "waiting for data")
-    print("\n| " + " | ".join(columns) + " |")
-    print("|---" * 8 + "|")
+    rows = []
     for name, entry in result["configurations"].items():
         plan, truth, ratio = (entry[key] for key in ("plan", "truth", "ratio"))
-        cells = [f"{plan['total_seconds']:.0f} | {truth['total_seconds']:.0f} | {ratio['total_seconds']:.2f}"]
+        cells = [name, f"{plan['total_seconds']:.0f}", f"{truth['total_seconds']:.0f}", f"{ratio['total_seconds']:.2f}"]
         cells += [f"{part['peak_bytes'] / 2**20:.0f}" for part in (plan, truth)]
         wait = plan["loading_seconds"] / plan["step_seconds"]
-        print(f"| {name} | {' | '.join(cells)} | {ratio['peak_bytes']:.2f} | {wait:.1%} |")
+        rows.append([*cells, f"{ratio['peak_bytes']:.2f}", f"{wait:.1%}"])
+    head = ["training", "planned s", "s", "ratio", "planned MiB", "MiB", "ratio", "waiting for data"]
+    print("\n".join(markdown(head, rows)))
 
 
 if __name__ == "__main__":

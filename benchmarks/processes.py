@@ -9,20 +9,12 @@ augmentation of the same slices let two processes take another course than one; 
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "bundle"
-sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
-
-from step import provenance
+from common import command, markdown, provenance, read_rows, run, write_json
 
 #: files of the configuration, processes, slices of either stream in each
 KINDS = {"one process, batch 8": (["demo"], 1, 8), "two processes, batch 4": (["demo", "multi_gpu_train"], 2, 4)}
@@ -31,16 +23,11 @@ KINDS = {"one process, batch 8": (["demo"], 1, 8), "two processes, batch 4": (["
 def dice_of(kind: str, seed: int, output: Path) -> list[float]:
     """Train and return the mean validation Dice of every validation."""
     overlays, processes, batch = KINDS[kind]
-    files = [f"configs/{name}.yaml" for name in ("train", *overlays)]
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
-    command += ["--output_dir", str(output), "--seed", str(seed), "--batch_size", str(batch)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit((done.stdout + done.stderr)[-3000:])
-    with (output / "validation_log.csv").open(newline="") as file:
-        return [float(row["mean_dice"]) for row in csv.DictReader(file)]
+    line = command("training", ["train", *overlays], output_dir=output, seed=seed, batch_size=batch)
+    if processes > 1:
+        line[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    run(line, output.with_suffix(".log"))
+    return [float(row["mean_dice"]) for row in read_rows(output / "validation_log.csv")]
 
 
 def measure(output: str, seeds: int = 3) -> None:
@@ -57,7 +44,7 @@ def measure(output: str, seeds: int = 3) -> None:
             for number, kind in enumerate(KINDS):
                 dice = dice_of(kind, seed, Path(folder) / f"{number}_{seed}")
                 record["validation_mean_dice"][kind].append([round(value, 4) for value in dice])
-    Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    write_json(output, record)
     table(output)
 
 
@@ -68,14 +55,11 @@ def last(record: dict) -> dict[str, list[float]]:
 
 def table(result: str) -> None:
     """Print a Markdown table."""
-    print("| | each seed | mean | standard deviation |\n|---|---|---|---|")
+    rows = []
     for kind, values in last(json.loads(Path(result).read_text())).items():
-        each = ", ".join(f"{value:.3f}" for value in values)
-        print(
-            f"| {kind} | {each} | {mean(values):.3f} | {stdev(values):.3f} |"
-            if len(values) > 1
-            else f"| {kind} | {each} | | |"
-        )
+        spread = [f"{mean(values):.3f}", f"{stdev(values):.3f}"] if len(values) > 1 else ["", ""]
+        rows.append([kind, ", ".join(f"{value:.3f}" for value in values), *spread])
+    print("\n".join(markdown(["", "each seed", "mean", "standard deviation"], rows)))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     python benchmarks/step.py measure --output benchmarks/results/step_cpu.json
     python benchmarks/step.py table benchmarks/results/step_cpu.json
-    python benchmarks/step.py compare --against DIR --output benchmarks/results/step_against_128.json
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
-phantom, in the precision that ``amp: auto`` means; ``literal`` is ``benchmarks/literal.py``, in float32. Steps of the
+phantom, in the precision that ``amp: auto`` means; ``semsim_naive`` is ``naive_step.py``, in float32. Steps of the
 methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its
 own for each method.
 """
@@ -13,40 +12,29 @@ own for each method.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see the Makefile
-
+import common  # before torch: how its threads wait
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = Path(os.environ.get("SEMSIM_BUNDLE", ROOT / "bundle"))  # of another checkout, for `compare`
-sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
-
-from accuracy import METHODS, git, machine
-from literal import LiteralSemSim
+from accuracy import METHODS
+from common import BUNDLE, markdown, provenance, write_json
 from monai.bundle import ConfigParser
+from naive_step import NaiveSemSim
 from scripts.dataio import phantom
 from scripts.method.augmentation import RandCutMix
 from scripts.method.similarity import affinity, refine
 from scripts.precision import precision
 from scripts.training.memory import PeakMemory, keep_freed_memory
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-SETTINGS = {
-    **METHODS,
-    "semsim_literal": [],
-}
+SETTINGS = {**METHODS, "semsim_naive": []}
 Step = Callable[[], Any]
 
 
@@ -80,10 +68,10 @@ def build(method: str, size: int, data: Path, device: str, **override: Any) -> S
     parser = _settings(method, size, data, device, **override)
     trainer = parser.get_parsed_content("train#trainer")
     batch = next(iter(trainer.data_loader))
-    if method != "semsim_literal":
+    if method != "semsim_naive":
         return lambda: trainer._iteration(trainer, batch)
 
-    network = LiteralSemSim().to(device).train()
+    network = NaiveSemSim().to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     labeled, unlabeled = batch["labeled"], batch["unlabeled"]
     views = {"weak": "image", "strong_1": "image_strong_1", "strong_2": "image_strong_2"}
@@ -182,9 +170,7 @@ def memory(method: str, size: int, data: str, device: str = "cpu", threads: int 
     print(peak.peak - peak.before)
 
 
-def _child(*args: Any) -> float:
-    command = [sys.executable, str(Path(__file__).resolve()), *map(str, args)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+_child = partial(common.child, __file__)
 
 
 def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
@@ -206,21 +192,6 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
         chosen()
     seconds = statistics.median(seconds_of(chosen, "cpu") for _ in range(3))
     print(peak.peak - peak.before + seconds / 1e3)  # bytes before the point, seconds behind it
-
-
-def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
-    """What a result says of where it comes from. A ``+`` after the commit: with changes not committed."""
-    return {
-        "command": f"python benchmarks/{script}.py measure " + " ".join(sys.argv[2:]),
-        "seed": 0,
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "precision": str(precision("auto", device)),
-        "threads": threads,
-        "repeats": repeats,
-        "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "bundle/scripts") else ""),
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
-        "machine": machine(),
-    }
 
 
 def measure(
@@ -284,166 +255,44 @@ def measure(
                 value = _child("affinity_memory", positions, how, threads)
                 entry[how] = {"peak_bytes": int(value), "seconds": (value - int(value)) * 1e3}
             result["affinity"][str(positions)] = entry
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps(result, indent=1) + "\n")
+    write_json(output, result)
     table(output)
 
 
 def table(path: str) -> None:
-    """Print a result of ``measure`` or ``compare`` as Markdown."""
+    """Print a result as Markdown."""
     result = json.loads(Path(path).read_text())
-    if "against" in result:
-        compared(result)
-        return
     for size, part in result["sizes"].items():
         rows = part["methods"]
         base = rows.get("unimatch")
         print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s), "
               f"{result.get('precision', 'float32')}; "
               f"its matrix product {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
-        print("| method | seconds a step | range | x UniMatch | GFLOP | share of the matrix product's rate | "
-              "peak memory MiB | x UniMatch |")  # fmt: skip
-        print("|---" * 8 + "|")
+        head = ["method", "seconds a step", "range", "x UniMatch", "GFLOP", "share of the matrix product's rate",
+                "peak memory MiB", "x UniMatch"]  # fmt: skip
+        lines = []
         for name, row in rows.items():
             s = row["seconds"]
             slower = f"{s['median'] / base['seconds']['median']:.2f}" if base else ""
             larger = f"{row['peak_bytes'] / base['peak_bytes']:.2f}" if base else ""
-            seconds = f"{s['median']:.3f} | {s['min']:.3f} to {s['max']:.3f}"
-            print(f"| {name} | {seconds} | {slower} | {row['gflop']:.0f} | {row['share_of_matmul_rate']:.2f} | "
-                  f"{row['peak_bytes'] / 2**20:.0f} | {larger} |")  # fmt: skip
+            seconds = [f"{s['median']:.3f}", f"{s['min']:.3f} to {s['max']:.3f}"]
+            arithmetic = [f"{row['gflop']:.0f}", f"{row['share_of_matmul_rate']:.2f}"]
+            lines.append([name, *seconds, slower, *arithmetic, f"{row['peak_bytes'] / 2**20:.0f}", larger])
+        print("\n".join(markdown(head, lines)))
         if "peak_bytes_checkpointed" in rows.get("semsim", {}):
             print(f"\nsemsim with a checkpointed fusion: {rows['semsim']['peak_bytes_checkpointed'] / 2**20:.0f} MiB")
     if "affinity" in result:
-        print("\n| positions | seconds | peak memory MiB | seconds, map formed | peak memory MiB, map formed |")
-        print("|---" * 5 + "|")
+        head = ["seconds", "peak memory MiB"]
+        head = ["positions", *head, *(f"{what}, map formed" for what in head)]
+        lines = []
         for positions, entry in result["affinity"].items():
-            cells = [f"{v['seconds']:.3f} | {v['peak_bytes'] / 2**20:.1f}" for v in entry.values()]
-            print(f"| {positions} | " + " | ".join(cells) + " |")
-
-
-class Remote:
-    """A training step in a process of its own, which takes its turn when it is called."""
-
-    def __init__(self, checkout: Path, method: str, size: int, data: str, threads: int, amp: bool) -> None:
-        command = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            "serve",
-            method,
-            str(size),
-            data,
-            str(threads),
-            str(amp),
-        ]
-        environment = os.environ | {"SEMSIM_BUNDLE": str(checkout / "bundle")}
-        self.process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def __call__(self) -> float:
-        """Seconds of one step."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print("step", file=self.process.stdin, flush=True)
-        for line in self.process.stdout:
-            if line.startswith("seconds "):
-                return float(line.split()[1])
-        raise RuntimeError(f"{self.process.args}: ended with {self.process.wait()}")
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-
-def serve(method: str, size: int, data: str, threads: int, amp: bool) -> None:
-    """A step for each line of the standard input, its seconds to the standard output."""
-    torch.set_num_threads(threads)
-    step = build(method, size, Path(data), "cpu", amp=amp)
-    for _ in sys.stdin:
-        print("seconds", seconds_of(step, "cpu"), flush=True)
-
-
-def compare(
-    output: str,
-    against: str,
-    sizes: tuple[int, ...] | int = (128, 224),
-    methods: tuple[str, ...] | str = ("fixmatch", "unimatch", "semsim_minus", "semsim_light", "semsim"),
-    repeats: int = 7,
-    threads: int = 1,
-    amps: tuple[bool, ...] = (True, False),
-) -> None:
-    """Steps of this checkout and of another one in turn, in mixed precision and in float32, on a CPU; writes a JSON.
-
-    Args:
-        output: file to write.
-        against: root of the other checkout, with its modules in the same folders.
-        sizes: image sides in pixels.
-        methods: some of the methods.
-        repeats: timed steps of each, after one that is not timed.
-        threads: of the CPU.
-        amps: of mixed precision and float32.
-    """
-    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    other = Path(against).resolve()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=other, capture_output=True, text=True, check=True).stdout
-    result = provenance("step", "cpu", threads, repeats) | {
-        "command": f"python benchmarks/step.py compare --against DIR --sizes {','.join(map(str, sizes))} "
-        f"--methods {','.join(methods)} --output {output}",
-        "against": commit.strip(),
-        "cases": "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices",
-        "sizes": {},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        data = str(make_data(folder))
-        for size in sizes:
-            rows: dict[str, Any] = {}
-            for name in methods:  # those of a method in turn, with UniMatch's step beside them
-                keys = [(name, amp, who) for amp in amps for who in ("here", "against")]
-                keys += [("unimatch", True, "here")] * (name != "unimatch")
-                remotes = {k: Remote(ROOT if k[2] == "here" else other, k[0], size, data, threads, k[1]) for k in keys}
-                times: dict[tuple, list[float]] = {k: [] for k in keys}
-                for turn in range(repeats + 1):
-                    for k in keys if turn % 2 else reversed(keys):
-                        times[k].append(remotes[k]())
-                for remote in remotes.values():
-                    remote.close()
-                taken = {k: spread(seconds[1:]) for k, seconds in times.items()}
-                rows[name] = {
-                    f"{'amp' if amp else 'float32'}_{who}": taken[name, amp, who]
-                    for amp in amps
-                    for who in ("here", "against")
-                } | {"amp_unimatch": taken["unimatch", True, "here"]}
-            result["sizes"][str(size)] = rows
-            Path(output).write_text(json.dumps(result, indent=1) + "\n")
-    table(output)
-
-
-def compared(result: dict[str, Any]) -> None:
-    """Print a result of ``compare`` as Markdown: seconds of this checkout, and its ratios."""
-    for size, rows in result["sizes"].items():
-        print(f"\n{size} x {size}, {result['threads']} thread(s), {result['machine']}\n")
-        print("| method | amp, s | float32, s | amp / amp before | float32 / float32 before | amp / float32 | "
-              "x UniMatch, amp |")  # fmt: skip
-        print("|---" * 7 + "|")
-        median = {name: {k: v["median"] for k, v in row.items()} for name, row in rows.items()}
-        for name, m in median.items():
-
-            def ratio(a: str, b: str, m: dict[str, float] = m) -> str:
-                return f"{m[a] / m[b]:.2f}" if a in m and b in m else ""
-
-            shown = [f"{m[k]:.3f}" if k in m else "" for k in ("amp_here", "float32_here")]
-            shown += [ratio("amp_here", "amp_against"), ratio("float32_here", "float32_against")]
-            shown += [ratio("amp_here", "float32_here"), ratio("amp_here", "amp_unimatch")]
-            print(f"| {name} | " + " | ".join(shown) + " |")
+            cells = [(f"{v['seconds']:.3f}", f"{v['peak_bytes'] / 2**20:.1f}") for v in entry.values()]
+            lines.append([positions, *(cell for pair in cells for cell in pair)])
+        print("\n" + "\n".join(markdown(head, lines)))
 
 
 if __name__ == "__main__":
     import fire
 
-    commands = (measure, table, compare, serve, memory, affinity_memory)
+    commands = (measure, table, memory, affinity_memory)
     fire.Fire({command.__name__: command for command in commands})

@@ -17,17 +17,13 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import fire
-from accuracy import METRICS, git, make_datalist
-
-ROOT = Path(__file__).resolve().parents[1]
+from accuracy import METRICS, make_datalist
+from common import BUNDLE, RESULTS, command, git, run, versions, write_json
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:
@@ -41,9 +37,7 @@ def metrics(scores: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def publish(
-    result: str, run: str, bundle: str = str(ROOT / "bundle"), output: str = "", keep_largest: bool = False
-) -> None:
+def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", keep_largest: bool = False) -> None:
     """Copy weights and settings.
 
     Args:
@@ -67,9 +61,7 @@ def publish(
         "which": "last iteration",
         "sha256": hashlib.sha256((models / "model.pt").read_bytes()).hexdigest(),
     }
-    (Path(output) if output else ROOT / "benchmarks" / "results" / "weights.json").write_text(
-        json.dumps(facts, indent=1) + "\n"
-    )
+    write_json(output or RESULTS / "weights.json", facts)
 
 
 def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadata: str = "") -> None:
@@ -82,27 +74,26 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadat
         output: default ``benchmarks/results/weights_keep_largest.json``.
         metadata: whose ``eval_metrics`` to replace; default ``bundle/configs/metadata.json``.
     """
-    bundle = ROOT / "bundle"
     record: dict[str, Any] = {
         "command": "python benchmarks/weights.py score --data DIR",
         "commit": git("rev-parse", "HEAD"),
-        "weights_sha256": hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
-        "versions": {name: version(name) for name in ("monai", "torch", "numpy")},
+        "weights_sha256": hashlib.sha256((BUNDLE / "models" / "model.pt").read_bytes()).hexdigest(),
+        "versions": versions(),
     }
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(data, cases, f"{folder}/datalist.json", splits)
         for keep in (False, True):
-            args = ["run", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']"]
-            args += ["--dataset_dir", str(Path(data).resolve()), "--datalist", f"{folder}/datalist.json"]
-            args += ["--output_dir", folder, "--ckpt_path", "models/model.pt", "--keep_largest", str(keep)]
-            subprocess.run([sys.executable, "-m", "monai.bundle", *args], cwd=bundle, check=True)
+            line = command(
+                "", ["train", "evaluate"], dataset_dir=Path(data).resolve(), datalist=f"{folder}/datalist.json",
+                output_dir=folder, ckpt_path="models/model.pt", keep_largest=keep,
+            )  # fmt: skip
+            run(line, Path(folder, "output.log"))
             scores = json.loads(Path(folder, "scores.json").read_text())
             kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")
             record[f"keep_largest_{str(keep).lower()}"] = {key: scores[key] for key in kept}
-    target = Path(output) if output else ROOT / "benchmarks" / "results" / "weights_keep_largest.json"
-    target.write_text(json.dumps(record, indent=1) + "\n")
-    keep = json.loads((bundle / "models" / "training.json").read_text())["keep_largest"]
-    path = Path(metadata) if metadata else bundle / "configs" / "metadata.json"
+    write_json(output or RESULTS / "weights_keep_largest.json", record)
+    keep = json.loads((BUNDLE / "models" / "training.json").read_text())["keep_largest"]
+    path = Path(metadata) if metadata else BUNDLE / "configs" / "metadata.json"
     values = json.dumps(metrics(record[f"keep_largest_{str(keep).lower()}"]), indent=8).replace("}", "    }")
     text = path.read_text()
     path.write_text(re.sub(r'"eval_metrics": \{.*?\}', lambda _: f'"eval_metrics": {values}', text, flags=re.S))

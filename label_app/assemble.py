@@ -63,7 +63,7 @@ def assemble(
         class_names: of the label values 1, 2, ..., or with ``background`` in front of 0, 1, 2, ...; default: those of
             the shipped weights.
         spatial_size: pixels a side; default: that of the shipped weights.
-        fusion: ``conv``, ``sfm_light``, ``sfm`` or ``none``; default: that of the shipped weights.
+        fusion: ``conv``, ``sfm_light`` or ``sfm``; default: that of the shipped weights.
         app: another app than this one, for instance MONAI Label's ``monaibundle``.
 
     Returns:
@@ -114,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--spatial_size", type=int, help="pixels a side")
     parser.add_argument("--app", type=Path, help="another app than this one, MONAI Label's monaibundle say")
-    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm", "none"])
+    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"])
     options = vars(parser.parse_args())
     app = assemble(options.pop("output"), **options)
     settings = json.loads(next(app.glob("model/*/models/training.json")).read_text())

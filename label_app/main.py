@@ -120,7 +120,7 @@ class SemSimApp(MONAILabelApp):
             image: file of the image.
             file: of the label, renumbered in place where the names of its segments say so.
             info: as the client sent it, with ``label_info`` and the ``model`` that it is for.
-            tag: of the label; drafts are not looked at.
+            tag: of the label; drafts are looked at for the names of their segments alone.
         """
         named, model = info.get("label_info"), info.get("model")
         if named and not (isinstance(named, list) and all(isinstance(entry, dict) for entry in named)):
@@ -129,7 +129,7 @@ class SemSimApp(MONAILabelApp):
         names = bundles.class_names(bundle)
         final = tag == DefaultLabelTag.FINAL.value
         try:
-            if final:
+            if final or named:
                 labels.check_readable(bundle, file)
             changed = labels.by_name(file, named, names)
             if final:

@@ -7,13 +7,13 @@ import time
 
 import torch
 import torch.distributed as dist
+from helpers import Slices
 from ignite.engine import Events
 from scripts.dataio.loaders import TwoStreamLoader
 from scripts.distributed import of_rank_0
 from scripts.method.losses import SemSimLoss
 from scripts.method.network import SemSimNet
 from scripts.training.trainer import SemSimTrainer, Teacher
-from test_trainer import Slices
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 

@@ -121,3 +121,22 @@ def write_tiff(path: Path, array: np.ndarray, *, dpi: float, orientation: int = 
     pages = [Image.fromarray(np.ascontiguousarray(array[..., k].T)) for k in range(array.shape[2])]
     tags = {274: orientation}
     pages[0].save(path, save_all=True, append_images=pages[1:], dpi=(dpi, dpi), tiffinfo=tags)
+
+
+def make_acdc(root: Path, patients, *, both: bool = False) -> Path:
+    """``patientNNN`` with ED and ES, their truth, a 4D file and ``Info.cfg``; in `training` as unpacked."""
+    for number in patients:
+        name, ed, es = f"patient{number:03d}", 1, 7 + number % 9
+        folder = root / "training" / name
+        for frame in (ed, es):
+            image, label = blob((14, 12, 3), seed=number * 100 + frame, classes=4)
+            # int16 with a slope: 2.5 units a step
+            write_nifti(folder / f"{name}_frame{frame:02d}.nii.gz", image * 2.5, (1.56, 1.56, 10.0), slope=2.5)
+            write_nifti(folder / f"{name}_frame{frame:02d}_gt.nii.gz", label, (1.56, 1.56, 10.0))
+        nib.save(nib.Nifti1Image(np.zeros((14, 12, 3, 12), np.int16), np.eye(4)), folder / f"{name}_4d.nii.gz")
+        (folder / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
+    (root / "testing" / "patient101").mkdir(parents=True)
+    image, label = blob((14, 12, 3), classes=4)
+    for ending, array in (("", image), ("_gt", label)):
+        write_nifti(root / "testing" / "patient101" / f"patient101_frame01{ending}.nii.gz", array)
+    return root

@@ -16,6 +16,7 @@ from conftest import BUNDLE, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
+import common
 import comparison
 
 SIZES = {"spatial_size": 224, "iterations": 5000}  # where a plan does not say
@@ -106,7 +107,7 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
         assert resumed[key] == whole[key], key
     assert len(json.loads((folder / "starts.json").read_text())) == 2
-    assert resumed["machine"] == accuracy.machine() and "python 3" in resumed["machine"], "said once if it is one"
+    assert resumed["machine"] == common.machine() and "python 3" in resumed["machine"], "said once if it is one"
 
 
 def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
@@ -277,7 +278,7 @@ RESULTS = sorted(accuracy.RESULTS.glob("*.json"))
 @pytest.mark.parametrize("page", comparison.PAGES, ids=lambda p: p.name)
 def test_the_published_pages_are_those_of_the_results(page):
     text = page.read_text()
-    assert len(comparison.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
+    assert len(common.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
     for name in re.findall(r"\]\((figures/\S+)\)", text):
         assert (page.parent / name).stat().st_size > 5000, name
 

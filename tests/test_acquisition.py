@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from scripts.errors import InputError
-from scripts.method.acquisition import Acquisition, disagreement, entropy
+from scripts.method.active_learning import Acquisition, disagreement, entropy
 from scripts.method.network import SemSimNet
 
 

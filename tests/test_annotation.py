@@ -13,14 +13,14 @@ from conftest import ROOT
 from scripts.dataio import phantom
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import accuracy
 import annotation
+import common
 
 
 @pytest.fixture
 def simulation(tmp_path, monkeypatch):
     """Arguments of a tiny simulation: six patients to choose from, one to validate, one that is nobody's."""
-    monkeypatch.setattr(annotation, "subprocess", warm)
+    monkeypatch.setattr(common, "subprocess", warm)
     data = phantom.generate(tmp_path / "p", seed=7, split={"training": 7, "testing": 1})
     names = [f"patient{n:03d}" for n in range(7)]
     (tmp_path / "splits.json").write_text(json.dumps({"training": names[:6], "validation": names[6:]}))
@@ -103,7 +103,7 @@ def test_published_rounds_are_of_the_protocol(path):
     record = json.loads(path.read_text())
     splits = json.loads((ROOT / "benchmarks" / "configs" / "acdc_splits.json").read_text())
     assert set(record["annotated"]) <= set(splits["training"]) and len(set(record["annotated"])) == record["patients"]
-    assert {accuracy.patient_of(c) for c in record["last"]["per_case"]} == set(splits["validation"])
+    assert {common.patient_of(c) for c in record["last"]["per_case"]} == set(splits["validation"])
     assert record["steps"] == 500 and record["command"].startswith("python benchmarks/annotation.py run --data DIR")
     assert not record["changed_since_commit"], "trained on committed code"
     if record["warm_start"]:

@@ -26,7 +26,7 @@ from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
 
 pytest.importorskip("sklearn")
-from monai.apps.auto3dseg import AutoRunner, BundleGen, import_bundle_algo_history
+from monai.apps.auto3dseg import AutoRunner, BundleAlgo, BundleGen, import_bundle_algo_history
 from monai.apps.auto3dseg.utils import AlgoKeys
 from monai.bundle import ConfigParser
 
@@ -436,6 +436,47 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
     assert before == {p.name: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "training.log"}
     log = (output / "training.log").read_text()
     assert "epoch 6/6" in log and "validation after epoch 6" in log and "other settings" in log
+
+
+def test_a_folder_with_blanks_in_its_name_is_trained_by_another(tmp_path, monkeypatch, caplog):
+    """MONAI would cut the command there; and what has finished before says what goes on."""
+    algo = algo_class()()
+    algo.output_path = str(tmp_path / "my work" / "semsim_0")
+    (Path(algo.output_path) / "model_fold0").mkdir(parents=True)
+    trained = []
+
+    def remembered(self, *_) -> None:
+        trained.append((self.output_path, Path(self.output_path).resolve()))
+
+    monkeypatch.setattr(BundleAlgo, "train", remembered)
+    algo.train()
+    ((link, place),) = trained
+    assert " " not in link and place == Path(algo.output_path) and not Path(link).exists(), "the link goes with it"
+    assert not caplog.records
+    progress = [{"best_avg_dice_score": 0.5, "finished": True}]
+    (place / "model_fold0" / "progress.yaml").write_text(yaml.safe_dump(progress))
+    algo.train()
+    (record,) = caplog.records
+    assert "finished before, mean Dice 0.500" in record.message and "another work_dir" in record.message
+
+
+def test_input_that_has_changed_is_named(work, data, tmp_path, caplog):
+    """AutoRunner called again skips what is finished, whatever the input says; with the same one nothing is said."""
+    again = tmp_path / "work"
+    shutil.copytree(work, again, ignore=shutil.ignore_patterns("ensemble_output"))
+    for file in again.glob("semsim_*/algo_object.json"):
+        file.write_text(file.read_text().replace(str(work), str(again)))
+    names = {"class_names": ["RV", "myocardium", "LV"]}
+    runner(data, again, given=names, ensemble=False)
+    assert len(import_bundle_algo_history(str(again), only_trained=True)) == 2
+    assert not [r for r in caplog.records if "differs" in r.message]
+    lists = json.loads((data / "a3d.json").read_text())
+    lists["training"].pop()
+    (tmp_path / "fewer.json").write_text(json.dumps(lists))
+    given = {**names, "datalist": str(tmp_path / "fewer.json"), "epochs": 9}
+    runner(data, again, given=given).run()
+    (told,) = [r.message for r in caplog.records if "differs" in r.message]
+    assert "(datalist: training, epochs)" in told and str(again) in told and "another work_dir" in told
 
 
 @pytest.mark.parametrize("asked", [False, True])

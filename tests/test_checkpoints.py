@@ -7,12 +7,13 @@ import pickle
 
 import pytest
 import torch
+from helpers import engine_with
 from ignite.engine import Engine
+from scripts.dataio.intensity import NAME
 from scripts.errors import InputError
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import SaveBest, load_weights
 from scripts.training.settings import SaveSettings, find_checkpoint, trained
-from test_handlers import engine_with
 
 
 def test_settings_follow_the_weights(tmp_path):
@@ -65,6 +66,15 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     with pytest.raises(InputError, match="spatial_size: expected 64, received 96"):
         start(spatial_size=96)
     assert json.loads((tmp_path / "training.json").read_text())["spatial_size"] == 64
+
+    old = {
+        **json.loads((tmp_path / "training.json").read_text()),
+        "intensity": {"_target_": "scripts.intensity.Intensityd"},
+    }
+    (tmp_path / "training.json").write_text(json.dumps(old))  # as written before the module moved
+    start(spatial_size=64, intensity={"_target_": NAME}, early_sizes=[])
+    with pytest.raises(InputError, match="intensity: expected"):
+        start(spatial_size=64, intensity={"_target_": NAME, "window": [0, 255]})
 
 
 def test_best_before_last_before_shipped(tmp_path):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from helpers import flat, make, same, workflow
 from ignite.engine import Engine, Events
 from scripts.dataio.sizes import SizeSchedule
 from scripts.errors import InputError, find_input_error
@@ -14,9 +15,6 @@ from scripts.training import clock as clock_module
 from scripts.training.budget import Length, affordable, bought, check_one_length
 from scripts.training.clock import Clock, KeepTime
 from scripts.training.cost import Plan
-from test_configs import workflow
-from test_resume import flat, same
-from test_trainer import make
 from torch.optim.lr_scheduler import PolynomialLR
 
 

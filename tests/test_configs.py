@@ -13,14 +13,10 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE, ROOT, config_args
-from monai.bundle import ConfigWorkflow
+from helpers import CONFIGS, TRAINING_OVERLAYS, workflow
 from scripts.method.network import SegmentationNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-CONFIGS = BUNDLE / "configs"
-#: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch",
-                     "volumes"]  # fmt: skip
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
 ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml"}
@@ -40,17 +36,6 @@ def data_args(phantom: Path, output: Path) -> list[str]:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / f"{n}.yaml") for n in names],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(BUNDLE),
-        **override,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +178,7 @@ def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -
     grid = dataset.transform.transforms[-1].grids["image"]
     answers = []
     for item in dataset.data:
-        label = dataset.transform.transforms[0](dict(item))["label"]
+        label = dataset.transform.transforms[0](dict(item))["label"][None]
         grid.mode = "nearest"
         answers.append(grid(label)[0].long().as_tensor())
         grid.mode = "bilinear"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import shlex
@@ -16,8 +17,8 @@ import torch
 import yaml
 from conftest import BUNDLE, ROOT
 from scripts.dataio import phantom
+from scripts.method import losses
 from scripts.method.network import SegmentationNet
-from test_releases import make_acdc
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
@@ -46,7 +47,7 @@ def data(tmp_path_factory) -> Path:
     given = {"modality": "mri", "dataroot": str(folder), "datalist": str(folder / "a3d.json"), "num_fold": 2,
              "epochs": 1, "spatial_size": 32, "batch_size": 4}  # fmt: skip
     (folder / "input.yaml").write_text(yaml.safe_dump(given))
-    make_acdc(folder / "ACDC", range(1, 101))
+    samples.make_acdc(folder / "ACDC", range(1, 101))
     for number in range(14):
         image, label = samples.blob((40, 30 + number, 1), seed=number)
         colour = np.repeat(image.clip(0, 255).astype(np.uint8), 3, axis=-1)
@@ -94,7 +95,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         ("--tracking mlflow", "tracked/mlruns.db"),
         ("skin_masks", "skin_masks/skin7_seg.png"),
         ("--resume auto", "run/resume_checkpoint_2.pt"),
-        ("run training --config_file configs/train.yaml --", "run/model_last.pt"),
+        ("--output_dir /data/run --minutes 60", "run/model_last.pt"),
         ("evaluate.yaml", "scores.csv"),
         ("--output_dir /data/predictions", "predictions/scan_seg.nii.gz"),
         ("multi_gpu_train", "run2/model_last.pt"),
@@ -110,6 +111,16 @@ def test_command_runs_as_written(run_bundle, data, path, line):
         assert made <= {"look.csv"}, "no datalist"
     if "card" in args[-1]:
         assert sum(name.endswith("_seg.nii.gz") for name in made) == 30
+
+
+def test_python_runs_as_written():
+    """Every block of Python in the docs, and the one in the docstring of the loss."""
+    blocks = [code for path in DOCS for code in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S)]
+    for code in blocks:
+        names: dict = {}
+        exec(code, names)
+        assert all(p.grad is not None for p in names["network"].parameters())
+    assert blocks and doctest.testmod(losses).attempted > 10 and not doctest.testmod(losses).failed
 
 
 def test_two_processes_write_as_one(data):

@@ -161,7 +161,7 @@ def test_a_loading_process_killed_in_a_training(phantom_dir, tmp_path):
     err = process.communicate(timeout=60)[1]  # PyTorch may add what it ignored
     said = [line for line in err.splitlines() if line.startswith("ERROR: ")]
     assert process.returncode == 1 and said, err[-3000:]
-    assert all("A loading process was ended from outside" in line for line in said)
+    assert all("A loading process was killed" in line for line in said)
     assert resume_checkpoints(tmp_path)
 
 
@@ -238,7 +238,7 @@ class Killed(torch.utils.data.Dataset):
 def test_a_killed_loading_process():
     with pytest.raises(RuntimeError) as caught:
         next(iter(torch.utils.data.DataLoader(Killed(), num_workers=1)))
-    assert explain(caught.value).startswith("A loading process was ended from outside")
+    assert explain(caught.value).startswith("A loading process was killed")
 
 
 class Broken(torch.utils.data.Dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,29 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
     with pytest.raises(SystemExit, match="expected one of run, datalist"):
         command.main()
     assert "semsim datalist create" in capsys.readouterr().out
+
+
+def test_a_user_without_an_entry(monkeypatch, capsys, tmp_path):
+    """In a container started with ``--user``; MONAI asks for a name when it is loaded. The label app's server, too."""
+
+    def no_entry() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(command.getpass, "getuser", no_entry)
+    monkeypatch.setattr(sys, "argv", ["semsim", "--help"])
+    monkeypatch.setitem(os.environ, "USER", "")  # put back afterwards
+    command.main()
+    assert os.environ["USER"].startswith("user") and "semsim datalist create" in capsys.readouterr().out
+    monkeypatch.delenv("USER")
+    monkeypatch.syspath_prepend(str(ROOT / "label_app"))
+    import demo
+
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(demo.subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    demo.server(tmp_path, tmp_path, 1)
+    assert started[0]["USER"].startswith("user")
 
 
 def test_results_of_an_installed_package_stay_out_of_it(monkeypatch, tmp_path):

@@ -6,12 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.dataio.datalist import create, read_datalist, stated
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 IMAGE, LABEL = samples.blob((24, 20, 6), seed=1)
 IMAGE[:4], LABEL[:4] = 300, 1  # no mirror image of itself

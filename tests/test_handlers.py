@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from helpers import engine_with
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from scripts.method.network import Output
@@ -16,19 +17,7 @@ from scripts.training.handlers import (
     TrainingLog,
     TrainingProgress,
     append_row,
-    duration,
 )
-
-
-def engine_with(scalars_by_epoch):
-    """An engine of two steps an epoch whose step leaves the given scalars."""
-
-    def step(engine, _):
-        engine.state.scalars = scalars_by_epoch[engine.state.epoch - 1]
-
-    engine = Engine(step)
-    engine.state.device = "cpu"
-    return engine
 
 
 def optimizer():
@@ -128,4 +117,3 @@ def test_estimate_names_the_demo_when_it_will_be_long(caplog):
         engine.run(range(1000), max_epochs=2000)
     text = next(r.getMessage() for r in caplog.records if "left for" in r.getMessage())
     assert "2000 epochs of 1000 steps on cpu" in text
-    assert [duration(s) for s in (5, 1500, 4020)] == ["5 s", "25 min", "1 h 7 min"]

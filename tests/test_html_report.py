@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import samples
 import torch
+from helpers import workflow
 from scripts.dataio.datalist import create
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.method.similarity import affinity
 from scripts.report.build import Report, write
 from scripts.report.samples import FeatureLook, Slice
-from test_configs import workflow
 
 EVERY = {
     "scores", "case_best", "case_median", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import samples
 import torch
+from helpers import engine_with, workflow
 from scripts.dataio.datalist import create, evaluation_key, read_datalist
 from scripts.dataio.files import case_names
 from scripts.dataio.split import group_cases, patients_line
@@ -18,8 +19,6 @@ from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet
 from scripts.report.build import Report
 from scripts.training.settings import SaveSettings
-from test_configs import workflow
-from test_handlers import engine_with
 
 
 @pytest.fixture

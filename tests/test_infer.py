@@ -13,14 +13,12 @@ import infer
 
 
 def test_prediction_has_the_arithmetic_of_the_bare_network(tmp_path, capsys):
-    """The benchmark of inference, on small slices: the same FLOPs, and no more time than noise would explain."""
+    """The benchmark of inference, on small slices: the same FLOPs."""
     out = tmp_path / "infer.json"
     infer.measure(str(out), sizes=32, repeats=3, threads=1, with_exports=False)
     rows = json.loads(out.read_text())["sizes"]["32"]
     flop = [rows[f"network {which}"]["gflop_per_slice"] for which in ("bundle", "bare", "amp")]
     assert flop[0] == flop[1] == flop[2] > 0
-    for kind in ("pipeline", "network"):
-        assert rows[f"{kind} bundle"]["seconds"]["min"] < 2 * rows[f"{kind} bare"]["seconds"]["min"]
     assert rows["pipeline bundle"]["slices"] > 20 and rows["pipeline bundle"]["peak_bytes"] > 0
     assert "| pipeline bundle | " in capsys.readouterr().out
 

@@ -19,7 +19,8 @@ from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
 from scripts.evaluation import inferer as module
-from scripts.evaluation.inferer import AsStoredd, SliceLabelInferer, for_mixed_precision
+from scripts.evaluation.inferer import SliceLabelInferer, for_mixed_precision
+from scripts.evaluation.stored_grid import AsStoredd
 from scripts.method.network import SegmentationNet
 from scripts.precision import Precision
 from torch import nn

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
-from scripts.training.initial import initialized
+from scripts.training.warm_start import initialized
 
 HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
 FEATURES = [4, 4, 8, 8, 8, 4]
@@ -41,8 +41,8 @@ def parts(network, state):
     ("classes", "fusion", "head", "fused", "said"),
     [
         (HEART, "conv", True, True, ""),
-        (HEART, "sfm_light", True, False, "made anew"),
-        (["background", "liver"], "conv", False, True, "made anew for background, liver"),
+        (HEART, "sfm_light", True, False, "initialised anew"),
+        (["background", "liver"], "conv", False, True, "initialised anew for background, liver"),
         ([*HEART[:3], "atrium"], "conv", False, True, "weights of classes background, right ventricle"),
     ],
 )
@@ -98,7 +98,7 @@ def test_fine_tuning_on_the_command_line(run_bundle, phantom_dir, tmp_path):
                "--class_names", "['background','a','b','c']"]  # fmt: skip
     shipped = str(BUNDLE / "models" / "model.pt")
     done = run_bundle(*options, "--initial", shipped)
-    assert "made anew for background, a, b, c" in done.stdout + done.stderr
+    assert "initialised anew for background, a, b, c" in done.stdout + done.stderr
     assert json.loads((tmp_path / "out" / "training.json").read_text())["initial"] == shipped
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import samples
 import torch
+from helpers import workflow
 from monai.data import MetaTensor
 from scripts.dataio.datalist import create
 from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,
           "clip": True}  # fmt: skip
@@ -106,7 +106,7 @@ def test_weights_that_do_not_say_are_named(ct, tmp_path, caplog):
     del settings["intensity"]
     (tmp_path / "training.json").write_text(json.dumps(settings))
     image = prepared("infer", "preprocessing", ct, tmp_path, "inference")
-    assert "does not say everything; taking intensity: percentiles" in caplog.text and 0.9 < image.max() < 1.001
+    assert "some settings are missing; using intensity: percentiles" in caplog.text and 0.9 < image.max() < 1.001
 
 
 @pytest.mark.parametrize(

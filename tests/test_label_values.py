@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import samples
 import torch
+from helpers import workflow
 from scripts.dataio.datalist import create
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
@@ -18,7 +19,6 @@ from scripts.method.augmentation import CutMix
 from scripts.method.losses import SemSimLoss, Target
 from scripts.method.network import Output
 from scripts.method.similarity import class_prototypes
-from test_configs import workflow
 
 SHAPE = (16, 12, 3)
 

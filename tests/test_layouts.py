@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import samples
+from helpers import workflow
 from scripts.dataio.datalist import create
 from scripts.errors import InputError
-from test_configs import workflow
 
 SHAPE = (20, 16, 3)
 

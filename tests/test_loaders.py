@@ -139,6 +139,15 @@ def test_every_bad_file_is_named_at_once(tmp_path):
         uncached[0]
 
 
+def test_volumes_are_read_once_however_their_transforms_are_nested(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.random.rand(8, 8, 3))
+    nested = Compose([volume_transform(), AsVolumed("image")])
+    dataset = VolumeDataset([{"image": path}], nested, progress=False)
+    first = dataset[0]["image"]
+    (tmp_path / "a.nii.gz").unlink()
+    assert torch.equal(dataset[0]["image"].as_tensor(), first.as_tensor()), "from memory"
+
+
 def test_too_few_slices_and_no_labels(tmp_path, caplog):
     image = save(tmp_path / "a.nii.gz", np.random.rand(20, 20, 3))
     label = save(tmp_path / "b.nii.gz", np.zeros((20, 20, 3)), np.uint8)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import samples
+from helpers import workflow
 from scripts.dataio.files import json_text
 from scripts.errors import find_input_error
 from scripts.evaluation.metrics import summarize
-from test_configs import workflow
 
 
 def make(folder: Path, **lists: list[int]) -> dict:
@@ -42,7 +42,9 @@ def test_healthy_patients_choose_no_best_and_score_nothing(tmp_path, caplog):
     options = make(tmp_path, training=[0, 1], validation=[2], testing=[3])
     run(options, "train", "labeled_only")
     assert not (tmp_path / "run" / "model_best.pt").exists() and (tmp_path / "run" / "model_last.pt").exists()
-    told = [r.message for r in caplog.records if "no best weights are kept and model_last.pt counts" in r.message]
+    told = [
+        r.message for r in caplog.records if "no best weights are kept and model_last.pt is the result" in r.message
+    ]
     assert len(told) == 1, "said once"
     rows = list(csv.DictReader((tmp_path / "run" / "validation_log.csv").open()))
     assert [row["mean_dice"] for row in rows] == ["nan", "nan"]

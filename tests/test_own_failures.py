@@ -9,12 +9,12 @@ import nibabel as nib
 import pytest
 import samples
 import torch
+from helpers import workflow
 from scripts.dataio.datalist import read_images
 from scripts.dataio.files import find_images, join_channels, without_labels
 from scripts.dataio.readers import image_loader
 from scripts.errors import InputError, chain, find_input_error
 from scripts.method.network import SegmentationNet
-from test_configs import workflow
 
 
 def names(items: list[dict], folder: Path) -> list:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from conftest import BUNDLE, config_args
+from helpers import workflow
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
@@ -19,7 +20,6 @@ from scripts.dataio import phantom
 from scripts.errors import InputError, explain
 from scripts.evaluation.predict import output_name, prepared_output
 from skimage import measure
-from test_configs import workflow
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,34 +6,14 @@ import csv
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import samples
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from scripts.dataio.benchmarks import prepare
+from scripts.dataio.public_datasets import prepare
 from scripts.errors import InputError
-
-
-def make_acdc(root: Path, patients, *, both: bool = False) -> Path:
-    """``patientNNN`` with ED and ES, their truth, a 4D file and ``Info.cfg``; in `training` as unpacked."""
-    for number in patients:
-        name, ed, es = f"patient{number:03d}", 1, 7 + number % 9
-        folder = root / "training" / name
-        for frame in (ed, es):
-            image, label = samples.blob((14, 12, 3), seed=number * 100 + frame, classes=4)
-            # int16 with a slope: 2.5 units a step
-            samples.write_nifti(folder / f"{name}_frame{frame:02d}.nii.gz", image * 2.5, (1.56, 1.56, 10.0), slope=2.5)
-            samples.write_nifti(folder / f"{name}_frame{frame:02d}_gt.nii.gz", label, (1.56, 1.56, 10.0))
-        nib.save(nib.Nifti1Image(np.zeros((14, 12, 3, 12), np.int16), np.eye(4)), folder / f"{name}_4d.nii.gz")
-        (folder / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
-    (root / "testing" / "patient101").mkdir(parents=True)
-    image, label = samples.blob((14, 12, 3), classes=4)
-    for ending, array in (("", image), ("_gt", label)):
-        samples.write_nifti(root / "testing" / "patient101" / f"patient101_frame01{ending}.nii.gz", array)
-    return root
 
 
 def make_promise12(root: Path, cases: int) -> Path:
@@ -86,7 +66,7 @@ def train_and_evaluate(source: Path, datalist: Path, config: str, output: Path, 
 
 @pytest.fixture(scope="module")
 def acdc100(tmp_path_factory) -> Path:
-    return make_acdc(tmp_path_factory.mktemp("acdc"), range(1, 101))
+    return samples.make_acdc(tmp_path_factory.mktemp("acdc"), range(1, 101))
 
 
 @pytest.mark.parametrize("labeled", [1, 3, 7])
@@ -105,7 +85,7 @@ def test_acdc_follows_the_published_lists(acdc100, tmp_path, labeled, capsys):
 
 def test_acdc_from_files_to_scores(tmp_path, capsys):
     """int16 with a slope, 4D files and the other test set left alone, millimetres kept."""
-    source = make_acdc(tmp_path / "ACDC", range(1, 9))
+    source = samples.make_acdc(tmp_path / "ACDC", range(1, 9))
     prepare("acdc", str(source), str(tmp_path / "d.json"), labeled=2, split=(5, 1, 2), seed=3)
     shown = capsys.readouterr().out
     assert "16 of 8 patients" in shown and "1.56x1.56x10 mm" in shown and "label 3 left ventricle" in shown
@@ -130,7 +110,7 @@ def test_acdc_numbers_shares_and_seeds(acdc100, tmp_path):
 
 
 def test_acdc_incomplete_releases_name_every_gap(tmp_path):
-    source = make_acdc(tmp_path / "ACDC", range(1, 5))
+    source = samples.make_acdc(tmp_path / "ACDC", range(1, 5))
     (source / "training/patient001/patient001_frame01.nii.gz").unlink()
     (source / "training/patient002/Info.cfg").unlink()
     (source / "training/patient003/patient003_frame01_gt.nii.gz").unlink()
@@ -139,7 +119,7 @@ def test_acdc_incomplete_releases_name_every_gap(tmp_path):
     for part in ("names frame 1 as ED", "patient002/Info.cfg: no such file", "patient003_frame01.nii.gz: no segment"):
         assert part in str(error.value), error.value
     with pytest.raises(InputError, match=r"expected 100 patients .* found 3.*--split"):
-        prepare("acdc", str(make_acdc(tmp_path / "few", range(1, 4))), str(tmp_path / "d.json"), check=False)
+        prepare("acdc", str(samples.make_acdc(tmp_path / "few", range(1, 4))), str(tmp_path / "d.json"), check=False)
 
 
 def test_promise12_from_files_to_scores(tmp_path, capsys):
@@ -180,7 +160,7 @@ def test_isic_from_files_to_scores_and_predictions(tmp_path, capsys):
     source = make_isic(tmp_path / "ISIC2018", 8)
     prepare("isic", str(source), str(tmp_path / "d.json"), split=(6, 0, 2), labeled=2)
     shown = capsys.readouterr().out
-    assert "8 of 8 pictures" in shown and "channels" in shown and "label 255 lesion" in shown and "8 different" in shown
+    assert "8 of 8 images" in shown and "channels" in shown and "label 255 lesion" in shown and "8 different" in shown
     assert not any("superpixels" in name for names in listed(tmp_path / "d.json").values() for name in names)
     scores = train_and_evaluate(source, tmp_path / "d.json", "isic", tmp_path / "out", epochs=12)
     assert len(scores) == 2 and {row["class"] for row in scores} == {"lesion"} and "hd95" not in scores[0]
@@ -211,7 +191,7 @@ def test_isic_mask_of_other_values_is_named(tmp_path):
     "options, message",
     [
         ({"split": (90, 10, 20)}, "at most the 100"),
-        ({"split": (1, 2)}, "three numbers or shares"),
+        ({"split": (1, 2)}, "three numbers or fractions"),
         ({"labeled": 71}, "expected 1 to 70"),
         ({"labeled": "patient002"}, "not one of the patients for training"),
         ({"spilt": 1}, "Unknown option --spilt"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import TRAINING_OVERLAYS, flat, same, workflow
 from ignite.engine import Events
-from test_configs import TRAINING_OVERLAYS, workflow
 
 METHODS = ["semsim", *(name for name in TRAINING_OVERLAYS if name != "demo")]
 
@@ -23,19 +23,6 @@ def run(phantom, output, method, workers, *, stop=None, resume="") -> dict:
         trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
     flow.run()
     return torch.load(output / f"resume_checkpoint_{stop or 2}.pt", weights_only=True)
-
-
-def flat(value, name="") -> dict:
-    """Every tensor and number of a checkpoint by its place."""
-    if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in flat(part, f"{name}/{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for key, part in enumerate(value) for k, v in flat(part, f"{name}/{key}").items()}
-    return {name: value}
-
-
-def same(a, b) -> bool:
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
+from helpers import workflow
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from scripts.dataio.sizes import SizeSchedule
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_proportions_are_kept():
 
 @pytest.mark.parametrize("early", [[[128, 1.0]], [[128, 0]], [[8, 0.5]], [[128, 0.6], [160, 0.4]], [128, 0.6], "128"])
 def test_what_is_no_schedule_is_refused(early):
-    with pytest.raises(InputError, match=r"early_sizes: expected pairs .* \[\[128, 0.6\]\] say; received"):
+    with pytest.raises(InputError, match=r"early_sizes: expected pairs .* \[\[128, 0.6\]\]; received"):
         SizeSchedule(224, early)
 
 

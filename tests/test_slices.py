@@ -8,13 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.datalist import create, stated
 from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.slice_axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
-from test_configs import workflow
 
 THICK, THIN = (0.9, 0.9, 5.0), (0.9, 0.9, 0.6)
 

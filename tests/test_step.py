@@ -1,4 +1,4 @@
-"""The fast step computes what the literal one does, and the benchmark of steps measures what it says."""
+"""The fast step computes what the naive one does, and the benchmark of steps measures what it says."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from conftest import ROOT
 from scripts.method import fusion as fusion_module
 from scripts.method.augmentation import CutMix
 from scripts.method.losses import SemSimLoss
-from scripts.method.network import SemSimNet
+from scripts.method.network import SemSimNet, UNet
 from scripts.training.trainer import twin
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import literal
+import naive_step
 import step
 
 
@@ -47,20 +47,20 @@ def batch(size: int, images: int = 3) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_fast_and_literal_step_agree_in_loss_and_gradients(monkeypatch, checkpointed):
+def test_fast_and_naive_step_agree_in_loss_and_gradients(monkeypatch, checkpointed):
     """Float64, same parameters, same random draws, masks that some positions pass and some do not."""
     tau = 0.6
-    monkeypatch.setattr(literal, "TAU", tau)
+    monkeypatch.setattr(naive_step, "TAU", tau)
     monkeypatch.setattr(fusion_module, "tokens_at_once", lambda *_: 300)  # several chunks
     torch.manual_seed(0)
-    slow = literal.LiteralSemSim().double().train()
+    slow = naive_step.NaiveSemSim().double().train()
     data, last = batch(64), slow.backbone.final_conv
     with torch.no_grad():  # running statistics of these images, and opinions that differ from place to place
         for _ in range(20):
-            slow.decode(slow.encode(data["weak"]))
+            slow.decode(UNet.encode(slow.backbone, data["weak"]))
         last.weight *= 60
         slow.eval()
-        last.bias -= slow.decode(slow.encode(data["weak"])).mean(dim=(0, 2, 3))
+        last.bias -= slow.decode(UNet.encode(slow.backbone, data["weak"])).mean(dim=(0, 2, 3))
         slow.train()
     fast = SemSimNet(fusion_checkpoint=checkpointed).double().train()
     fast.load_state_dict(slow.state_dict(), strict=True)
@@ -124,16 +124,14 @@ def test_chunks_of_windows_do_not_show(monkeypatch, size):
 def test_steps_are_measured(tmp_path, capsys):
     """A run of the benchmark on small images: all methods, figures that can be, a table that shows them."""
     out = tmp_path / "step.json"
-    step.measure(
-        str(out), sizes=(32,), methods=("unimatch", "semsim_literal"), repeats=2, threads=1, with_affinity=False
-    )
+    step.measure(str(out), sizes=(32,), methods=("unimatch", "semsim_naive"), repeats=2, threads=1, with_affinity=False)
     result = json.loads(out.read_text())
     rows = result["sizes"]["32"]["methods"]
     for name, row in rows.items():
         assert row["gflop"] > 0 and row["peak_bytes"] > 2**20 and row["other_elements_g"] > 0, name
         assert 0 < row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"], name
         assert 0 < row["share_of_matmul_rate"] < 2, name
-    assert rows["semsim_literal"]["gflop"] > 1.5 * rows["unimatch"]["gflop"]
+    assert rows["semsim_naive"]["gflop"] > 1.5 * rows["unimatch"]["gflop"]
     assert "| unimatch | " in capsys.readouterr().out
 
 

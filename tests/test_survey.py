@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+from helpers import workflow
 from scripts.dataio.datalist import create, read_datalist
 from scripts.dataio.loaders import read_item
 from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
-from test_configs import workflow
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_every_bad_file_is_named_at_once_with_its_remedy(mixed):
     for name, remedy in {
         "broken.nii.gz": "replace the file", "cut.mha": "replace the file", "stray.nii.gz": "rename or remove",
         "cine.nii.gz": "4D image of 20 volumes; split", "colour.png": "convert", "nan.nii.gz": "nan_to_num",
-        "labels/b.nii.gz": "resample the label", "labels/c.nii.gz": "whole numbers", "images/e": "folder of its own",
+        "labels/b.nii.gz": "resample the label", "labels/c.nii.gz": "whole numbers", "images/e": "into its own folder",
     }.items():  # fmt: skip
         (line,) = [text for text in lines if f"{name}:" in text]
         assert remedy in line and len(line) < 400, line

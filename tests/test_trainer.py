@@ -7,70 +7,14 @@ import math
 
 import pytest
 import torch
+from helpers import make
 from ignite.engine import Events
-from scripts.dataio.loaders import TwoStreamLoader
 from scripts.errors import InputError
 from scripts.method.augmentation import RandCutMix
-from scripts.method.losses import SemSimLoss
-from scripts.method.network import SemSimNet
 from scripts.training.checkpoints import ResumeCheckpoint, ResumeFrom
-from scripts.training.trainer import SemSimTrainer, Teacher
 from torch.optim.lr_scheduler import PolynomialLR
 
 NO_SEMI = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
-
-
-class Slices(torch.utils.data.Dataset):
-    """Random slices in memory with the interface of a SliceDataset."""
-
-    def __init__(self, count: int, labeled: bool, size: int = 32) -> None:
-        g = torch.Generator().manual_seed(count)
-        self.images = torch.rand(count, 3, 1, size, size, generator=g)
-        self.labels = (torch.rand(count, 1, size, size, generator=g) * 4).long() if labeled else None
-
-    def set_random_state(self, seed=None, state=None):
-        return self
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        weak, one, two = self.images[i]
-        item = {"image": weak, "case": f"slice{i}"}
-        if self.labels is not None:
-            return {**item, "label": self.labels[i]}
-        return {**item, "image_strong_1": one, "image_strong_2": two}
-
-
-def make(
-    *,
-    fusion="conv",
-    epochs=1,
-    loss=None,
-    sure=0.0,
-    use_unlabeled=True,
-    batch_size=4,
-    handlers=(),
-    teacher=None,
-    **kwargs,
-):
-    """Trainer, network, optimizer on 8 labelled and 8 unlabelled slices; a threshold that everything passes."""
-    torch.manual_seed(0)
-    network = SemSimNet(fusion=fusion)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=batch_size, use_unlabeled=use_unlabeled)
-    trainer = SemSimTrainer(
-        device="cpu",
-        max_epochs=epochs,
-        train_data_loader=loader,
-        network=network,
-        optimizer=optimizer,
-        loss_function=SemSimLoss(num_classes=4, threshold=sure, **(loss or {})),
-        train_handlers=list(handlers) or None,
-        teacher=Teacher(network, **(teacher or {})),
-        **{"cutmix": RandCutMix(prob=1.0), **kwargs},
-    )
-    return trainer, network, optimizer
 
 
 def state(network):
@@ -390,11 +334,11 @@ def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
 def test_a_training_goes_on_in_another_precision_and_says_so(tmp_path, caplog):
     resumable(tmp_path, "", epochs=4, stop=2, amp=True, **QUICK)
     trainer, _, _ = resumable(tmp_path, "auto", epochs=4, amp=False, **QUICK)
-    assert "So far this training computed in bfloat16; it goes on in float32 (amp is False)." in caplog.text
+    assert "This training has used bfloat16 so far; it continues in float32 (amp is False)." in caplog.text
     assert trainer.state.epoch == 4 and math.isfinite(trainer.state.scalars["loss"])
     caplog.clear()
     resumable(tmp_path, "auto", epochs=5, amp=False, **QUICK)
-    assert "So far" not in caplog.text
+    assert "This training has used" not in caplog.text
 
 
 def test_learning_makes_the_loss_fall():

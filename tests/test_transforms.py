@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
-from scripts.dataio.axis import find_slice_axis
+from scripts.dataio.slice_axis import find_slice_axis
 from scripts.dataio.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
 from scripts.errors import InputError, find_input_error
 from scripts.method.augmentation import CutMix, RandCutMix, StrongViewsd

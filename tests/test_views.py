@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
+from helpers import workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_configs import workflow
 
 
 def pictures(folder) -> dict[str, list[tuple[int, np.ndarray]]]:

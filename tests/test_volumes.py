@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers import workflow
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, RandGaussianNoised
@@ -22,12 +23,13 @@ from scripts.dataio.transforms import AsVolumed
 from scripts.dataio.volumes import VolumeGridd, voxel_spacing
 from scripts.errors import InputError, find_input_error
 from scripts.evaluation.export import export
-from scripts.evaluation.inferer import AsStoredd, SliceLabelInferer
+from scripts.evaluation.inferer import SliceLabelInferer
+from scripts.evaluation.stored_grid import AsStoredd
 from scripts.evaluation.volumes import VolumeLabelInferer, label_inferer
 from scripts.precision import amp_of_patches
 from scripts.training import settings as settings_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_configs import rows, workflow
+from test_configs import rows
 from torch import nn
 
 KEYS = ["image", "label"]
@@ -266,15 +268,16 @@ def test_patches_of_a_network_without_context_give_the_whole_volume(shape):
 
 
 def test_slabs_are_the_sliding_window_of_the_whole_volume():
-    """MONAI's, of the whole volume at once; at its sides alone the floor that MONAI puts under the Gaussian shows."""
+    """MONAI's, of the whole volume at once; but for the floor that MONAI puts under the Gaussian."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 5, padding=2), nn.Tanh(), nn.Conv3d(4, 3, 5, padding=2)).eval()
     volume = torch.rand(1, 1, 30, 20, 45)
     with torch.no_grad():
         found = VolumeLabelInferer(SIZE, 4, overlap=0.5, amp=False).logits(volume, network)
         expected = SlidingWindowInferer(SIZE, 4, 0.5, mode="gaussian")(volume, network).log_softmax(dim=1)
-    inside = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    assert float((found - expected)[inside].abs().max()) < 0.02 * float(expected.std())
+        apart = VolumeLabelInferer(SIZE, 4, overlap=0.0, amp=False).logits(volume, network)
+    error, without = (float((p - expected).abs().mean()) for p in (found, apart))
+    assert error < 0.1 * float(expected.std()) and error < 0.2 * without
 
 
 def test_flips_give_the_mean_of_eight_predictions():

@@ -1,16 +1,17 @@
-"""SemSim for MONAI, in rooms. Imports go one way: from rooms above, and within a room from modules to the left.
+"""SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> precision -> distributed
-    dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> segmentation -> endings -> readers
-                 -> axis -> transforms -> survey -> tables -> split -> datalist -> benchmarks -> sizes -> loaders
-    method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> acquisition
-    training:    memory -> trainer -> checkpoints -> settings -> initial -> handlers -> budget -> cost -> clock
-    evaluation:  inferer -> predict -> metrics -> export
+    dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings -> readers
+                 -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> public_datasets -> sizes
+                 -> loaders
+    method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
+    training:    memory -> trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
+    evaluation:  stored_grid -> inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
-    hosts:       scoring -> monai_label -> doors -> options
+    hosts:       scoring -> monai_label -> running_config -> options
     __main__
 
 dataio: from files on disk to batches; method: what the paper describes; training: steps, checkpoints, costs;
-evaluation: prediction, scores, exports; report: the page and its pictures; hosts: what is different in MONAI Label and
-checked on MONAI's command line; __main__: the command ``semsim``.
+evaluation: prediction, scores, exports; report: the page and its pictures; hosts: code for MONAI Label
+and checks of MONAI's command line; __main__: the command ``semsim``.
 """

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Name of the command -> module that has its options in ``main``, loaded when asked for.
 COMMANDS = {
     "datalist": ".dataio.datalist",
-    "benchmark": ".dataio.benchmarks",
+    "benchmark": ".dataio.public_datasets",
     "report": ".report.build",
     "overlay": ".report.slices",
     "export": ".evaluation.export",

@@ -1,4 +1,4 @@
-"""What the processes of a distributed training say to each other."""
+"""Communication between the processes of a distributed training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One clear line instead of a traceback, for bad input and for what a machine runs out of."""
+"""One clear line instead of a traceback, for bad input and for lack of memory or disk space."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def explain(error: BaseException, task: str = "training") -> str | None:
         ):
             less, first = " or a lower --cache_rate" if task == "training" else "", (text or kind).splitlines()[0]
             return (
-                f"A loading process was ended from outside, often for want of memory ({first}) Take "
+                f"A loading process was killed, often because memory ran out ({first}) Use "
                 f"fewer --num_workers{less}; {GO_ON[task]}."
             )
         if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):

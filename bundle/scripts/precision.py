@@ -1,4 +1,4 @@
-"""Mixed precision: what a device computes in, decided by one rule for training, planning, prediction and evaluation."""
+"""Mixed precision: one rule for the precision of training, planning, prediction and evaluation on a device."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def strategies(default: str) -> dict[str, Strategy]:
 
 
 class Scores(ScoringMethod):
-    """Scores the images without a label by the bundle's ``scripts/method/acquisition.py``.
+    """Scores the images without a label by the bundle's ``scripts/method/active_learning.py``.
 
     It runs in a process beside the server and writes a file of scores; the server enters them into the books.
     """

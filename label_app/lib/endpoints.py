@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
 from datetime import datetime
@@ -11,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
-from monailabel.endpoints import datastore, infer, model, session
+from monailabel.endpoints import activelearning, datastore, infer, logs, model, session
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
+from starlette.background import BackgroundTask
 
 from lib import bundles
-from lib.names import check_name, refuse
+from lib.names import check_image_info, check_name, read_object, refuse
 from lib.studies import known_image
+from lib.uploads import check_upload
+
+logger = logging.getLogger(__name__)
+
+CHECKSUM = re.compile(r"((MD5|SHA256|SHA512):)?[0-9a-fA-F]{1,128}")
 
 
 def install() -> None:
@@ -27,27 +35,23 @@ def install() -> None:
         return
     infer.run_inference = _checked_inference(infer.run_inference)
     datastore.add_image = _checked_image(datastore.add_image)
+    datastore.download_image = _checked_download(datastore.download_image)
     datastore.save_label = save_label
+    datastore.update_image_info = _checked_image_info(datastore.update_image_info)
+    datastore.update_label_info = _checked_label_info(datastore.update_label_info)
+    datastore.download_dataset = _checked_dataset(datastore.download_dataset)
+    logs.get_logs = _whole_logs(logs.get_logs)
+    activelearning.sample = _checked_sample(activelearning.sample)
     model.update_model = update_model
     session.create_session = _checked_session(session.create_session)
     AsyncTask.run = staticmethod(_checked_task(AsyncTask.run))
     AsyncTask.semsim = True
 
 
-def _params(text: str) -> dict[str, Any]:
-    params = json.loads(text) if text else {}
-    if not isinstance(params, dict):
-        raise refuse(f"params: expected an object, received {text[:80]}.")
-    return params
-
-
-def _suffix(file: UploadFile) -> str:
+def _suffix(file: UploadFile, *, dicom: bool = False) -> str:
     """The ending of an uploaded file, one of those that the studies know."""
     patterns = getattr(app_instance().datastore(), "_extensions", ["*.nii.gz"])
-    for pattern in patterns:
-        if (file.filename or "x.nii.gz").lower().endswith(ending := pattern.removeprefix("*")):
-            return ending
-    raise refuse(f"{str(file.filename)[:80]!r}: expected a file that ends with {', '.join(patterns)}.")
+    return check_upload(file.filename or "x.nii.gz", file.file, patterns, dicom=dicom)
 
 
 def _checked_task(original: Any) -> Any:
@@ -65,7 +69,7 @@ def _checked_inference(original: Any) -> Any:
         background_tasks: Any, model: str, image: str = "", session_id: str = "", params: str = "{}",
         file: Any = None, label: Any = None, output: Any = None,
     ) -> Any:  # fmt: skip
-        app, given = app_instance(), _params(params)
+        app, given = app_instance(), read_object("params", params)
         if "image" in given or "model" in given:
             raise refuse("params: expected options; image and model belong into the address.")
         values = app.checked("infer", {**given, "model": model})
@@ -75,8 +79,10 @@ def _checked_inference(original: Any) -> Any:
             _suffix(file)
         elif not session_id:
             known_image(app.datastore(), check_name("image", image))
+        if label:
+            logger.info("label: no option here, left out.")
         del values["model"]
-        return original(background_tasks, model, image, session_id, json.dumps(values), file, label, output)
+        return original(background_tasks, model, image, session_id, json.dumps(values), file, None, output)
 
     return run_inference
 
@@ -86,16 +92,73 @@ def _checked_image(original: Any) -> Any:
         background_tasks: Any, image: str | None = None, params: str = "{}", file: Any = None, user: str | None = None
     ) -> Any:
         _suffix(file)
-        _params(params)
+        check_image_info(read_object("params", params))
         return original(background_tasks, image, params, file, user)
 
     return add_image
+
+
+def _checked_image_info(original: Any) -> Any:
+    def update_image_info(image: str, info: str = "{}", user: str | None = None) -> Any:
+        check_image_info(read_object("info", info))
+        return original(image, info, user)
+
+    return update_image_info
+
+
+def _checked_download(original: Any) -> Any:
+    def download_image(image: str, check_only: bool = False, check_sum: str | None = None) -> Any:
+        if check_sum and not CHECKSUM.fullmatch(check_sum):
+            raise refuse(f"check_sum: expected SHA256:NUMBER, with MD5 and SHA512 too, received {check_sum[:80]!r}.")
+        return original(image, check_only, check_sum)
+
+    return download_image
+
+
+def _checked_label_info(original: Any) -> Any:
+    def update_label_info(label: str, tag: str, info: str = "{}", user: str | None = None) -> Any:
+        read_object("info", info)
+        return original(label, tag, info, user)
+
+    return update_label_info
+
+
+def _checked_sample(original: Any) -> Any:
+    def sample(strategy: str, params: dict[str, Any] | None = None, user: str | None = None) -> Any:
+        """What a request says beside the strategy is who asks; the books keep that."""
+        client = (params or {}).get("client_id")
+        return original(strategy, {"client_id": check_name("client_id", str(client))} if client else {}, user)
+
+    return sample
+
+
+def _checked_dataset(original: Any) -> Any:
+    def download_dataset(limit_cases: int | None = None) -> Any:
+        """An archive that is removed once it is sent."""
+        if not app_instance().datastore().get_labeled_images():
+            raise refuse("dataset: no image has a label yet.", 404)
+        response = original(limit_cases)
+        response.background = BackgroundTask(os.unlink, response.path)
+        return response
+
+    return download_dataset
+
+
+def _whole_logs(original: Any) -> Any:
+    def get_logs(logger_file: str, lines: int | None, html: bool, text: bool, refresh: int | None) -> Any:
+        """All lines are read before they are sent: the file grows meanwhile, beyond the length that was announced."""
+        if (lines or 0) > 0:
+            return original(logger_file, lines, html, text, refresh)
+        return original(logger_file, 1_000_000, False, True, refresh)
+
+    return get_logs
 
 
 def _checked_session(original: Any) -> Any:
     def create_session(background_tasks: Any, uncompress: bool = False, expiry: int = 0, files: Any = ()) -> Any:
         for file in files:
             check_name("file", os.path.basename(file.filename or "x.nii.gz"))
+            _suffix(file, dicom=True)
         return original(background_tasks, uncompress, expiry, files)
 
     return create_session
@@ -105,7 +168,7 @@ def save_label(
     background_tasks: Any, image: str, params: str = "{}", tag: str = "", label: Any = None, user: str | None = None
 ) -> dict[str, Any]:
     """A label as an annotator submits it: known image, segments by name, usable by a training; then it is kept."""
-    app, info = app_instance(), _params(params)
+    app, info = app_instance(), read_object("params", params)
     tag = check_name("tag", tag or DefaultLabelTag.FINAL.value)
     uri = known_image(app.datastore(), image)
     with tempfile.TemporaryDirectory() as folder:

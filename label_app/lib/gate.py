@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -41,6 +43,10 @@ def install(app: FastAPI, *, origins: Sequence[str] = (), token: str = "", archi
     app.middleware_stack = None
     app.add_exception_handler(MONAILabelException, _told)
     app.add_exception_handler(json.JSONDecodeError, _not_json)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RecursionError, _too_deep)
+    app.add_exception_handler(FileNotFoundError, _gone)
+    app.add_exception_handler(RuntimeError, _gone_meanwhile)
     app.add_middleware(Gate, origins=origins, token=token, archive=archive)
     app.middleware_stack = app.build_middleware_stack()
 
@@ -52,6 +58,31 @@ def _told(_: Request, error: Exception) -> JSONResponse:
 
 def _not_json(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": f"params: expected JSON, could not read it ({error})."}, 400)
+
+
+def _too_deep(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "expected JSON that is nested less deeply."}, 400)
+
+
+def _gone(_: Request, error: Exception) -> JSONResponse:
+    name = os.path.basename(str(getattr(error, "filename", "") or ""))
+    return JSONResponse(
+        {"detail": f"{ascii(name)[1:-1][:80] or 'result'}: no such file; it may have been removed."}, 404
+    )
+
+
+def _gone_meanwhile(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own error for a file that another request has removed before it was sent."""
+    if not str(error).startswith("File at path"):
+        raise error
+    return _gone(request, error)
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own answer repeats what was sent, and fails where that is no text."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    lines = [f"{'.'.join(map(str, problem['loc']))[:80]}: {problem['msg']}" for problem in problems]
+    return JSONResponse({"detail": ascii("; ".join(lines))[1:-1]}, 422)
 
 
 class Gate:
@@ -88,12 +119,12 @@ class Gate:
     def _check_sender(self, headers: dict[str, str]) -> None:
         """Refuse pages of other origins, and names that lead here through somebody else's name server."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host and origin.rstrip("/") not in self.origins:
+        if origin is not None and _place(origin) != host and origin.rstrip("/") not in self.origins:
             raise refuse(
                 f"Origin {origin[:80]!r}: pages of other sites may not send requests; start the server with --conf "
                 "origins ADDRESS if this one may.", 403,
             )  # fmt: skip
-        name = str(urlsplit(f"//{host}").hostname or "")
+        name = str(urlsplit(f"//{_place(f'//{host}')}").hostname or "")
         if not self.token and name not in self.hosts and not _is_address(name):
             raise refuse(
                 f"Host {host[:80]!r}: expected this machine's name or address; start the server with --conf origins "
@@ -133,6 +164,14 @@ class Gate:
                 raise refuse(
                     "uncompress: archives are not unpacked here, for they may name files anywhere; send files."
                 )
+
+
+def _place(address: str) -> str:
+    """Host and port of an address; empty where it is none."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return ""
 
 
 def _is_address(name: str) -> bool:

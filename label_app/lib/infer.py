@@ -42,15 +42,6 @@ OPTIONS = {
 }
 
 
-def input_error(error: BaseException | None) -> str | None:
-    """The message of the bundle's own error of unusable input in a chain of causes."""
-    while error is not None:
-        if type(error).__name__ == "InputError":
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None
-
-
 class StrictTask(BundleInferTask):
     """MONAI Label's own task, which loads what fits of any weights and predicts with the rest as it happens to be."""
 
@@ -80,7 +71,7 @@ class Batch(BatchInferTask):
             try:
                 return infer(task, datastore)
             except Exception as error:
-                reason = input_error(error) or getattr(error, "detail", None) or repr(error)
+                reason = getattr(error, "detail", None) or repr(error)
                 logger.warning(f"{task['image']}: not predicted. {reason}")
                 return {"error": reason}
 
@@ -132,9 +123,8 @@ class Segmentation(InferTask):
                     f"{self.get_path(validate=False)}: no weights yet, there is nothing to predict with. Annotate a "
                     "first image, submit its label and press Train.",
                 )
-            path = self.bundle / "models" / "training.json"
-            settings = json.loads(path.read_text()) if path.is_file() else {}
-            settings = {name: settings.get(name) for name in SETTINGS}
+            known = bundles.settings(self.bundle)
+            settings = {name: known.get(name) for name in SETTINGS}
             if self._task is None or settings != self._settings:
                 self._task, self._settings = StrictTask(str(self.bundle), self.app_conf), settings
                 self._task.labels = self._labels()
@@ -146,9 +136,9 @@ class Segmentation(InferTask):
         except HTTPException:
             raise
         except Exception as error:
-            if message := input_error(error):
-                logger.error(message)
-                raise HTTPException(422, message) from error
+            if found := bundles.module(self.bundle, "errors").find_input_error(error):
+                logger.error(found)
+                raise HTTPException(422, str(found)) from error
             self._check_image(request.get("image"))
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -42,6 +43,36 @@ def check_name(what: str, value: str) -> str:
     return value
 
 
+def read_object(what: str, text: str) -> dict[str, Any]:
+    """An object in JSON, such as every program reads again: no ``NaN``, no half characters, not nested without end.
+
+    Raises:
+        HTTPException: 400, it is none.
+    """
+    try:
+        value = json.loads(text or "{}")
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise refuse(f"{what}: expected JSON, could not read it ({ascii(error)[:80]}).") from error
+    if not isinstance(value, dict):
+        raise refuse(f"{what}: expected an object, received {text[:80]!r}.")
+    return value
+
+
+def check_image_info(info: Mapping[str, Any]) -> None:
+    """Refuse what strategies stumble over when they choose an image.
+
+    Raises:
+        HTTPException: 400, scores, which are the server's own, or a ``strategy`` that does not say when it was offered.
+    """
+    if scores := [key for key in info if key.startswith("semsim_")]:
+        raise refuse(f"{scores[0][:80]}: the server writes its scores itself; leave it out.")
+    offered = info.get("strategy", {})
+    entries = list(offered.values()) if isinstance(offered, dict) else [None]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("ts", 0), int) for entry in entries):
+        raise refuse('info: expected for strategy an object such as {"random": {"ts": 1700000000}}.')
+
+
 def devices() -> list[str]:
     """Every name of a device that a request may give."""
     count = torch.cuda.device_count()
@@ -61,7 +92,7 @@ def checked(given: Mapping[str, Any], panel: Mapping[str, Any], *, strict: bool 
     Raises:
         HTTPException: 400 in one line.
     """
-    values = {}
+    values, unknown = {}, []
     for key, value in given.items():
         if key in ABOUT:
             for part in value if isinstance(value, list) else [value]:
@@ -76,7 +107,9 @@ def checked(given: Mapping[str, Any], panel: Mapping[str, Any], *, strict: bool 
         elif strict:
             raise refuse(f"{str(key)[:80]!r}: expected one of {', '.join(panel)}; leave it out or mend its name.")
         else:
-            logger.info(f"{str(key)[:80]!r}: no option here, left out.")
+            unknown.append(str(key)[:80])
+    if unknown:
+        logger.info(f"{', '.join(unknown[:10])}{' and more' if len(unknown) > 10 else ''}: no option here, left out.")
     return values
 
 
@@ -105,10 +138,10 @@ def _fitting(key: str, value: Any, offered: Any) -> Any:
 
 
 def _choice(key: str, value: Any, offered: Sequence[Any]) -> Any:
-    if isinstance(value, list) and value and value == list(offered)[: len(value)]:
+    if isinstance(value, list) and value and [str(v) for v in value] == [str(c) for c in offered][: len(value)]:
         value = value[0]  # the whole list of choices: the first is preselected
     for choice in offered:
-        if value == choice or (isinstance(choice, int) and str(value) == str(choice)):
+        if not isinstance(value, (dict, bool)) and str(value) == str(choice):
             return choice
     shown = ", ".join(map(str, offered)) or "nothing yet"
     raise refuse(f"{key}: expected one of {shown}; received {str(value)[:80]!r}.")

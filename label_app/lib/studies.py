@@ -109,12 +109,6 @@ class Studies(LocalDatastore):
                 file.unlink()
 
     @_locked
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        if not isinstance(info, dict) or not isinstance(info.get("strategy", {}), dict):
-            raise refuse("info: expected an object, and one for strategy in it, which says when an image was offered.")
-        super().update_image_info(image_id, info)
-
-    @_locked
     def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """``update_image_info`` for several images at once."""
         for image, info in infos.items():
@@ -140,7 +134,7 @@ class Studies(LocalDatastore):
 
 for _name in (
     "datalist", "get_image_uri", "get_image_info", "get_label_uri", "get_label_info", "get_labeled_images",
-    "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_label_info",
+    "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_image_info", "update_label_info",
     "get_dataset_archive", "refresh", "_on_any_event", "_on_modify_event",
 ):  # fmt: skip
     setattr(Studies, _name, _locked(getattr(LocalDatastore, _name)))

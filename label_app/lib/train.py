@@ -12,6 +12,7 @@ import torch
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from lib import bundles
 from lib.labels import check
 from lib.names import EMPTY
 
@@ -38,24 +39,26 @@ def as_is(value: Any) -> Any:
     return value
 
 
+def shown(size: int | list[int]) -> str:
+    """Pixels a side as the panel shows them: ``224`` or ``192x256``."""
+    return "x".join(map(str, size)) if isinstance(size, list) else str(size)
+
+
 class SemiSupervised(BundleTrainTask):
     """MONAI Label's own task for bundles, which also hands over the images without a label."""
 
     def config(self) -> dict[str, Any]:
-        """What the client's panel shows. Lists are choices, the first one is preselected."""
-        size = self._settings().get("spatial_size", 224)
-        sizes = [size, *(s for s in SIZES if s != size)]
+        """What the client's panel shows. Lists are choices, the first one is preselected; Slicer wants them as text."""
+        size = shown(bundles.settings(Path(self.bundle_path)).get("spatial_size", 224))
+        sizes = [size, *(s for s in map(str, SIZES) if s != size)]
         options = {k: v for k, v in super().config().items() if k != "max_epochs"}
+        options["model_filename"] = options["model_filename"] or ["model.pt"]  # Slicer takes the first of every list
         return {
             "minutes": MINUTES[torch.cuda.is_available()],
             **options,
             "use_unlabeled": True,
             "spatial_size": sizes,
         }
-
-    def _settings(self) -> dict[str, Any]:
-        path = Path(self.bundle_path) / "models" / "training.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
         labelled, self.left_out = self._usable(super()._fetch_datalist(request, datastore), datastore)
@@ -101,9 +104,8 @@ class SemiSupervised(BundleTrainTask):
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         options = {**self.config(), **self.request}
         size = options["spatial_size"]
-        if isinstance(size, list) and len(size) != 2:
-            size = size[0]  # the whole list of choices: the first
-        overrides["spatial_size"] = [int(n) for n in size] if isinstance(size, list) else int(size)
+        pixels = [int(n) for n in str(size[0] if isinstance(size, list) else size).split("x")]
+        overrides["spatial_size"] = pixels if len(pixels) == 2 else pixels[0]
         overrides |= self._length(options)
         overrides["train#unlabeled_dataset#data"] = self.unlabelled
         overrides["initial"] = self.initial

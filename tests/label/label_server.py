@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import tempfile
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "label_app"))
 
 import demo  # noqa: E402
+import requests  # noqa: E402
 from assemble import assemble  # noqa: E402, F401
 from demo import make_studies  # noqa: E402, F401
 from monailabel.client import MONAILabelClient  # noqa: E402
@@ -29,14 +31,16 @@ def free_port() -> int:
 class Server:
     """A running server and a client of it."""
 
-    def __init__(self, app: Path, studies: Path, conf: dict[str, str] | None = None, **environment: str) -> None:
+    def __init__(
+        self, app: Path, studies: Path, conf: dict[str, str] | None = None, patience: float = 300, **environment: str
+    ) -> None:
         stock = not (app / "lib" / "active.py").exists()
         conf = conf or {"models": "semsim", "zoo_source": "local", "sam2": "false"} if stock else conf
         self.app, self.studies, self.port = app, studies, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {"OMP_NUM_THREADS": "1", **environment}
         self.process = demo.server(app, studies, self.port, conf, **environment)
-        demo.wait_until_up(self.process, self.url)
+        demo.wait_until_up(self.process, self.url, patience)
         # a folder of its own: the client saves results under the names of the server's temporary files
         self.client = MONAILabelClient(self.url, tmpdir=tempfile.mkdtemp(dir=studies.parent))
         self.bundle = app / "model" / "semsim"
@@ -79,3 +83,18 @@ def running(app: Path, studies: Path, conf: dict[str, str] | None = None, **envi
         yield server
     finally:
         server.stop()
+
+
+def call(server, method: str, path: str, **options) -> requests.Response:
+    return requests.request(method, server.url + path, timeout=120, **options)
+
+
+def submit(server, image: str, file: Path, name: str = "", **params) -> requests.Response:
+    with file.open("rb") as stream:
+        files = {"label": (name or file.name, stream)}
+        data = {"params": json.dumps(params)}
+        return call(server, "PUT", f"/datastore/label?image={image}&tag=final", files=files, data=data)
+
+
+def truth(server, image: str) -> Path:
+    return server.folder / "truth" / f"{image}.nii.gz"

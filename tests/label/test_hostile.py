@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from label_server import assemble, make_studies, running
+from label_server import assemble, call, make_studies, running, submit, truth
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
 TRAIN = {"max_epochs": 1, "steps_per_epoch": 2, "val_split": 0.0, "multi_gpu": False}
@@ -28,21 +28,6 @@ def server(tmp_path_factory):
         server.folder = folder
         server.books = lambda: json.loads((studies / "datastore_v2.json").read_text())["objects"]
         yield server
-
-
-def call(server, method: str, path: str, **options) -> requests.Response:
-    return requests.request(method, server.url + path, timeout=120, **options)
-
-
-def submit(server, image: str, file: Path, name: str = "", **params) -> requests.Response:
-    with file.open("rb") as stream:
-        files = {"label": (name or file.name, stream)}
-        data = {"params": json.dumps(params)}
-        return call(server, "PUT", f"/datastore/label?image={image}&tag=final", files=files, data=data)
-
-
-def truth(server, image: str) -> Path:
-    return server.folder / "truth" / f"{image}.nii.gz"
 
 
 def refused(response: requests.Response, *words: str, status: int = 400) -> None:
@@ -130,6 +115,81 @@ def test_files_of_the_server_are_not_read_or_written(server):
     refused(call(server, "POST", "/infer/wsi/semsim", json={}, params={"image": "patient001"}), "whole", status=404)
     existing = {"file": ("x.nii.gz", secret.read_bytes())}
     refused(call(server, "PUT", "/datastore/image?image=patient001", files=existing), "exists already", status=409)
+
+
+def detached(target: Path, line: str) -> bytes:
+    """A header that names another file for its voxels."""
+    header = ["NRRD0004", "type: uint8", "dimension: 3", "sizes: 16 16 4", "encoding: raw", f"{line}: {target}"]
+    return "\n".join([*header, "", ""]).encode()
+
+
+def test_an_upload_is_of_the_kind_that_it_says_and_names_no_other_file(server):
+    """A header whose voxels lie in another file of the server would show that file in a prediction."""
+    secret = Path("/etc/hostname")
+    meta = f"ObjectType = Image\nNDims = 3\nDimSize = 16 16 4\nElementType = MET_UCHAR\nElementDataFile = {secret}\n"
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n"
+    for name, content, word in (
+        ("x.nrrd", detached(secret, "data file"), "one file"), ("x.nrrd", detached(secret, "DATAFILE"), "one file"),
+        ("x.nrrd", detached(secret, "data file").replace(b"\n", b"\r") + b"\n\n", "one file"),
+        ("x.nrrd", b"NRRD0004\ntype: uint8\n", "one file"), ("x.png", script, ".png"), ("x.tif", script, ".tif"),
+        ("x.nii.gz", b"NRRD0004\n\n", ".nii.gz"), ("x.svs", b"II*\0", "ends with"),
+        ("x.mhd", meta.encode(), "ends with"), ("x\0.nii.gz", truth(server, "patient001").read_bytes(), "plain"),
+    ):  # fmt: skip
+        file = (name, content)
+        for method, path, key in (
+            ("PUT", "/datastore/image?image=new", "file"), ("PUT", "/datastore/label?image=patient001", "label"),
+            ("POST", "/infer/semsim?image=patient001", "file"), ("PUT", "/session/", "files"),
+        ):  # fmt: skip
+            refused(call(server, method, path, files={key: file}), word)
+    header = detached(secret, "data file").rstrip(b"\n") + b"\n#"
+    both = header + b" " * (128 - len(header)) + b"DICM\n\n"
+    assert both[128:132] == b"DICM"
+    refused(call(server, "PUT", "/session/", files={"files": ("x.nrrd", both)}), "one file")
+    refused(call(server, "PUT", "/session/", files={"files": ("x.mhd", both)}), "ends with")
+    for name in ("IM0001", "1.2.840.113619", "a.dcm"):
+        assert call(server, "PUT", "/session/", files={"files": (name, both)}).status_code == 200, "DICOM, by its start"
+
+
+def test_the_books_take_what_every_program_reads(server):
+    """A half character or ``NaN`` there would end every later request for them; so would a score in words."""
+    for text in ('"x"', "[]", "1", '{"a": NaN}', '{"a": 1e999}', '{"\\ud800": 1}', "[" * 5000,
+                 '{"semsim_entropy": "high"}',
+                 '{"strategy": {"random": {"ts": "x"}}}', '{"strategy": {"random": 1}}'):  # fmt: skip
+        for path in ("/datastore/image/info?image=patient001", "/datastore/image?image=new"):
+            data = {"info": text} if "info" in path else {"params": text}
+            files = {"file": ("x.nii.gz", truth(server, "patient001").read_bytes())}
+            assert call(server, "PUT", path, data=data, files=files).status_code == 400, (text[:40], path)
+    info = "/datastore/label/info?label=patient000&tag=final"
+    assert call(server, "PUT", info, data={"info": "1"}).status_code == 400
+    odd = {"client_id": "../x"}
+    assert call(server, "POST", "/activelearning/random", json=odd).status_code == 400
+    assert call(server, "POST", "/activelearning/entropy", json={"labels": 1, "label_tag": [2]}).status_code == 200
+    assert call(server, "GET", "/datastore/?output=all").status_code == 200
+    archive = call(server, "GET", "/datastore/dataset")
+    assert archive.status_code == 200 and archive.content.startswith(b"PK")
+
+
+def test_odd_requests_are_answered(server):
+    """What is no host, no text, no JSON: a 4xx in one line, also where FastAPI or a handler of MONAI Label stumbles."""
+    refused(call(server, "GET", "/info/", headers={"Host": "[evil]"}), "Host", status=403)
+    refused(call(server, "GET", "/info/", headers={"Origin": "http://[evil]"}), "Origin", status=403)
+    image = truth(server, "patient001").read_bytes()
+    form = {"files": {"file": ("x.nii.gz", image)}}
+    refused(call(server, "POST", "/activelearning/random", **form), "body", status=422)
+    plain = {"data": "[" * 100_000, "headers": {"Content-Type": "application/json"}}
+    assert 400 <= call(server, "POST", "/train/semsim", **plain).status_code < 500
+    if not torch.cuda.is_available():
+        refused(call(server, "GET", "/logs/gpu"), "nvidia-smi", status=404)
+    for text, status in (("x:1", 400), ("SHA256:00", 404), ("", 200)):
+        assert call(server, "HEAD", f"/datastore/image?image=patient001&check_sum={text}").status_code == status
+    log = call(server, "GET", "/logs/?lines=-1")
+    assert "content-length" in log.headers and log.text.count("\n") > 20, "all of it, which grows meanwhile"
+    scribbles = {"label": ("x.py", b"\x80\x04")}
+    answer = call(server, "POST", "/infer/semsim?image=patient001&output=json", data={"params": "{}"}, files=scribbles)
+    assert answer.status_code == 200, "which this model has no use for"
+    broken = {"label": ("x.nii.gz", image[: len(image) // 2])}
+    named = {"params": json.dumps({"label_info": [{"name": "myocardium", "idx": 1}]})}
+    refused(call(server, "PUT", "/datastore/label?image=patient001&tag=v1", data=named, files=broken), "could not read")
 
 
 def test_what_is_not_there_is_a_404(server):

@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from label_server import assemble, make_studies, running
-from test_hostile import call, submit, truth
+from label_server import assemble, call, make_studies, running, submit, truth
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ class TestAfternoon:
             panel = info["trainers"]["semsim"]["config"]
             assert panel["use_unlabeled"] is True and panel["minutes"] == (2 if torch.cuda.is_available() else 5)
             assert not {"max_epochs", "steps_per_epoch"} & set(panel), "one way to say how long"
-            assert panel["spatial_size"][0] == SHIPPED["spatial_size"]
+            assert panel["spatial_size"][0] == str(SHIPPED["spatial_size"])
 
     def predict(self, server, name):
         file, params = server.client.infer("semsim", name, {})
@@ -234,4 +234,4 @@ class TestAfternoon:
         assert json.loads((server.bundle / "models" / "training.json").read_text())["spatial_size"] == 96
         file, _ = server.client.infer("semsim", "patient006", {})
         assert nib.load(file).shape == nib.load(server.studies / "patient006.nii.gz").shape
-        assert server.client.info()["trainers"]["semsim"]["config"]["spatial_size"][0] == 96
+        assert server.client.info()["trainers"]["semsim"]["config"]["spatial_size"][0] == "96"

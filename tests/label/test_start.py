@@ -29,7 +29,7 @@ def test_cold_start(tmp_path):
     with running(app, studies) as server:
         info = server.client.info()
         assert info["labels"] == ["right", "wall", "left"] and info["datastore"]["completed"] == 0
-        assert info["trainers"]["semsim"]["config"]["spatial_size"][0] == 32
+        assert info["trainers"]["semsim"]["config"]["spatial_size"][0] == "32"
         with pytest.raises(MONAILabelClientException, match=r"no weights yet.*Annotate a first image"):
             server.client.infer("semsim", "patient000", {})
         for strategy in info["strategies"]:

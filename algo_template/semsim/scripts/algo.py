@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import json
 import logging
@@ -19,6 +20,7 @@ import torch
 from monai.apps.auto3dseg import BundleAlgo
 from monai.bundle import ConfigParser
 
+from .generation import changed, origin
 from .options import one_length, understood
 
 logger = logging.getLogger("semsim")
@@ -40,6 +42,29 @@ BYTES = {"sfm": 6.9e9 / 8 / 224**2, "sfm_light": 3.5e9 / 8 / 224**2}
 
 class SemsimAlgo(BundleAlgo):
     """2D slices of 3D volumes, with the unlabelled images that the datalist names."""
+
+    #: What the folder was generated from; empty in one of an earlier version.
+    origin: Mapping[str, Any] = {}
+
+    def state_dict(self) -> dict:
+        """The state that ``algo_object.json`` keeps."""
+        return {**super().state_dict(), "origin": self.origin}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a folder; say so where the input has changed since, for AutoRunner goes on with it all the same."""
+        super().load_state_dict(state)
+        if not self.origin or not os.path.isfile(self.data_list_file):
+            return
+        if names := changed(self.origin, self._origin()):
+            _warn_once(
+                f"{self.data_list_file}: differs from what {Path(self.output_path).parent} was generated from "
+                f"({', '.join(names)}); the folders there do not follow. Take another work_dir for the new input."
+            )
+
+    def _origin(self) -> dict[str, Any]:
+        given = self._input()
+        datalist = str(given.get("datalist", ""))
+        return origin(given, ConfigParser.load_config_file(datalist) if os.path.isfile(datalist) else {})
 
     def pre_check_skip_algo(self, skip_bundlegen: bool = False, skip_info: str = "") -> tuple[bool, str]:
         """Skip data that slices cannot teach, unless ``force_2d: true`` is in the input, and classes that overlap.
@@ -123,6 +148,7 @@ class SemsimAlgo(BundleAlgo):
             values = self._values(data_stats_filename, place.get("fold"))
             extra = {k: v for k, v in self._input().items() if k not in RUNNER_KEYS and not k.startswith("mlflow")}
             values |= one_length(understood(extra, known, source=str(self.data_list_file)))
+            self.origin = self._origin()
         else:
             values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
         values |= one_length(understood(kwargs, known, source="parameters")) | place
@@ -227,6 +253,12 @@ class SemsimAlgo(BundleAlgo):
         if not entry.get("finished"):
             raise ValueError(f"{path}: this training has not finished; run it again to go on with it.")
         return float(entry["best_avg_dice_score"])
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """AutoRunner takes up every folder several times in a run."""
+    logger.warning(message)
 
 
 def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Datalists: which file is labelled, unlabelled, for validation or for testing.
+"""Datalists: which files are labelled, unlabelled, for validation or for testing.
 
 The format is MONAI's Decathlon-style JSON with one list more, ``unlabeled``, whose items have an image and no label::
 
@@ -22,24 +22,26 @@ import difflib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .axis import direction_of
 from .files import (
     IMAGE_SUFFIXES,
     case_name,
     case_names,
     find_images,
     ignored_line,
+    image_files,
     join_channels,
     paired,
     without_labels,
 )
 from .layouts import Layout, recognise
+from .slice_axis import direction_of
 from .split import (
     LISTS,
     as_names,
@@ -159,11 +161,6 @@ def _names_files(value: Any) -> bool:
     return bool(files) and all(isinstance(f, str) and f and "\0" not in f for f in files)
 
 
-def _image_files(item: Mapping[str, Any]) -> list[str]:
-    image = item["image"]
-    return [os.fspath(f) for f in (image if isinstance(image, (list, tuple)) else [image])]
-
-
 def read_datalist(
     datalist: str | os.PathLike,
     dataset_dir: str | os.PathLike,
@@ -229,12 +226,12 @@ def read_datalist(
             item.pop("label", None)
         elif key != "training" and item.get("label") and item.get("labeled_slices") is not None:
             problems.append(
-                f"{datalist}: {_image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
+                f"{datalist}: {image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
                 "needs the label of every slice: move it to `training`, or label the others, too."
             )
         elif require_label and not item.get("label"):
             problems.append(
-                f"{datalist}: {_image_files(item)[0]} stands in `{key}` without a label; "
+                f"{datalist}: {image_files(item)[0]} stands in `{key}` without a label; "
                 'add "label": FILE or move it to `unlabeled`.'
             )
         problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
@@ -269,7 +266,7 @@ def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_o
 def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
     """Give every item its name among all images of the datalist, as ``case``."""
     items = [item for members in lists.values() for item in members]
-    for item, name in zip(items, case_names([os.path.join(root, _image_files(item)[0]) for item in items])):
+    for item, name in zip(items, case_names([os.path.join(root, image_files(item)[0]) for item in items])):
         several = isinstance(item["image"], list) and len(item["image"]) > 1
         item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
 
@@ -280,7 +277,7 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
     problems = []
     for name, items in lists.items():
         for item in items:
-            shown = _image_files(item)[0]
+            shown = image_files(item)[0]
             path = os.path.realpath(os.path.join(root, shown))
             if path in first:
                 other, earlier = first[path]
@@ -347,8 +344,8 @@ def check_scored(datalist: str | os.PathLike, data: Sequence[Mapping[str, Any]],
         return
     text = f"{datalist}: expected labelled cases in `testing` or `validation`, received none; "
     if required:
-        raise InputError(f"{text}add some, or `run reporting` writes a report of the training alone.")
-    logger.warning(f"{text}this is a report of the training alone.")
+        raise InputError(f"{text}add some, or use `run reporting` for a report of the training only.")
+    logger.warning(f"{text}this is a report of the training only.")
 
 
 def read_images(
@@ -395,7 +392,7 @@ def read_images(
 
 def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
     """The deepest folder that holds all images: predictions keep the folders below it, so no name occurs twice."""
-    parents = [os.path.dirname(os.path.abspath(_image_files(item)[0])) for item in items]
+    parents = [os.path.dirname(os.path.abspath(image_files(item)[0])) for item in items]
     return os.path.commonpath(parents) if parents else ""
 
 
@@ -451,11 +448,11 @@ def create(
         trust: What counts where the headers of image and label put the same voxels in different places: header, or
             voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
         label_values: Value of each class in the label files, background first, where the files leave that open
-        ignore_label: Value of voxels that nobody judged, which count in no loss and no score
+        ignore_label: Value of voxels to ignore, which count in no loss and no score
         most_classes: How many values a label may show
         check: Whether to read every file; false trusts them.
         table: CSV file to write a row for every image to.
-        dry_run: Say what is there and who would land where, and write no datalist.
+        dry_run: Print what is there and which patient would be in which list, but write no datalist.
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
@@ -552,4 +549,5 @@ def main() -> None:
     from ..errors import one_line_errors
 
     one_line_errors()
-    fire.Fire({"create": create})
+    asked = {"--help", "-h"} & set(sys.argv[1:])  # fire would hand it to `create` as one of its unknown options
+    fire.Fire({"create": create}, [*(a for a in sys.argv[1:] if a not in asked), *(["--", "--help"] if asked else [])])

@@ -93,10 +93,10 @@ def _mixed(slices: Sequence[Slice]) -> str:
     """What tells that slices of several images lie together; empty for nothing."""
     series = {one.series for one in slices}
     if len(series) > 1:
-        return f"{len(series)} DICOM series in one folder; give each a folder of its own."
+        return f"{len(series)} DICOM series in one folder; put each into its own folder."
     if any(one.position is None or one.directions is None for one in slices):
         return (
-            f"{len(slices)} DICOM files that do not say where they lie, which may be single pictures; give each a "
+            f"{len(slices)} DICOM files without a position, which may be single images; give each a "
             "folder of its own, or convert them to PNG."
         )
     facets: list[tuple[str, list[Any]]] = [

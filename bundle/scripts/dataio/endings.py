@@ -1,4 +1,4 @@
-"""Readers of files whose endings are written in a way that nibabel and ITK do not know: ``.Nii.gz``, ``.MHA``."""
+"""Readers of files with endings that nibabel and ITK do not recognise: ``.Nii.gz``, ``.MHA``."""
 
 from __future__ import annotations
 

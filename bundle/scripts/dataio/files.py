@@ -1,4 +1,4 @@
-"""Which files are images: endings, DICOM series, the name of a case."""
+"""Which files are images: file endings, DICOM series, and the names of cases."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError, raise_all
+
+T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -40,6 +42,18 @@ def case_name(path: str | os.PathLike) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def image_files(item: Mapping[str, Any]) -> list[str]:
+    """Files of an item of a datalist: of its image, or of the image's channels."""
+    image = item["image"]
+    return [os.fspath(f) for f in (image if isinstance(image, (list, tuple)) else [image])]
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most ``most`` of some items, evenly spaced, away from the ends where some are left out."""
+    number = min(most, len(items))
+    return [items[int((k + 0.5) * len(items) / number)] for k in range(number)]
 
 
 def is_picture(path: str | os.PathLike) -> bool:

@@ -1,4 +1,4 @@
-"""Where voxels lie in space, and a label on the grid of its image."""
+"""Positions of voxels in space, and labels on the grid of their images."""
 
 from __future__ import annotations
 

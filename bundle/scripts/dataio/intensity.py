@@ -1,4 +1,4 @@
-"""Intensities to [0, 1]: what training does, kept as data beside the weights and done again by prediction."""
+"""Scaling of intensities to [0, 1]: saved beside the weights by training and repeated by prediction."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ logger = logging.getLogger("semsim")
 AIR = -1024.0
 #: Where the transforms come from that may be named beside weights.
 KINDS = ("monai.transforms.intensity", __name__)
-#: Names of :class:`Intensityd` in what was saved: now, under the package's name of this process, and before it moved.
-OWN = {f"{module}.Intensityd" for module in ("scripts.dataio.intensity", __name__, "scripts.intensity")}
+#: Names of :class:`Intensityd` in what is saved: now, in configurations, and in what was saved before it moved.
+NAME = "scripts.dataio.intensity.Intensityd"
+OWN = {NAME, f"{__name__}.Intensityd", "scripts.intensity.Intensityd"}
 
 
 def padding_value(array: Any) -> float | None:
@@ -138,7 +139,7 @@ def configured(name: str, window: Any = None) -> Any:
 
     Args:
         name: key of the node.
-        window: the setting ``window``, which a transform of one's own does not read.
+        window: the setting ``window``, which a user's own transform does not read.
 
     Raises:
         InputError: a window is given beside a transform that does not read it.
@@ -151,12 +152,22 @@ def configured(name: str, window: Any = None) -> Any:
             node = _plain(parser, name)
             if window is not None and "window" not in node:
                 raise InputError(
-                    f"window {window}: `{name}` is a transform of its own ({node.get('_target_')}), which does not "
-                    "read it; leave one of the two out."
+                    f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
+                    "leave one of the two out."
                 )
-            return node
+            return saved_name(node)
         frame = frame.f_back
     raise RuntimeError(f"No configuration with `{name}` is being read.")
+
+
+def saved_name(node: Any) -> Any:
+    """A description of a transform in which :class:`Intensityd` has the name that configurations give it."""
+    if isinstance(node, list):
+        return [saved_name(entry) for entry in node]
+    if not isinstance(node, Mapping):
+        return node
+    named = {key: saved_name(value) for key, value in node.items()}
+    return {**named, "_target_": NAME} if node.get("_target_") in OWN else named
 
 
 def _plain(parser: ConfigParser, name: str) -> Any:
@@ -201,7 +212,7 @@ def transform_of(node: Any, source: str = "") -> Any:
     if not (known and inspect.isclass(kind) and harmless):
         raise InputError(
             f"{source}: intensities were prepared by {target}, which is no intensity transform of MONAI; give "
-            "`intensity` again, in the file that the training had it from."
+            "`intensity` again, in the same file as for the training."
         )
     options = {key: transform_of(value, source) for key, value in node.items() if not key.startswith("_")}
     return kind(**options)

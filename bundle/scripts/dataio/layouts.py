@@ -1,4 +1,4 @@
-"""Folders as other programs and data sets lay them out: which files are images, which labels, what the classes are."""
+"""Folder layouts of other programs and data sets: which files are images or labels, and what the classes are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Layout:
         labels: label file of some of them.
         class_names: background first, where the folder says so.
         label_values: of the classes.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
         channels: of the images, where 4D files hold them.
         testing: cases that the folder keeps for testing, with labels.
         by_patient: whether it has one image of each patient.

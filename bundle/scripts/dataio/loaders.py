@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
-from monai.transforms import Randomizable
+from monai.transforms import Compose, Randomizable
 from monai.utils import convert_to_tensor, set_determinism
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from ..distributed import rank_and_size
 from ..errors import InputError, find_input_error, raise_all
-from .datalist import case_name
+from .files import case_name, image_files
 from .sizes import SizeSchedule
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mappi
         label = f" with its label {item['label']}" if "label" in item else ""
         raise InputError(
             f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason}); replace "
-            "the file or take it off the list."
+            "the file or remove it from the list."
         ) from error
 
 
@@ -57,8 +57,10 @@ class VolumeDataset(CacheDataset):
         cache_rate: float = 1.0,
         progress: bool = True,
     ) -> None:
-        """Arguments as in MONAI's ``CacheDataset``."""
+        """Arguments as in MONAI's ``CacheDataset``, which caches nothing of a nested ``Compose``."""
         self.problems: list[str] = []
+        if isinstance(transform, Compose):
+            transform = transform.flatten()
         super().__init__(data, transform, cache_rate=cache_rate, progress=progress and len(data) > 0, num_workers=1)
         raise_all(self.problems)
 
@@ -111,7 +113,7 @@ class SliceDataset(Dataset, Randomizable):
             transform: deterministic volume transforms; they give ``(C, H, W, slices)`` a key.
             slice_transform: random transforms on the dictionary of one slice, ``(C, H, W)`` a key.
             keys: keys whose last axis is the slice axis; one that an item lacks is skipped.
-            cache_rate: share of the volumes kept in memory, the rest is read again for every slice.
+            cache_rate: fraction of the volumes kept in memory; the others are read again for every slice.
             progress: whether to show a progress bar while reading.
             class_names: names of the classes, to warn of those that no label shows; none: no warning.
 
@@ -198,12 +200,11 @@ class SliceDataset(Dataset, Randomizable):
         number, k = self.index[position]
         volume = self._cache.get(number) or self._read(number)
         source = self.data[number]
-        image = source["image"]
         item = self._cut(number, volume, k)
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
-        item["case"] = f"{source.get('case') or case_name(image if isinstance(image, str) else image[0])}/{k}"
+        item["case"] = f"{source.get('case') or case_name(image_files(source)[0])}/{k}"
         return item
 
 
@@ -293,7 +294,7 @@ class TwoStreamLoader:
                 f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
             )
         if self.supervised and rank == 0:
-            logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled ones.")
+            logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled images.")
 
         def loader(dataset: SliceDataset, stream: int) -> DataLoader:
             return DataLoader(

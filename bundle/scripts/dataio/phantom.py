@@ -1,4 +1,4 @@
-"""A generated short-axis heart phantom: the data everything runs on when the user has brought none.
+"""A generated short-axis heart phantom, used if the user gives no data.
 
 Every patient is drawn from ``(seed, patient index)`` alone: anatomy, tissue intensities, bias field, noise and
 distracting structures vary between patients, so two labelled patients do not describe the others. Labels are those of

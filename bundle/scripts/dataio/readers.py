@@ -1,4 +1,4 @@
-"""MONAI's image loading, where files mean more than it reads: honoured, or refused in one line."""
+"""MONAI's image loading for files with information that MONAI does not read: it is used, or refused in one line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 
 from ..errors import InputError
 from .dicom import check_series
+from .dicom_seg import SegmentationReader
 from .endings import register
 from .files import is_dicom, is_picture
-from .segmentation import SegmentationReader
 
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Sizes of the slices in the course of a training: small ones first, which cost less, then those of prediction."""
+"""Sizes of the slices during a training: smaller ones first, which cost less, then the size of prediction."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SizeSchedule:
     """Which size the slices of an epoch have.
 
     Attributes:
-        stages: pairs of a size ``(H, W)`` and its share of the training, in their order; the shares sum to 1.
+        stages: pairs of a size ``(H, W)`` and its fraction of the training, in their order; the fractions sum to 1.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class SizeSchedule:
         """
         Args:
             spatial_size: ``(H, W)`` in pixels, or one number for both: the size of the last stage and of prediction.
-            early_sizes: pairs of pixels of the longer side and share of the training, in (0, 1), in their order. The
-                other side is in proportion. Those that are not smaller than ``spatial_size`` are left out.
+            early_sizes: pairs of pixels of the longer side and fraction of the training, in (0, 1), in their order.
+                The other side is in proportion. Sizes that are not below ``spatial_size`` are left out.
             spatial_dims: 3 for patches, which have one size throughout.
 
         Raises:
-            InputError: no such pairs, or shares that leave nothing for the last stage; any in 3D.
+            InputError: no such pairs, or fractions that leave nothing for the last stage; any in 3D.
         """
         if check_dims(spatial_dims) == 3:
             if early_sizes:
@@ -79,8 +79,8 @@ class SizeSchedule:
             early = [(0, 0.0)]
         if any(pixels < MULTIPLE or not 0 < share < 1 for pixels, share in early) or sum(s for _, s in early) >= 1:
             raise InputError(
-                f"early_sizes: expected pairs of a size of {MULTIPLE} pixels or more and a share of the training, "
-                f"shares of less than 1 together, [[128, 0.6]] say; received {early_sizes!r}."
+                f"early_sizes: expected pairs of a size ({MULTIPLE} pixels or more) and a fraction of the training, "
+                f"with fractions that sum to less than 1, such as [[128, 0.6]]; received {early_sizes!r}."
             )
         stages: list[tuple[Size, float]] = []
         for pixels, share in early:

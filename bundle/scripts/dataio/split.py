@@ -1,4 +1,4 @@
-"""Who is labelled, unlabelled, for validation or for testing: patients, named or drawn by seed."""
+"""Which patients are labelled, unlabelled, for validation or for testing: named, or drawn by seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look into every image and label before anything is trained: what there is, and what cannot be used."""
+"""A check of every image and label before training: what there is, and what cannot be used."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..errors import InputError
-from .axis import common_direction
-from .files import is_picture
+from .files import evenly, is_picture
 from .geometry import on_image_grid, states_grid, voxels_apart
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
+from .slice_axis import common_direction
 from .transforms import whole
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]
         if facts.channels != expected:
             yield (
                 f"{facts.path}: {facts.channels} channel(s), where {others}; convert the file, for "
-                f"pictures with Pillow: Image.open(FILE).convert('{mode}')."
+                f"2D images with Pillow: Image.open(FILE).convert('{mode}')."
             )
 
 
@@ -236,7 +236,7 @@ def _pair_problems(found: Survey) -> Iterable[str]:
     for label in found.labels.values():
         if label.channels != 1:
             yield (
-                f"{label.path}: {label.channels} channels; expected one of class indices, for pictures with Pillow: "
+                f"{label.path}: {label.channels} channels; expected one of class indices, for 2D images with Pillow: "
                 "Image.open(FILE).convert('L')."
             )
 
@@ -290,7 +290,7 @@ def foreground_window(
     """
     ranges = []
     labelled = [case for case in found.labels if case in found.images]
-    for case in [labelled[k * len(labelled) // most] for k in range(most)] if len(labelled) > most else labelled:
+    for case in evenly(labelled, most):
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)
         placed = np.asarray(on_image_grid(label, image, trust)[0])

@@ -1,4 +1,4 @@
-"""What a survey found, told: a table, a CSV file, the command that trains on it."""
+"""What a survey found: as a table, as a CSV file, and as the command that trains on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .axis import coarser_elsewhere, name_of, stored_axis
 from .files import IMAGE_SUFFIXES, cell, is_picture
 from .intensity import AIR
+from .slice_axis import coarser_elsewhere, name_of, stored_axis
 from .survey import Facts, Survey, join
 
 
@@ -41,7 +41,7 @@ def describe(
         patients: number of patients the images belong to; 0: not known.
         class_names: names of the classes.
         values: of the classes, in their order; none: those that the labels show.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
         note: what they are called.
         slice_axis: what slices are stacked along; ``None``: as most images suggest.
     """
@@ -147,7 +147,7 @@ def class_values(
         found: what the files hold.
         class_names: names of the classes, background first, if they are known.
         label_values: the values, if they are known.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
 
     Raises:
         InputError: values that leave open which class is which.
@@ -167,12 +167,12 @@ def class_values(
     ask = 'say which is which by --label_values "0,1", one for each class and background first'
     if values == [0, 1, 255] and not any({1, 255} <= {*facts.values} for facts in found.labels.values()):
         raise InputError(f"Masks of 0 and 1 beside masks of 0 and 255: {_first(found, 1)} and {_first(found, 255)}; "
-                         "store them alike, or give 255 as --ignore_label if it marks what nobody judged.")  # fmt: skip
+                         "store them alike, or give 255 as --ignore_label if it marks voxels to ignore.")  # fmt: skip
     if values[0] < 0 or (255 in values and len(values) > 2 and len(names) != len(values)):
         odd = values[0] if values[0] < 0 else 255
         raise InputError(
-            f"The labels show the values {shown}, and {odd} (in {_first(found, odd)}) may be a class or mark what "
-            f"nobody judged; {ask}, or give --ignore_label {odd}."
+            f"The labels show the values {shown}, and {odd} (in {_first(found, odd)}) may be a class or mark voxels "
+            f"to ignore; {ask}, or give --ignore_label {odd}."
         )
     if 0 not in values or (len(values) == 1 and not names):
         missing = "no 0 for the background" if 0 not in values else "nothing but background"
@@ -229,7 +229,7 @@ def training_command(
         channels: of the images.
         class_names: names of the classes, background first.
         values: of the classes in the label files, see :func:`class_values`.
-        ignore_label: value of voxels that nobody judged.
+        ignore_label: value of voxels to ignore.
         window: lowest and highest intensity that become 0 and 1.
     """
     options = ["--dataset_dir", str(root), "--datalist", str(Path(output).absolute()), "--output_dir", "RUN"]

@@ -22,10 +22,10 @@ from monai.transforms import (
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
-from .axis import coarser_elsewhere, stored_axis
-from .axis import find_slice_axis as find_slice_axis
 from .files import is_picture
 from .geometry import on_image_grid
+from .slice_axis import coarser_elsewhere, stored_axis
+from .slice_axis import find_slice_axis as find_slice_axis
 
 logger = logging.getLogger("semsim")
 
@@ -55,7 +55,8 @@ class SliceGrid(SpatialResample):
     Slices lie along the last axis, one per stored slice and in the stored order. In plane, axes point to the right and
     to the front as nearly as the affine allows, pixels are square, the image fills ``spatial_size`` along one axis and
     is centred and zero-padded along the other, so that its proportions are kept. A 2D image ``(C, X, Y)`` becomes a
-    volume of one slice. ``inverse`` (and therefore ``Invertd``) returns to the stored grid.
+    volume of one slice. Predictions return to the stored grid by :mod:`scripts.evaluation.stored_grid`; ``inverse`` and
+    ``Invertd`` do so for other maps.
     """
 
     def __init__(
@@ -208,8 +209,8 @@ class LabelValuesd(MapLabelValued):
         if ignore_label is not None:
             if ignore_label in self.label_values:
                 raise InputError(
-                    f"ignore_label {ignore_label}: is the value of a class, too ({self.label_values}); leave it out of "
-                    "label_values, or give another value that is not judged."
+                    f"ignore_label {ignore_label}: is also the value of a class ({self.label_values}); remove it from "
+                    "label_values, or give another ignore_label."
                 )
             self.label_values.append(ignore_label)
             indices.append(IGNORED)
@@ -224,7 +225,7 @@ class LabelValuesd(MapLabelValued):
                 raise InputError(
                     f"{file_of(None, data[key])}: expected label values {self.label_values}, received "
                     f"{', '.join(f'{v:g}' for v in wrong[:5])}, too; give every value in label_values and its class in "
-                    "class_names, or as ignore_label one that nobody judged."
+                    "class_names, or give the value of voxels to ignore as ignore_label."
                 )
         return super().__call__(data)
 
@@ -293,7 +294,7 @@ class CheckVolumed(Transform):
         if bad:
             raise InputError(
                 f"{name}: expected finite intensities, received {bad} NaN or infinite voxels; replace those "
-                "(numpy.nan_to_num) or take the case off the list."
+                "(numpy.nan_to_num) or remove the case from the list."
             )
         result = dict(data)
         if self.label_key in data:
@@ -319,6 +320,6 @@ class CheckVolumed(Transform):
             raise InputError(
                 f"{name}: expected label values 0 to {self.num_classes - 1} ({self.num_classes} classes), received "
                 f"{', '.join(f'{v:g}' for v in wrong[:5])}; set class_names to all "
-                "classes, label_values to the values in the files (--label_values '[0,255]'), or ignore_label to one "
-                "that nobody judged."
+                "classes, label_values to the values in the files (--label_values '[0,255]'), or ignore_label to the "
+                "value of voxels to ignore."
             )

@@ -1,1 +1,1 @@
-"""What trained weights do: prediction on the grid of the file, scores, exports."""
+"""Use of trained weights: prediction on the grid of the file, scores, exports."""

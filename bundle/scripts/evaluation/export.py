@@ -1,4 +1,4 @@
-"""Weights as a file for other programs: TorchScript or ONNX, with metadata that tell of these weights.
+"""Weights as a file for other programs: TorchScript or ONNX, with the metadata of these weights.
 
     python -m scripts export --ckpt_path models/model.pt --output model.ts
     python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
@@ -42,7 +42,7 @@ def settings_of(ckpt_path: Path) -> dict[str, Any]:
     """
     path = ckpt_path.parent / SETTINGS_FILE
     if not path.is_file():
-        raise InputError(f"{path}: no settings beside the weights, which name the classes; copy it there.")
+        raise InputError(f"{path}: no settings beside the weights; they name the classes, so copy the file there.")
     return json.loads(path.read_text())
 
 

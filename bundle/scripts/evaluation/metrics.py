@@ -87,7 +87,7 @@ def score_case(
 class ScoreCases:
     """Score every case of an evaluation on its own grid and write ``scores.csv`` and ``scores.json``.
 
-    Several processes score their shares of the cases, and the first of them writes those of all, each once.
+    Several processes divide the cases among them, and the first process writes the scores of all.
 
     Expects decollated ``pred`` and ``label`` as class indices ``(1, *spatial)`` on the grid of the image file.
     """

@@ -1,4 +1,4 @@
-"""Prediction of many files: a broken one is named at the end and ends nothing, no file is lost to another."""
+"""Prediction of many files: unusable ones are named at the end and stop nothing, and no file replaces another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monai.utils import ensure_tuple
 from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
-from ..dataio.files import IMAGE_SUFFIXES
+from ..dataio.files import IMAGE_SUFFIXES, image_files
 from ..dataio.loaders import read_item
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
 
@@ -62,7 +62,7 @@ class PredictionDataset(Dataset):
         try:
             return read_item(self.transform, self.data[index])
         except InputError as error:
-            return Unreadable(no_room(_files(self.data[index])[0]) if out_of_memory(error) else str(error))
+            return Unreadable(no_room(image_files(self.data[index])[0]) if out_of_memory(error) else str(error))
 
 
 def no_room(image: str) -> str:
@@ -143,11 +143,11 @@ def prepared_output(
     if existing not in ("refuse", "skip", "overwrite"):
         raise InputError(f"existing: expected refuse, skip or overwrite, received {existing!r}.")
     layout = FolderLayout(output_dir, output_postfix, output_ext, data_root_dir=common_folder(data))
-    images = {Path(f).resolve() for item in data for f in _files(item)}
+    images = {Path(f).resolve() for item in data for f in image_files(item)}
     owners: dict[Path, str] = {}
     kept, problems = [], []
     for item in data:
-        image = _files(item)[0]
+        image = image_files(item)[0]
         target = Path(layout.filename(_subject(image))).resolve()
         if target in images:
             problems.append(f"{target}: a prediction would replace this image; give another --output_dir or postfix.")
@@ -165,7 +165,7 @@ def prepared_output(
         kept.append(dict(item))
     raise_all(problems)
     if len(kept) < len(data):
-        logger.info(f"{len(data) - len(kept)} of {len(data)} images have a prediction already and are skipped.")
+        logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
 
 
@@ -180,8 +180,3 @@ def _subject(image: str) -> str:
         return f"{image}.dcm"  # MONAI cuts off what follows the last dot
     ending = next((suffix for suffix in IMAGE_SUFFIXES if image.lower().endswith(suffix)), "")
     return image[: len(image) - len(ending)] + ending  # and knows .nii.gz in small letters alone
-
-
-def _files(item: Mapping[str, Any]) -> list[str]:
-    image = item["image"]
-    return [os.fspath(f) for f in image] if isinstance(image, (list, tuple)) else [os.fspath(image)]

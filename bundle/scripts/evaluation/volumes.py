@@ -20,7 +20,8 @@ from ..dataio.sizes import check_dims, patch_size
 from ..dataio.volumes import turned_back
 from ..errors import InputError
 from ..precision import precision
-from .inferer import InPrecision, SliceLabelInferer, applied
+from .inferer import InPrecision, SliceLabelInferer
+from .stored_grid import applied
 
 
 def label_inferer(
@@ -60,7 +61,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
     the feet to the head, and what no further slab reaches is finished: its probabilities go to the grid of the file,
     plane by plane, and only the most probable class is kept. So beside the volume and one byte for each voxel of the
     file there are the logits of a single slab, however long the volume. ``postprocessing`` needs
-    :class:`~scripts.evaluation.inferer.AsStoredd`.
+    :class:`~scripts.evaluation.stored_grid.AsStoredd`.
     """
 
     def __init__(

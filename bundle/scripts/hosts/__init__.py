@@ -1,1 +1,1 @@
-"""What is different in the programs that run the bundle: MONAI Label, the command line of MONAI."""
+"""Code for the programs that run the bundle: MONAI Label and MONAI's command line."""

@@ -18,8 +18,8 @@ from typing import Any
 from ignite.engine import Events
 from monai.engines import Workflow
 
-from ..dataio.axis import direction_of
 from ..dataio.files import IMAGE_SUFFIXES, results_folder
+from ..dataio.slice_axis import direction_of
 from ..errors import InputError
 from ..training.checkpoints import SaveBest, save_weights
 from ..training.settings import SETTINGS_FILE

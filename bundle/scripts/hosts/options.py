@@ -1,4 +1,4 @@
-"""Options of a run that would be accepted and do nothing, or the opposite of what they say."""
+"""Refuses options of a run that MONAI would accept although they have no effect or the opposite effect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
 
 from ..errors import raise_all
-from .doors import problems_of, running
 from .monai_label import inside
+from .running_config import problems_of, running
 
 #: Text that is taken for true where Python's word is meant.
 WORDS = {"false": "False", "null": "None"}

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from ..dataio.files import evenly
 from ..dataio.loaders import SliceDataset
 from ..errors import InputError
-from ..method.acquisition import Acquisition
+from ..method.active_learning import Acquisition
 from ..training.checkpoints import load_weights
 from ..training.settings import trained
 
@@ -76,9 +77,8 @@ class BundleScorer:
         """
         if not items or self.acquisition.network.fusion is None:
             return False
-        number = min(most, len(items))
         slices: list[dict[str, Any]] = []
-        for item in [items[k * len(items) // number] for k in range(number)]:
+        for item in evenly(items, most):
             try:
                 slices += self._slices([item])
             except InputError as error:

@@ -68,8 +68,8 @@ class RandCutMix:
         Args:
             prob: probability that an image receives a box.
             labeled_share: probability that the partner is a labelled image, whose box brings its true label along.
-            area: smallest and largest share of the image that a box covers.
-            aspect: smallest and largest ratio of a box's later sides to its first, as shares of the image.
+            area: smallest and largest fraction of the image that a box covers.
+            aspect: smallest and largest ratio of a box's later sides to its first, as fractions of the image.
         """
         self.prob, self.area, self.aspect, self.labeled_share = prob, area, aspect, labeled_share
 
@@ -81,7 +81,7 @@ class RandCutMix:
         ratio = torch.empty(batch, dims - 1).uniform_(*(math.log(a) for a in self.aspect)).exp()
         sides = torch.cat([torch.ones(batch, 1), ratio], dim=1)
         sides = sides / sides.prod(dim=1, keepdim=True) ** (1 / dims) * area[:, None] ** (1 / dims)
-        sides = sides.clamp(max=1.0)  # (B, n), as shares of the image
+        sides = sides.clamp(max=1.0)  # (B, n), as fractions of the image
         start = torch.rand(batch, dims) * (1 - sides)
         box = (torch.rand(batch) < self.prob).view(-1, *[1] * dims)
         for axis, length in enumerate(size):

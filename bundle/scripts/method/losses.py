@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,24 @@ class SemSimLoss(nn.Module):
 
     The streams are ``labeled`` (x_l), ``weak`` (x_w, evaluated without gradient) and the views of the unlabelled
     images: ``strong_1`` (x_s1), ``strong_2`` (x_s2), ``weak_perturbed`` (x_w again, with feature dropout).
+
+    A step with it in a loop of one's own::
+
+        >>> from scripts.method.augmentation import RandCutMix
+        >>> from scripts.method.network import SemSimNet
+        >>> network, loss = SemSimNet(out_channels=4, fusion="conv"), SemSimLoss(num_classes=4)
+        >>> image_l, label = torch.rand(2, 1, 64, 64), torch.randint(4, (2, 1, 64, 64))
+        >>> image_u = torch.rand(2, 1, 64, 64)  # weakly augmented
+        >>> strong = {"strong_1": image_u**0.5, "strong_2": image_u**2}  # the same images, strongly augmented
+        >>> mixes = {view: RandCutMix()(image_u) for view in strong}
+        >>> images = {"labeled": image_l} | {view: mix(strong[view]) for view, mix in mixes.items()}
+        >>> with torch.no_grad():
+        ...     weak = network.eval()({"weak": image_u}, loss.weak_streams())
+        >>> student = network.train()(images, loss.student_streams())
+        >>> terms = loss(student, label, weak, mixes)
+        >>> terms["loss"].backward()
+        >>> [name for name in terms if name.startswith("loss_")]
+        ['loss_s', 'loss_u', 'loss_intra', 'loss_cross']
     """
 
     def __init__(
@@ -82,10 +100,8 @@ class SemSimLoss(nn.Module):
         prototype_temperature: float = 0.1,
         regions: int = 4,
         average_images: bool = True,
-        prototype_gradient: bool = True,
         uncertainty_scale: float = 10.0,
         uncertainty_divergence: str = "softmax",
-        target: str = "own",
         dice: str = "batch",
         gather_prototypes: bool = False,
         ignore: bool = False,
@@ -106,28 +122,23 @@ class SemSimLoss(nn.Module):
             prototype_temperature: t_p (literal: 1).
             regions: N, sub-regions a side (paper: 4).
             average_images: mean (literal: sum) over the labelled images in eq. 9.
-            prototype_gradient: whether L_cross also moves the prototypes.
             uncertainty_scale: r (paper: 1000).
             uncertainty_divergence: ``softmax``, or ``cosine`` (literal).
-            target: pseudo-labels of the similarity terms: each its ``own`` refined prediction of the weak view (paper),
-                the ``decoder``'s, or the ``mean`` of all that the step computes.
             dice: Dice of the whole ``batch``, or of each ``image``.
             gather_prototypes: in distributed training, whether L_cross describes a process's unlabelled images by the
                 labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
                 mean of the losses over processes, and the gradient, are those of one process with the whole batch and
                 ``dice: image``.
-            ignore: whether labels may hold negative indices, pixels that nobody judged: they enter no term.
+            ignore: whether labels may contain negative indices, which mark pixels to ignore: they enter no term.
 
         Raises:
-            ValueError: unknown ``mask_source``, ``target``, ``dice``, view or perturbed view.
+            ValueError: unknown ``mask_source``, ``dice``, view or perturbed view.
         """
         super().__init__()
-        if target not in ("own", "decoder", "mean"):
-            raise ValueError(f"target should be own, decoder or mean, received {target!r}.")
         if dice not in ("batch", "image"):
             raise ValueError(f"dice should be batch or image, received {dice!r}.")
         self.ignore = ignore
-        self.target, self.batch_dice, self.gather_prototypes = target, dice == "batch", gather_prototypes
+        self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
         if unknown:
@@ -147,7 +158,7 @@ class SemSimLoss(nn.Module):
         }
         self.pooling: dict[str, Any] = {"temperature": prototype_temperature, "average_images": average_images}
         self.weighting: dict[str, Any] = {"scale": uncertainty_scale, "divergence": uncertainty_divergence}
-        self.regions, self.prototype_gradient = regions, prototype_gradient
+        self.regions = regions
         self.supervised = DiceCELoss(
             softmax=True,
             to_onehot_y=True,
@@ -195,8 +206,8 @@ class SemSimLoss(nn.Module):
 
         Returns:
             scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
-            share of positions in their masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
-            weight of L_cross ``agreement``; the share of each class among all pseudo-labels and all labels
+            fraction of positions in the masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
+            weight of L_cross ``agreement``; the fraction of each class among all pseudo-labels and all labels
             (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
@@ -250,12 +261,6 @@ class SemSimLoss(nn.Module):
             if prototypes is not None:
                 p["cross"] = self._described(full(features), prototypes)[1].exp()
             sources |= {term: small if self.mask_source == "decoder" else p[term] for term in p if term != "u"}
-            if self.target == "decoder":
-                p |= {term: small for term in p if term != "u"}
-            elif self.target == "mean":
-                refined = [p[term] for term in p if term != "u"]
-                p["u"] = mean([decoded, *(resize(r, decoded.shape[2:]) for r in refined)])
-                p |= {term: mean([small, *refined]) for term in p if term != "u"}
         # indices by max: on a CPU argmax over the channels takes seven times as long
         targets = {t: Target(p[t].max(dim=1).indices, sources[t].amax(dim=1) >= self.threshold) for t in p}
         if prototypes is not None:
@@ -298,10 +303,9 @@ class SemSimLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """L_cross, eq. 7 to 13: x_s2 described by the labelled images' classes against the weak view so described."""
         target = target.paste(mixes.get("strong_2"), label)
-        keys = prototypes if self.prototype_gradient else prototypes.detach()
         features = full(student.features["strong_2"])
-        similarity, log_cr = self._described(features, keys)
-        weight = agreement(similarity, keys.present, **self.weighting).unsqueeze(-1)
+        similarity, log_cr = self._described(features, prototypes)
+        weight = agreement(similarity, prototypes.present, **self.weighting).unsqueeze(-1)
         weight = merge_regions(weight, self.regions, features.shape[2:])[:, 0]
         entropy = -log_cr.gather(1, target.pseudo.unsqueeze(1))[:, 0]
         return {
@@ -309,11 +313,6 @@ class SemSimLoss(nn.Module):
             "mask_cross": target.sure.float().mean(),
             "agreement": weight.mean(),
         }
-
-
-def mean(tensors: Sequence[Tensor]) -> Tensor:
-    """Mean of tensors of one shape."""
-    return torch.stack(list(tensors)).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""U-Net with a spatial-aware fusion module (paper III-D), and its light counterpart SemSim-."""
+"""U-Net with a spatial-aware fusion module (paper III-D), or with the plain convolution of SemSim-."""
 
 from __future__ import annotations
 
@@ -95,13 +95,7 @@ class SegmentationNet(nn.Module):
         out_channels: int = 4,
         features: Sequence[int] = FEATURES,
     ) -> None:
-        """
-        Args:
-            spatial_dims: 2 or 3.
-            in_channels: channels of the image.
-            out_channels: number of classes, background included.
-            features: widths of the five stages and of the last upsampling.
-        """
+        """Arguments as of :class:`UNet`."""
         super().__init__()
         self.backbone = UNet(spatial_dims, in_channels, out_channels, features)
         self._register_load_state_dict_pre_hook(_drop_fusion)
@@ -166,16 +160,13 @@ class SemSimNet(nn.Module):
     ) -> None:
         """
         Args:
-            spatial_dims: 2 or 3.
-            in_channels: channels of the image.
-            out_channels: number of classes, background included.
-            features: widths of the five stages and of the last upsampling.
+            spatial_dims, in_channels, out_channels, features: as of :class:`UNet`.
             fusion: ``sfm`` (SemSim), ``sfm_light`` (fewer and narrower tokens), ``conv`` (SemSim-: 1x1 convolutions) or
                 ``none`` (no similarity terms).
             fusion_channels: D, channels of f~.
             fusion_checkpoint: compute the tokens of ``sfm`` and ``sfm_light`` again in the backward pass instead of
                 keeping them: less memory, more time.
-            feature_dropout: share of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
+            feature_dropout: fraction of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
 
         Raises:
             ValueError: unknown ``fusion``.

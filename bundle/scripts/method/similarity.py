@@ -43,7 +43,7 @@ def affinity(features: Tensor, *, temperature: float = 0.1) -> Tensor:
 
     Args:
         features: ``(B, D, *spatial)``.
-        temperature: t_a; 1 is the paper's literal reading.
+        temperature: t_a; 1 as printed.
 
     Returns:
         ``(B, n, n)``; each row sums to one. Memory grows with n squared: for looking at, not for training.
@@ -131,17 +131,17 @@ def refine(
     axis: str = "row",
     combine: str = "mean",
 ) -> Tensor:
-    """Prediction rectified by the affinities within an image, eq. 5: p_in = (p + p M^T) / 2.
+    """Prediction refined by the affinities within an image, eq. 5: p_in = (p + p M^T) / 2.
 
     Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
     receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
-    temperature, for without it no weight of M is more than e times another. The n x n map is computed block by block
+    temperature, as otherwise no weight of M is more than e times another. The n x n map is computed block by block
     and never held: memory grows linearly with n, and gradients are of first order only.
 
     Args:
         features: f~, ``(B, D, *spatial)``; where they are bfloat16, so are the products of ``axis: row``.
         probabilities: I(p), ``(B, K, *spatial)``, at the size of ``features``.
-        temperature: t_a of eq. 4; 1 is the literal reading.
+        temperature: t_a of eq. 4; 1 as printed.
         axis: ``row`` as described, ``column`` as printed (forms the map).
         combine: ``mean``, or ``sum`` as printed.
 
@@ -211,10 +211,6 @@ class Prototypes:
     vectors: Tensor
     present: Tensor
 
-    def detach(self) -> Prototypes:
-        """The same without gradient."""
-        return Prototypes(self.vectors.detach(), self.present)
-
     def gathered(self) -> Prototypes:
         """Those of all processes of a distributed training, J from each, with their gradient; itself without one."""
         if not started():
@@ -229,7 +225,7 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
 
     Args:
         features: f~ of the labelled images, ``(J, D, *spatial)``.
-        labels: class indices ``(J, *any_spatial)``, negative where nobody judged, resized to the features by nearest
+        labels: class indices ``(J, *any_spatial)``, negative for pixels to ignore, resized to the features by nearest
             (pixel centres aligned, as in the linear resize of predictions).
         num_classes: K.
         regions: N, sub-regions a side (paper: 4).
@@ -282,8 +278,8 @@ def cross_log_probabilities(
     Args:
         similarity: m, ``(..., J, K)``.
         present: ``(J, K)`` bool.
-        temperature: t_p; 1 is the literal reading.
-        average_images: false for the literal sum over j.
+        temperature: t_p; 1 as printed.
+        average_images: false for the sum over j, as printed.
 
     Returns:
         ``(..., K)``, finite; a class that no image shows has a probability of zero to rounding.
@@ -302,15 +298,15 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
 
     U(j) = KL(q_j || mean over j of q_j) and U_bar = mean over j of exp(-r U(j)).
 
-    Deviations from the paper: q_j is a softmax of the cosines over the classes of the batch, for cosines are no
-    distributions, and their logarithms may not exist. An image that does not show a class abstains on it: it is given
-    the mean cosine of those that do. Otherwise U_bar would measure which classes the labelled slices happen to show.
+    Deviations from the paper: q_j is a softmax of the cosines over the classes of the batch, because cosines are
+    not distributions, and their logarithms may not exist. An image that does not show a class is given the mean
+    cosine of those that do. Otherwise U_bar would measure which classes the labelled slices happen to show.
 
     Args:
         similarity: m, ``(..., J, K)``.
         present: ``(J, K)`` bool.
         scale: r (paper: 1000).
-        divergence: ``softmax``, or ``cosine`` for the literal formula on clipped cosines.
+        divergence: ``softmax``, or ``cosine`` for the equation as printed, on clipped cosines.
 
     Returns:
         ``(...)`` in [0, 1], without gradient: else raising the uncertainty would lower the loss.

@@ -1,1 +1,1 @@
-"""What people look at: the HTML page, its figures, pictures in TensorBoard."""
+"""What users look at: the HTML page, its figures, and images in TensorBoard."""

@@ -1,8 +1,8 @@
-"""A report of a training and its evaluation: one HTML page that needs no network, and its pictures as PNG beside it.
+"""A report of a training and its evaluation: one HTML page that needs no network, and its figures as PNG beside it.
 
     python -m scripts report OUTPUT_DIR
 
-from the files of a training alone. With the data, pictures of cases and of features as well:
+uses only the files of a training. With the data, the report also shows cases and features:
 
     python -m monai.bundle run reporting --config_file "['configs/train.yaml','configs/evaluate.yaml']" \
       --dataset_dir DIR --datalist FILE --output_dir OUTPUT_DIR
@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..errors import InputError, one_line_errors
 from ..evaluation.metrics import METRICS
-from ..training.handlers import duration
+from ..training.budget import duration
 from ..training.settings import SETTINGS_FILE
 from . import plots
 from .page import TEXTS, Figure, Section, Table, render
@@ -92,7 +92,7 @@ class Report:
         sections = [part() for part in parts] + self._explanations()
         page = render(
             f"SemSim training report: {self.folder.absolute().name}",
-            "Research software, not for diagnosis. All pictures lie beside this file as PNG.",
+            "Research software, not for diagnosis. All figures are beside this file as PNG.",
             sections,
         )
         path = self.out / "index.html"
@@ -221,11 +221,11 @@ class Report:
         if self.quality is not None:
             file = self.out / "pseudo_label_quality.png"
             plots.pseudo_label_quality(self.quality, self.class_names, file)
-            alt = "precision, recall and confident share by epoch"
+            alt = "precision, recall and confident fraction by epoch"
             section.figures.append(Figure(file, alt, "Against the truth", TEXTS["quality"]))
         file = self.out / "class_shares.png"
         if self.log is not None and plots.class_shares(self.log, self.class_names, file):
-            section.figures.append(Figure(file, "class shares by epoch", "Class shares", TEXTS["shares"]))
+            section.figures.append(Figure(file, "class fractions by epoch", "Class fractions", TEXTS["shares"]))
         if not section.figures:
             reason = "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
             section.missing, section.texts = True, [reason]

@@ -1,4 +1,4 @@
-"""The page of a report: its parts and a template that holds all pictures itself and needs no network."""
+"""The page of a report: its parts, and a template that contains all figures and needs no network."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ PAGE = Path(__file__).with_name("page.html")
 #: What is said beside the figures.
 TEXTS = {
     "needs data": (
-        "Not part of this report, because it was made from the files of the training alone; with the data: python"
-        " -m monai.bundle run reporting --config_file \"['configs/train.yaml','configs/evaluate.yaml']\" "
+        "Not part of this report, because it was made only from the files of the training. To add it, use the data: "
+        "python -m monai.bundle run reporting --config_file \"['configs/train.yaml','configs/evaluate.yaml']\" "
         "--dataset_dir DIR --datalist FILE --output_dir OUTPUT_DIR."
     ),
     "cases": (
-        "The best, the median and the worst case by the mean of the classes, cut out around what is labelled. "
+        "The best, the median and the worst case by the mean of the classes, cropped around the labels. "
         "Solid lines: prediction; dashed lines: truth."
     ),
-    "losses": ("Means of an epoch, before weighting; L = 1/2 (L_s + weighted unlabelled terms)."),
+    "losses": ("Mean of each epoch, before weighting; L = 1/2 (L_s + weighted unlabelled terms)."),
     "masks": (
-        "Share of the positions whose pseudo-label is confident enough to count. Near 0 the unlabelled images "
-        "teach nothing; near 1 wrong pseudo-labels count as well. Most positions are background, which is "
+        "Fraction of the positions whose pseudo-label is confident enough to count. Near 0 the unlabelled images "
+        "have no effect; near 1 wrong pseudo-labels count as well. Most positions are background, which is "
         "confident early, so a high ratio says little about the other classes."
     ),
     "validation": ("Mean over the validation cases; the weights of the best epoch are in model_best.pt."),
     "quality": (
-        "Of unlabelled images whose labels are known and kept from the training. Confident: share of a class's "
-        "true pixels with a confident pseudo-label; precision and recall among those."
+        "Computed on unlabelled images whose labels are known but not used for training. Confident: fraction of the "
+        "true pixels of a class with a confident pseudo-label; precision and recall among these pixels."
     ),
     "shares": (
-        "A class whose solid line falls to zero has vanished from the pseudo-labels (collapse). The labelled "
-        "images need not show the classes as often as the unlabelled ones."
+        "If the solid line of a class falls to zero, the class has disappeared from the pseudo-labels (collapse). "
+        "Labelled and unlabelled images may differ in how much of each class they show."
     ),
     "unknown": (
-        "How right the pseudo-labels are is unknown, as the unlabelled images have no labels; the mask ratios "
+        "The quality of the pseudo-labels is unknown, because the unlabelled images have no labels. The mask ratios "
         "above say how confident they are."
     ),
     "affinity": (
-        "L_intra rectifies the prediction of a pixel by those of its like in the same image. The maps show, for "
-        "one pixel in the midst of each class (the cross), how much weight every other position has (M, equation "
-        "4): red little, yellow most. A well-trained map lights up the pixel's own structure and little else."
+        "L_intra refines the prediction of a pixel by those of similar pixels in the same image. The maps show the "
+        "weight of every other position (M, equation 4) for one pixel in the middle of each class (the cross): red "
+        "is little, yellow most. After a good training the pixel's own structure is bright and little else."
     ),
     "features": (
         "L_cross pulls features of unlabelled images to the prototypes of the same class in labelled ones. The "
-        "features of both, drawn in one plane (t-SNE): labelled ones coloured by their true class, unlabelled "
-        "ones by the predicted class, the other group in light grey. Where the two distributions agree, the same "
-        "colours lie in the same places. Distances between far groups mean nothing in such a plane; the cosines "
-        "in the table are of the features themselves, and the largest of a row should be that of its own class."
+        "scatter plots show the features of both in one plane (t-SNE): labelled ones coloured by their true class, "
+        "unlabelled ones by the predicted class, the other group in light grey. If the two distributions agree, the "
+        "same colours are in the same places. Distances between distant groups have no meaning in t-SNE. The table "
+        "has cosines of the features themselves: the largest in each row should be that of its own class."
     ),
 }
 
@@ -68,7 +68,7 @@ class Table:
 
 @dataclass
 class Figure:
-    """A picture of a section.
+    """A figure of a section.
 
     Attributes:
         file: PNG.

@@ -30,8 +30,10 @@ METRIC_NAMES = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "assd": "aver
 
 
 @contextmanager
-def canvas(output: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.6)) -> Any:
-    """Figure and axes ``(rows, columns)``; written to ``output`` afterwards."""
+def canvas(
+    output: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.6), below: float = 0.0
+) -> Any:
+    """Figure and axes ``(rows, columns)``, with a share of its height free below; written to ``output`` afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,6 +42,7 @@ def canvas(output: Path, rows: int = 1, columns: int = 1, size: tuple[float, flo
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     try:
         yield figure, axes
+        figure.tight_layout(rect=(0, below, 1, 1))
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=110)
     finally:
@@ -63,49 +66,46 @@ def _finish(ax: Any, x: str, y: str, *, outside: bool = True) -> None:
 
 def loss_curves(log: pd.DataFrame, output: Path) -> None:
     """Every loss term, mean of an epoch, from ``training_log.csv``."""
-    with canvas(output) as (figure, axes):
+    with canvas(output) as (_, axes):
         ax = axes[0, 0]
         for name, (label, color) in TERMS.items():
             if name in log:
                 _line(ax, log["epoch"], log[name], label=label, color=color)
         ax.set_ylim(bottom=0)
         _finish(ax, "epoch", "loss")
-        figure.tight_layout()
 
 
 def mask_curves(log: pd.DataFrame, output: Path) -> bool:
-    """Share of positions that each unlabelled term counts; ``False`` where the training had none."""
+    """Fraction of positions that each unlabelled term counts; ``False`` where the training had none."""
     shown = [name for name in MASKS if name in log]
     if shown:
-        with canvas(output) as (figure, axes):
+        with canvas(output) as (_, axes):
             for name in shown:
                 label, color, style = MASKS[name]
                 _line(axes[0, 0], log["epoch"], log[name], label=label, color=color, linestyle=style)
             axes[0, 0].set_ylim(-0.02, 1.02)
-            _finish(axes[0, 0], "epoch", "share of positions")
-            figure.tight_layout()
+            _finish(axes[0, 0], "epoch", "fraction of positions")
     return bool(shown)
 
 
 def class_shares(log: pd.DataFrame, class_names: Sequence[str], output: Path) -> bool:
-    """Share of each foreground class among the pseudo-labels and among the labels."""
+    """Fraction of each foreground class among the pseudo-labels and among the labels."""
     if "pseudo_1" not in log:
         return False
-    with canvas(output) as (figure, axes):
+    with canvas(output) as (_, axes):
         ax = axes[0, 0]
         for c, name in enumerate(class_names[1:], 1):
             _line(ax, log["epoch"], log[f"pseudo_{c}"], color=class_color(c), label=f"{name}: pseudo-labels")
             ax.plot(log["epoch"], log[f"label_{c}"], color=class_color(c), linestyle="--", label=f"{name}: labels")
         ax.set_yscale("symlog", linthresh=1e-3)
         ax.set_ylim(bottom=0)
-        _finish(ax, "epoch", "share of pixels (logarithmic)")
-        figure.tight_layout()
+        _finish(ax, "epoch", "fraction of pixels (logarithmic)")
     return True
 
 
 def validation_curves(validation: pd.DataFrame, class_names: Sequence[str], output: Path) -> None:
     """Validation Dice of every class and their mean, from ``validation_log.csv``."""
-    with canvas(output) as (figure, axes):
+    with canvas(output) as (_, axes):
         ax = axes[0, 0]
         for c, name in enumerate(class_names[1:], 1):
             if name in validation:
@@ -117,22 +117,20 @@ def validation_curves(validation: pd.DataFrame, class_names: Sequence[str], outp
             ax.axvline(best["epoch"], color="0.6", linestyle=":", label=f"best: epoch {best['epoch']:.0f}")
         ax.set_ylim(-0.02, 1.02)
         _finish(ax, "epoch", "Dice")
-        figure.tight_layout()
 
 
 def pseudo_label_quality(quality: pd.DataFrame, class_names: Sequence[str], output: Path) -> None:
-    """Precision, recall and confident share of pseudo-labels by class, from ``pseudo_labels.csv``."""
-    with canvas(output, 1, 3, (11, 3.4)) as (figure, axes):
+    """Precision, recall and confident fraction of pseudo-labels by class, from ``pseudo_labels.csv``."""
+    with canvas(output, 1, 3, (11, 3.4)) as (_, axes):
         for ax, key in zip(axes[0], ("precision", "recall", "confident")):
             for c, name in enumerate(class_names[1:], 1):
                 if f"{name} {key}" in quality:
                     _line(ax, quality["epoch"], quality[f"{name} {key}"], color=class_color(c), label=name)
             ax.set_ylim(-0.02, 1.02)
             ax.set_title(key, fontsize=11)
-            _finish(ax, "epoch", "share of pixels" if key == "precision" else "", outside=False)
+            _finish(ax, "epoch", "fraction of pixels" if key == "precision" else "", outside=False)
             if key != "confident":
                 ax.get_legend().remove()
-        figure.tight_layout()
 
 
 def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output: Path) -> None:
@@ -140,7 +138,7 @@ def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output:
     names = list(scores["class"].unique())
     rng = np.random.default_rng(0)
     width = max(3.2, 1.2 + 0.8 * len(names)) * len(metrics)
-    with canvas(output, 1, len(metrics), (width, 3.8)) as (figure, axes):
+    with canvas(output, 1, len(metrics), (width, 3.8)) as (_, axes):
         for ax, metric in zip(axes[0], metrics):
             for position, name in enumerate(names, 1):
                 values = scores.loc[scores["class"] == name, metric].dropna().to_numpy()
@@ -154,7 +152,6 @@ def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output:
             ax.set_ylim((-0.02, 1.02) if metric == "dice" else (0, None))
             ax.set_title(METRIC_NAMES[metric], fontsize=11)
             _finish(ax, "", "" if metric == "dice" else unit)
-        figure.tight_layout()
 
 
 def case_slices(planes: Planes, title: str, class_names: Sequence[str], output: Path, *, slices: int = 5) -> None:
@@ -164,7 +161,8 @@ def case_slices(planes: Planes, title: str, class_names: Sequence[str], output: 
     rows, columns = foreground_window(planes)
     ratio = (rows[1] - rows[0]) * planes.aspect / (columns[1] - columns[0])
     side = 2.6 if len(chosen) > 1 else 4.0
-    with canvas(output, 1, len(chosen), (max(side * len(chosen), 5.5), side * ratio + 1.1)) as (figure, axes):
+    size = (max(side * len(chosen), 5.5), side * ratio + 1.1)
+    with canvas(output, 1, len(chosen), size, below=0.35 / size[1]) as (figure, axes):
         for ax, position in zip(axes[0], chosen):
             draw_slice(ax, planes, position, styles)
             ax.set_xlim(columns)
@@ -173,13 +171,12 @@ def case_slices(planes: Planes, title: str, class_names: Sequence[str], output: 
                 ax.set_title(f"slice {planes.numbers[position]}", fontsize=9)
         figure.suptitle(title, fontsize=11)
         class_legend(figure, class_names[1:], styles)
-        figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
 
 
 def affinity_maps(
     image: np.ndarray, maps: Mapping[str, tuple[tuple[float, float], np.ndarray]], temperature: float, output: Path
 ) -> None:
-    """Where else in the image a chosen pixel finds its like.
+    """The weights M of all positions for a chosen pixel.
 
     Args:
         image: ``(rows, columns)`` or with three colours, in [0, 1].
@@ -208,7 +205,6 @@ def affinity_maps(
         for ax in axes[0]:
             ax.axis("off")
         figure.suptitle(f"weight in M as a multiple of the mean, temperature {temperature:g}", fontsize=10)
-        figure.tight_layout()
 
 
 def feature_scatter(
@@ -229,7 +225,7 @@ def feature_scatter(
     reduced = PCA(min(20, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(30.0, (len(reduced) - 1) / 3)
     points = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(reduced)
-    with canvas(output, 1, len(streams), (4.6 * len(streams), 4.8)) as (figure, axes):
+    with canvas(output, 1, len(streams), (4.6 * len(streams), 4.8), below=0.06) as (figure, axes):
         start = 0
         for ax, (name, (_, classes)) in zip(axes[0], streams.items()):
             own = points[start : start + len(classes)]
@@ -243,7 +239,6 @@ def feature_scatter(
             ax.set_yticks([])
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, markerscale=2.5)
-        figure.tight_layout(rect=(0, 0.06, 1, 1))
 
 
 def class_distances(streams: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a trained network does on single cases: predictions beside the truth, affinities, features."""
+"""Single cases under a trained network: predictions beside the truth, affinities, features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ..dataio.files import case_name, is_picture
+from ..dataio.files import case_name, evenly, image_files, is_picture
 from ..dataio.geometry import states_grid
 from ..dataio.loaders import read_item
 from ..dataio.readers import image_loader
@@ -24,11 +24,6 @@ from ..precision import precision
 from .slices import Planes, as_planes
 
 Item = Mapping[str, Any]
-
-
-def first_file(item: Item) -> str:
-    """Image file of an item of a datalist, the first channel's where there are several."""
-    return item["image"] if isinstance(item["image"], str) else item["image"][0]
 
 
 class CasePictures:
@@ -65,7 +60,7 @@ class CasePictures:
         item = dict(read_item(self.transform, self.data[index]))
         item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
         prediction = self.postprocessing(item)["pred"]
-        path = first_file(self.data[index])
+        path = image_files(self.data[index])[0]
         image = image_loader()(self.data[index]["image"])
         labels = {"prediction": prediction, "truth": item["label"]}
         return as_planes(image, labels, picture=is_picture(path), slice_axis=self.slice_axis)
@@ -140,7 +135,7 @@ class FeatureLook:
     def slices(self, stream: str) -> list[Slice]:
         """Some slices of a list; of labelled volumes those that show most."""
         items = self.lists[stream]
-        chosen = [items[i] for i in _spread(len(items), self.number)]
+        chosen = evenly(items, self.number)
         each = -(-self.number // len(chosen))
         return [one for item in chosen for one in self._look(item, stream == "labelled", each)]
 
@@ -157,7 +152,7 @@ class FeatureLook:
             numbers = [k for k in allowed if classes[k] == max(classes.values())]
         elif len(numbers) > 2:
             numbers = numbers[1:-1]  # the ends often show nothing
-        numbers = [numbers[i] for i in _spread(len(numbers), count)]
+        numbers = evenly(numbers, count)
         part = image[numbers].float().to(self.device)
         with self.precision.autocast():
             output: Any = self.network.eval()({"x": part}, Streams(decode=("x",), fuse=("x",)))
@@ -167,7 +162,7 @@ class FeatureLook:
             shown = nearest(label[numbers], size)
         else:
             shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
-        path = first_file(item)
+        path = image_files(item)[0]
         name = item.get("case") or case_name(path)
         meta = getattr(volume["image"], "meta", {})
         oriented = states_grid(meta.get("original_affine", np.eye(4)), meta)
@@ -216,8 +211,3 @@ class FeatureLook:
         image = chosen.image.movedim(0, -1).numpy()
         image = image if image.shape[-1] == 3 else image[..., 0]
         return chosen.upright(image).clip(0, 1), maps
-
-
-def _spread(length: int, number: int) -> list[int]:
-    """At most ``number`` indices of a list, evenly spaced, away from its ends where it is longer."""
-    return list(range(length)) if length <= number else [int((i + 0.5) * length / number) for i in range(number)]

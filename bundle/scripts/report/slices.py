@@ -14,10 +14,10 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
 
-from ..dataio.axis import stored_axis
-from ..dataio.files import case_name, is_picture
+from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
+from ..dataio.slice_axis import stored_axis
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -108,7 +108,7 @@ def choose_slices(planes: Planes, number: int) -> np.ndarray:
     """Positions of ``number`` slices, evenly spaced among those where a label shows anything."""
     filled = np.flatnonzero(sum((a > 0).any(axis=(0, 1)).astype(int) for a in planes.labels.values()))
     filled = filled if len(filled) else np.arange(planes.image.shape[2])
-    return filled[np.unique(np.linspace(0, len(filled) - 1, min(number, len(filled))).round().astype(int))]
+    return np.array(evenly(filled, number))  # type: ignore[arg-type]
 
 
 def foreground_window(planes: Planes, *, margin: float = 0.5) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -177,7 +177,7 @@ def overlay(
     slice_axis: Any = None,
     zoom: bool = False,
 ) -> str:
-    """Picture of a predicted volume: slices with the prediction's contours, and the truth's where it is given.
+    """Figure of a predicted volume: slices with the contours of the prediction, and of the truth if it is given.
 
     Args:
         image: image file.

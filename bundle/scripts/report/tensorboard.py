@@ -16,7 +16,7 @@ from .slices import paint
 
 
 class TrainingImages:
-    """A picture of some slices of a step, every few epochs; of patches the slice in their middle.
+    """An image of some slices of a step, every few epochs; of patches the slice in their middle.
 
     Columns: unlabelled image, strong view (with its CutMix boxes), pseudo-label pasted with the same boxes, where it is
     confident (white), prediction of the strong view. Without unlabelled images: image, label, prediction.
@@ -26,7 +26,7 @@ class TrainingImages:
         """
         Args:
             log_dir: folder of TensorBoard.
-            interval: epochs between two pictures; the last step of the epoch is shown.
+            interval: epochs between two images; the last step of the epoch is shown.
             images: how many slices.
         """
         self.log_dir, self.interval, self.images = log_dir, interval, images

@@ -1,1 +1,1 @@
-"""A training: steps, checkpoints, logs, and what it costs in time and memory."""
+"""Training: steps, checkpoints, logs, and the cost in time and memory."""

@@ -1,4 +1,4 @@
-"""What a span of time buys: steps, epochs and validations."""
+"""How much training fits into a given time: steps, epochs and validations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import InputError
 
 #: Programs that are a training from beginning to end: MONAI's, MONAI Label's and the one of the Auto3DSeg template.
 PROGRAMS = {("bundle", "__main__.py"), ("utils", "app.py"), ("scripts", "train.py")}
-#: Share of the time that is left free, for what nobody measures: checkpoints, pictures, the end of the process.
+#: Fraction of the time held in reserve for what is not measured: checkpoints, images, the end of the process.
 RESERVE = 0.04
 #: Epochs at least: checkpoints are written between them, so a killed run loses a thirtieth of its time at most.
 EPOCHS = 30
@@ -30,6 +30,14 @@ def age() -> float:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun began earlier
         process = process.parent() or process
     return time.time() - process.create_time()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that one would say them in."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a training leaves for later: checkpoints to resume from, and weights."""
+"""Files of a training: checkpoints to resume from, and weights."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class PrecisionState:
         before = scaler.pop("dtype", None)
         if before and before != str(self.engine.precision.dtype):
             before = before.removeprefix("torch.")
-            logger.warning(f"So far this training computed in {before}; it goes on in {self.engine.precision}.")
+            logger.warning(f"This training has used {before} so far; it continues in {self.engine.precision}.")
         if scaler and self.engine.scaler is not None and self.engine.scaler.is_enabled():
             self.engine.scaler.load_state_dict(scaler)
 
@@ -146,7 +146,7 @@ def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
     if resume in ("", None, False):
         if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
             raise InputError(
-                f"{earlier[-1]}: an earlier training has its files here; go on from it with --resume auto, or "
+                f"{earlier[-1]}: an earlier training has its files here; continue it with --resume auto, or "
                 "give another --output_dir."
             )
     elif resume in ("auto", True):
@@ -227,16 +227,13 @@ class SaveBest:
     replace a better file by its first validation.
     """
 
-    def __init__(
-        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_best.pt"
-    ) -> None:
+    def __init__(self, output_dir: str | os.PathLike, network: torch.nn.Module) -> None:
         """
         Args:
             output_dir: folder of the file.
             network: whose state is kept.
-            filename: name of the file.
         """
-        self.path, self.network = Path(output_dir) / filename, network
+        self.path, self.network = Path(output_dir) / "model_best.pt", network
         self.best, self.epoch = float("-inf"), 0
         self.told = False
 
@@ -258,7 +255,7 @@ class SaveBest:
             self.told = True
             logger.warning(
                 "Nothing to score: no label of `validation` shows a class, so no best weights are kept and "
-                "model_last.pt counts; put a case that shows every class there."
+                "model_last.pt is the result; add a case to `validation` that shows every class."
             )
         if not score > self.best:
             return
@@ -273,16 +270,9 @@ class SaveLast:
     Unlike MONAI's ``CheckpointSaver`` not when it ends by an error: a restart that is refused leaves the file alone.
     """
 
-    def __init__(
-        self, output_dir: str | os.PathLike, network: torch.nn.Module, filename: str = "model_last.pt"
-    ) -> None:
-        """
-        Args:
-            output_dir: folder of the file.
-            network: whose state is kept.
-            filename: name of the file.
-        """
-        self.path, self.network = Path(output_dir) / filename, network
+    def __init__(self, output_dir: str | os.PathLike, network: torch.nn.Module) -> None:
+        """Arguments as of :class:`SaveBest`."""
+        self.path, self.network = Path(output_dir) / "model_last.pt", network
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""

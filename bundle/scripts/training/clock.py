@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import PolynomialLR
 from ..dataio.sizes import SizeSchedule
 from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
-from .budget import RESERVE, Length, age, bought
+from .budget import RESERVE, Length, age, bought, duration
 from .checkpoints import read_checkpoint, resume_path, stretch
-from .cost import Plan, duration
+from .cost import Plan
 from .settings import SETTINGS_FILE
 from .trainer import SemSimTrainer
 

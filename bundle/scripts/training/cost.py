@@ -1,4 +1,4 @@
-"""What a training will cost here, measured on this machine before it starts."""
+"""The cost of a training in time and memory, measured on this machine before it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 from ..dataio.loaders import TwoStreamLoader
 from ..distributed import of_rank_0
 from ..errors import InputError
-from .budget import RESERVE, Length, affordable, age, bought
+from .budget import RESERVE, Length, affordable, age, bought, duration
 from .memory import PeakMemory, available_memory
 from .trainer import SemSimTrainer
 
@@ -250,7 +250,7 @@ class Plan:
             f"  training    {f['epochs']} epochs, {duration(f['total_seconds'])}",
             f"  memory      {f['peak_bytes'] / GIB:.1f} GiB at most, {f['available_bytes'] / GIB:.1f} GiB available",
             f"  batch size  up to {largest} fits"
-            + (", and the data has no more" if f["steps_per_epoch"] * size <= largest else ""),
+            + (", and there are no more slices" if f["steps_per_epoch"] * size <= largest else ""),
         ]
         for minutes, offer in f["minutes_buy"].items():
             shown = (
@@ -263,7 +263,7 @@ class Plan:
         if size > largest:
             lines.append(f"This does NOT fit: lower --batch_size to {largest}, or add --fusion_checkpoint True.")
         if share > 0.05:
-            lines.append("Waiting for data: more --num_workers would help where processor cores are idle.")
+            lines.append("Waiting for data: increase --num_workers if processor cores are idle.")
         return lines
 
 
@@ -285,11 +285,3 @@ class Line:
     def largest(self, bound: float) -> int:
         """Largest whole x that stays within ``bound``."""
         return int(self.x + (bound - self.y) // self.slope)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say them in."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} seconds"

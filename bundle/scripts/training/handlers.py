@@ -1,4 +1,4 @@
-"""Handlers of training and evaluation: what is logged, shown, warned of and saved."""
+"""Handlers of training and evaluation: logs, progress, warnings and saved tables."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..method.network import Streams
+from .budget import duration
 from .trainer import Teacher, frozen_statistics
 
 logger = logging.getLogger("semsim")
@@ -123,11 +124,11 @@ class TrainingLog:
 
 
 class PseudoLabelQuality:
-    """How right the pseudo-labels are, on unlabelled images whose labels are known and kept from the training.
+    """Quality of the pseudo-labels, on unlabelled images whose labels are known but not used for training.
 
-    For research. A row of ``pseudo_labels.csv`` holds for every class ``confident``: the share of its true pixels with
-    a confident pseudo-label; ``precision``: the share of its confident pseudo-labels that are right; ``recall``: the
-    share of its confident true pixels that the pseudo-label finds.
+    For research. A row of ``pseudo_labels.csv`` holds for every class ``confident``: the fraction of its true pixels
+    with a confident pseudo-label; ``precision``: the fraction of its confident pseudo-labels that are right;
+    ``recall``: the fraction of its confident true pixels that the pseudo-label finds.
     """
 
     def __init__(
@@ -239,14 +240,6 @@ class TrainingProgress:
 
     def _close(self) -> None:
         self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """``4000`` -> ``1 h 7 min``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class RegularValidation(ValidationHandler):

@@ -14,7 +14,8 @@ import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 
-from ..dataio.files import case_names
+from ..dataio.files import case_names, image_files
+from ..dataio.intensity import NAME, saved_name
 from ..distributed import check_agreed
 from ..errors import InputError
 from ..method.network import SegmentationNet
@@ -37,7 +38,7 @@ REPEATED: dict[str, Any] = {
     "ignore_label": None,
     "slice_axis": None,
     "intensity": {
-        "_target_": "scripts.dataio.intensity.Intensityd",
+        "_target_": NAME,
         "keys": "image", "lower": 0.5, "upper": 99.5, "channel_wise": True,
     },
     "fusion": "sfm",
@@ -46,7 +47,7 @@ REPEATED: dict[str, Any] = {
 
 
 def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
-    """What the weights in a file were trained with, so that nobody has to repeat it.
+    """The settings that the weights in a file were trained with, so that users need not repeat them.
 
     Args:
         ckpt_path: weights, or the folder of a training; ``training.json`` is looked for beside them.
@@ -64,8 +65,8 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
         known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
         silent.add("intensity")
     if told := [f"{name}: {_shown(REPEATED[name])}" for name in guessed if not known or name not in silent]:
-        lack = "does not say everything" if path.is_file() else "no settings beside the weights"
-        logger.warning(f"{path}: {lack}; taking {', '.join(told)}, unless given.")
+        lack = "some settings are missing" if path.is_file() else "no settings beside the weights"
+        logger.warning(f"{path}: {lack}; using {', '.join(told)}, unless given.")
     return {**REPEATED, **{name: known[name] for name in REPEATED if known.get(name) is not None}}
 
 
@@ -106,7 +107,7 @@ class SaveSettings:
             dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
         """
         self.path = Path(output_dir) / SETTINGS_FILE
-        names = case_names([item["image"] if isinstance(item["image"], str) else item["image"][0] for item in labeled])
+        names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "labeled_cases": cases}
         root = os.path.abspath(dataset_dir) if dataset_dir else ""
@@ -121,7 +122,7 @@ class SaveSettings:
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_checkpoints(self.path.parent):
-            earlier, now = json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))
+            earlier, now = map(saved_name, (json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))))
             free = ("epochs", "minutes", "keep_largest")  # may change on the way
             other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
             if other:
@@ -158,8 +159,7 @@ def _identity(item: Mapping[str, Any], root: str) -> str:
         path = os.path.abspath(path)
         return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
 
-    images = [item["image"]] if isinstance(item["image"], str) else list(item["image"])
-    parts = [" + ".join(map(shown, images))]
+    parts = [" + ".join(map(shown, image_files(item)))]
     if item.get("label"):
         parts.append(f"with {shown(item['label'])}")
     if item.get("labeled_slices") is not None:
@@ -185,9 +185,9 @@ def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLik
     for path in candidates:
         if path.is_file():
             if path is candidates[-1]:
-                logger.warning(f"{output_dir}: no trained weights here; taking the shipped {path}.")
+                logger.warning(f"{output_dir}: no trained weights here; using the shipped {path}.")
             check_agreed(str(path))
             return str(path)
     raise InputError(
-        f"{candidates[0]}: no trained weights, nor {candidates[-1]}; train first or give --ckpt_path FILE."
+        f"{candidates[0]}: no trained weights here, and no {candidates[-1]}; train first or give --ckpt_path FILE."
     )

@@ -1,4 +1,4 @@
-"""One training step of SemSim and its relatives, as a MONAI trainer."""
+"""The training step of SemSim, FixMatch and UniMatch, as a MONAI trainer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Teacher:
         """
         Args:
             network: the student, already on its device.
-            ema_decay: share of the old average kept in each step, in [0, 1); 0: the student itself.
+            ema_decay: fraction of the old average kept in each step, in [0, 1); 0: the student itself.
             batch_norm: ``evaluation`` (running statistics), ``training`` (the weak batch's own statistics, which also
                 enter the running ones) or ``exclusive`` (likewise, and the student's batches with their strong views
                 and dropped channels stay out of the running ones).
@@ -181,7 +181,7 @@ class SemSimTrainer(SupervisedTrainer):
             loss_function: the terms; it also says which streams are computed.
             cutmix: draws the boxes; ``None`` for no CutMix.
             teacher: predicts the weak view; ``None``: the student itself in evaluation mode.
-            unlabeled_warmup: share of the training over which the unlabelled terms rise from nothing to their weights,
+            unlabeled_warmup: fraction of the training over which the unlabelled terms rise from zero to their weights,
                 as exp(-5 (1 - t)^2); 0: none (paper).
             inferer: calls the network on the student's streams; it has to pass a mapping through.
             amp: mixed precision: ``auto``, true or false; see :func:`~scripts.precision.precision`.
@@ -194,7 +194,7 @@ class SemSimTrainer(SupervisedTrainer):
         """
         if not 0 <= unlabeled_warmup <= 1:
             raise ValueError(
-                f"unlabeled_warmup is a share of the training: expected 0 to 1, received {unlabeled_warmup}."
+                f"unlabeled_warmup is a fraction of the training: expected 0 to 1, received {unlabeled_warmup}."
             )
         self.precision = precision(amp, device)
         super().__init__(
@@ -218,8 +218,8 @@ class SemSimTrainer(SupervisedTrainer):
         self.teacher = teacher or Teacher(network)
         if loss_function.student_streams().fuse and getattr(self.teacher.network, "fusion", None) is None:
             raise InputError(
-                "The network has `fusion: none`, with which there are no similarity terms: expected sfm, sfm_light or "
-                "conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
+                "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm, "
+                "sfm_light or conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
             )
         self.add_event_handler(Events.STARTED, lambda: logger.info(f"Computing in {self.precision}."))
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)

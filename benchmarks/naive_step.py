@@ -8,12 +8,13 @@ that loss and gradients agree with it; parameters have the names of ``SemSimNet`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks import Convolution, MLPBlock, SABlock
 from monai.networks.nets import BasicUNet
+from scripts.method.fusion import SpatialAwareFusion
+from scripts.method.network import UNet
 from torch import Tensor, nn
 
 WINDOWS = (8, 4, 2)
@@ -22,21 +23,10 @@ LAMBDA_U, LAMBDA_INTRA, LAMBDA_CROSS = 0.5, 0.25, 0.25
 EPS = 1e-6
 
 
-class LiteralFusion(nn.Module):
-    """SFM, III-D."""
+class NaiveFusion(SpatialAwareFusion):
+    """SFM, III-D: the modules of the bundle's, every map formed."""
 
-    def __init__(self, in_channels: tuple[int, ...], channels: int) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList(
-            Convolution(2, c, channels, kernel_size=1, conv_only=True) for c in in_channels
-        )
-        self.norm_attention = nn.LayerNorm(channels)
-        self.attention = SABlock(channels, 4)
-        self.norm_mlp = nn.LayerNorm(channels)
-        self.mlp = MLPBlock(channels, 4 * channels)
-        self.fuse = Convolution(2, 3 * channels, channels, kernel_size=3, act="relu", norm="batch", bias=False)
-
-    def forward(self, stages: list[Tensor]) -> Tensor:
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
         maps = [project(stage) for project, stage in zip(self.projections, stages)]
         tokens = []
         for m, w in zip(maps, WINDOWS):
@@ -59,7 +49,7 @@ class LiteralFusion(nn.Module):
         return self.fuse(torch.cat(split, dim=1))
 
 
-class LiteralSemSim(nn.Module):
+class NaiveSemSim(nn.Module):
     """Network and loss of one step; ``forward`` returns the loss."""
 
     def __init__(
@@ -68,15 +58,7 @@ class LiteralSemSim(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.backbone = BasicUNet(2, in_channels, num_classes, features, norm="batch", upsample="nontrainable")
-        self.fusion = LiteralFusion(features[1:4], 128)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        unet = self.backbone
-        x0 = unet.conv_0(x)
-        x1 = unet.down_1(x0)
-        x2 = unet.down_2(x1)
-        x3 = unet.down_3(x2)
-        return [x0, x1, x2, x3, unet.down_4(x3)]
+        self.fusion = NaiveFusion(2, features[1:4], 128)
 
     def decode(self, stages: list[Tensor]) -> Tensor:
         unet = self.backbone
@@ -89,7 +71,7 @@ class LiteralSemSim(nn.Module):
         """Probabilities and f~ of an unlabelled batch, in evaluation mode and without gradient."""
         self.eval()
         with torch.no_grad():
-            stages = self.encode(image)
+            stages = UNet.encode(self.backbone, image)
             probabilities, fused = self.decode(stages).softmax(dim=1), self.fusion(stages[1:4])
         self.train()
         return probabilities, fused
@@ -109,7 +91,7 @@ class LiteralSemSim(nn.Module):
         x_s1 = torch.where(box_1, batch["partner_1"], batch["strong_1"])
         x_s2 = torch.where(box_2, batch["partner_2"], batch["strong_2"])
         b, u = x_l.shape[0], x_s1.shape[0]
-        stages = self.encode(torch.cat([x_l, x_s1, x_s2]))
+        stages = UNet.encode(self.backbone, torch.cat([x_l, x_s1, x_s2]))
         fused = self.fusion(stages[1:4])
         f_l, f_s1, f_s2 = fused.split([b, u, u])
         decoder_in = [torch.cat([s[:b], F.dropout2d(s[b : b + u], 0.5)]) for s in stages]

@@ -1,4 +1,4 @@
-"""Which way volumes are cut into slices: decided once for a data set, in the directions of the body."""
+"""The axis along which volumes are cut into slices: chosen once for a data set, as a direction of the body."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from .files import is_picture
+from .files import evenly, image_files, is_picture
 from .readers import read_grid
 
 logger = logging.getLogger("semsim")
@@ -168,14 +168,13 @@ def common_direction(volumes: Iterable[tuple[np.ndarray, Sequence[int], bool]]) 
 def direction_of(items: Sequence[Mapping[str, Any]]) -> str | int | None:
     """:func:`common_direction` of the images of a list; unreadable ones are passed over."""
     volumes = []
-    for number in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(len(items), MOST_FILES))}):
-        image = items[number]["image"]
-        file = image if isinstance(image, str) else image[0]
+    for item in evenly(items, MOST_FILES):
+        file = image_files(item)[0]
         try:
             volumes.append((*read_grid(file), is_picture(file)))
         except Exception as error:  # whoever reads it next names it
             logger.debug(f"{file}: {error}")
     direction = common_direction(volumes)
     if direction is not None:
-        logger.info(f"Slices are cut along {name_of(direction)}, as most of the images suggest.")
+        logger.info(f"Volumes are cut into slices along {name_of(direction)}, as most of the images suggest.")
     return direction

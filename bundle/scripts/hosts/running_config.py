@@ -1,4 +1,4 @@
-"""The configuration that is about to run, whether from the command line, an ``--args_file``, Python or overlays."""
+"""Checks of the configuration about to run, whether it comes from the command line, a file, Python or overlays."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def _other_code(bundle: Path) -> Iterator[str]:
     if (there / "errors.py").is_file() and there != here:
         yield (
             f"{there}: expected the code of this bundle, but this process has loaded {here} before; run the two in "
-            "processes of their own."
+            "separate processes."
         )

@@ -1,8 +1,8 @@
-"""Datalists of public benchmarks, from the files as they are released: nothing is copied or converted.
+"""Datalists of public benchmarks, from the files as released: nothing is copied or converted.
 
-``python -m scripts benchmark acdc --source DIR --output FILE``, likewise ``promise12`` and ``isic``. Sizes and labelled
-shares are by default those of the SemSim paper (IV-A); identifiers are printed. Where the paper does not name patients
-they are drawn by ``--seed``.
+``python -m scripts benchmark acdc --source DIR --output FILE``, likewise ``promise12`` and ``isic``. By default the
+numbers of cases and of labelled patients are those of the SemSim paper (IV-A). Identifiers are printed. If the paper
+does not name the patients, they are drawn by ``--seed``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .split import Cases, as_names, distribute, list_lines, make_lists, write_js
 from .survey import Survey, survey
 from .tables import describe, print_rows, quoted
 
-#: ACDC, 70 / 10 / 20 patients and labelled ones as published with the code of this line of work. Training: the others.
+#: ACDC, 70 / 10 / 20 patients and labelled ones as published with UniMatch's code. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)
 ACDC_TESTING = (1, 7, 8, 11, 13, 22, 24, 33, 52, 59, 64, 65, 66, 68, 75, 80, 81, 83, 84, 93)
 ACDC_LABELED = {1: (99,), 3: (38, 50, 99), 7: (21, 38, 49, 50, 58, 99, 100)}
@@ -33,7 +33,7 @@ class Release:
     Attributes:
         name: its name.
         find: images and labels of every case, and the patient of a case, from the source folder.
-        sizes: patients (or pictures) for training, validation and testing by default.
+        sizes: patients (or 2D images) for training, validation and testing by default.
         labeled: how many of the training ones are labelled by default.
         class_names: background first.
         label_values: values of the label files in that order.
@@ -137,7 +137,7 @@ def find_isic(source: Path) -> Cases:
         raise InputError(f"{source}: expected ISIC 2018's ISIC_*.jpg and ISIC_*_segmentation.png in the folders below, "
                          f"found {len(images)} and {len(labels)}; give the folder that holds input and ground truth of "
                          "task 1.")  # fmt: skip
-    problems += [f"{path}: a segmentation without ISIC picture {case}.jpg; unpack the input again."
+    problems += [f"{path}: a segmentation without its ISIC image {case}.jpg; unpack the input again."
                  for case, path in labels.items() if case not in images]  # fmt: skip
     raise_all(problems)
     return Cases(images, labels, {case: [case] for case in images})
@@ -173,25 +173,25 @@ RELEASES = {
         labeled=181,
         class_names=("background", "lesion"),
         label_values=(0, 255),
-        note="pictures",
+        note="images",
     ),
 }
 
 
 def _sizes(split: Any, total: int, release: Release) -> tuple[int, int, int]:
-    """Patients for training, validation and testing: numbers, or shares of all; the paper's by default."""
+    """Patients for training, validation and testing: numbers, or fractions of all; the paper's by default."""
     if split is None:
         if sum(release.sizes) != total:
             raise InputError(
                 f"{release.name}: expected {sum(release.sizes)} {release.note} ({', '.join(map(str, release.sizes))} "
-                f"for training, validation, testing), found {total}; unpack the rest, or give numbers or shares of "
-                "your own, for instance --split 0.7,0.1,0.2."
+                f"for training, validation, testing), found {total}; unpack the rest, or give your own numbers or "
+                "fractions, for instance --split 0.7,0.1,0.2."
             )
         return release.sizes
     parts = [float(part) for part in (split.split(",") if isinstance(split, str) else split)]
     shares = sum(parts) <= 1 + 1e-9
     if len(parts) != 3 or min(parts) < 0 or (not shares and any(part % 1 for part in parts)):
-        raise InputError(f"--split {split}: expected three numbers or shares, for training, validation and testing, "
+        raise InputError(f"--split {split}: expected three numbers or fractions, for training, validation and testing, "
                          "for instance 70,10,20 or 0.7,0.1,0.2.")  # fmt: skip
     if shares:
         validation, testing = round(parts[1] * total), round(parts[2] * total)
@@ -211,7 +211,7 @@ def choose(cases: Cases, release: Release, labeled: Any, split: Any, seed: int) 
         cases: all of the release.
         release: which.
         labeled: how many, or which, of the training patients are labelled; ``None``: the release's default.
-        split: numbers or shares for training, validation, testing; ``None``: those of the paper.
+        split: numbers or fractions for training, validation, testing; ``None``: those of the paper.
         seed: of the draws. A draw of fewer labelled patients is part of a draw of more.
 
     Raises:
@@ -278,10 +278,10 @@ def prepare(
         source: Folder that the release was unpacked into; all folders below are searched
         output: JSON file to write, which must not exist yet
         labeled: How many of the training patients are labelled, or their names
-        split: Numbers or shares for training, validation and testing in place of the paper's, then drawn by seed
+        split: Numbers or fractions for training, validation and testing, instead of the paper's; then drawn by seed
         seed: Seed of the draws
         check: Whether to read every file; false trusts them
-        dry_run: Say what is there and who would land where, and write nothing
+        dry_run: Print what is there and which patient would be in which list, but write nothing
     """
     if unknown:
         raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")

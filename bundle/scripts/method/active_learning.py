@@ -1,4 +1,4 @@
-"""Which image to annotate next: scores of unlabelled images for active learning, the higher the more worth a label."""
+"""Scores of unlabelled images for active learning: the image with the highest score should be annotated next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..dataio.files import evenly
 from ..errors import InputError
 from ..precision import precision
 from .fusion import resize
@@ -21,9 +22,6 @@ from .similarity import (
     merge_regions,
     refine,
 )
-
-#: What an image can be scored by.
-SCORES = ("entropy", "disagreement")
 
 
 def entropy(probabilities: Tensor) -> Tensor:
@@ -60,9 +58,9 @@ def disagreement(predictions: Sequence[Tensor]) -> Tensor:
 class Acquisition:
     """Scores whole images by what the network knows of them.
 
-    ``entropy`` is the decoder's, mean over all pixels. ``disagreement`` is that of three opinions which the method has
-    of every position at the resolution of f~: the decoder's prediction, the same rectified by the affinities within the
-    image (p_in, eq. 5), and the one by likeness to the classes of the labelled images (p_cr, eq. 9).
+    ``entropy`` is the mean entropy of the decoder's prediction over all pixels. ``disagreement`` compares three
+    predictions for every position at the resolution of f~: the decoder's, the same refined by the affinities within the
+    image (p_in, eq. 5), and the one from similarity to the labelled images (p_cr, eq. 9).
     """
 
     def __init__(
@@ -111,11 +109,9 @@ class Acquisition:
             raise InputError(
                 "Disagreement needs the fused features of the network, which `fusion: none` has not; score by entropy."
             )
-        chosen: Sequence[Mapping[str, Any]] = list(slices)
-        number = min(most, len(chosen))
-        chosen = [chosen[k * len(chosen) // number] for k in range(number)]
+        chosen = evenly(list(slices), most)
         vectors, present = [], []
-        for k in range(0, number, self.batch_size):
+        for k in range(0, len(chosen), self.batch_size):
             batch = chosen[k : k + self.batch_size]
             image = torch.stack([torch.as_tensor(item["image"]) for item in batch]).to(self.device)
             label = torch.stack([torch.as_tensor(item["label"])[0] for item in batch]).to(self.device)

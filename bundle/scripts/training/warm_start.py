@@ -1,4 +1,4 @@
-"""Training that begins with the weights of another one, with its classes or with others: ``--initial FILE``."""
+"""Training that starts from the weights of another training, with the same or other classes: ``--initial FILE``."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def initialized(
         was = f"classes {', '.join(before)}" if others and before else "another number of classes"
         if same_classes:
             raise InputError(f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others.")
-        logger.info(f"{initial}: weights of {was}; the last layer is made anew for {', '.join(class_names)}.")
+        logger.info(f"{initial}: weights of {was}; the last layer is initialised anew for {', '.join(class_names)}.")
         new.append(HEAD)
     if any(k.startswith(FUSION) for k in own) and _differ(state, own, FUSION):
-        logger.info(f"{initial}: without this kind of fusion, which is made anew.")
+        logger.info(f"{initial}: has no weights for this kind of fusion, which is initialised anew.")
         new.append(FUSION)
     fused = any(k.startswith(FUSION) for k in own)
     left_out = tuple(new) if fused else (*new, FUSION)
@@ -67,10 +67,10 @@ def initialized(
     if wrong:
         raise InputError(
             f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, "
-            f"received {_shape(kept, wrong[0])}); in_channels and the network must be those of their training."
+            f"received {_shape(kept, wrong[0])}); in_channels and features must be those of their training."
         )
     network.load_state_dict({**own, **kept})
-    logger.info(f"Begins with the weights of {initial}")
+    logger.info(f"Starting from the weights in {initial}")
     return network
 
 

@@ -1,0 +1,41 @@
+"""What a folder was generated from, so that input which has changed since is not passed over in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+#: Keys of ``input.yaml`` that decide about the run and not about a folder.
+RUN_KEYS = {
+    "name", "task", "datalist", "work_dir", "num_fold", "algos", "analyze", "algo_gen", "train", "ensemble", "hpo",
+    "hpo_backend", "not_use_cache", "allow_skip", "templates_path_or_url", "mlflow_tracking_uri",
+    "mlflow_experiment_name",
+}  # fmt: skip
+
+
+def origin(given: Mapping[str, Any], datalist: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder is made of, in JSON.
+
+    Args:
+        given: content of ``input.yaml``.
+        datalist: content of its datalist.
+
+    Returns:
+        the keys of the input that count, and ``datalist: <list>`` with a digest of each list, whatever the folds.
+    """
+    values = {key: value for key, value in given.items() if key not in RUN_KEYS}
+    values["dataroot"] = os.path.abspath(str(given["dataroot"]))
+    for name, items in datalist.items():
+        if isinstance(items, list):
+            bare = [{k: v for k, v in i.items() if k != "fold"} if isinstance(i, Mapping) else i for i in items]
+            text = json.dumps(bare, sort_keys=True, default=str)
+            values[f"datalist: {name}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json.loads(json.dumps(values, default=str))
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two results of :func:`origin`."""
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
