@@ -14,7 +14,8 @@ from scripts.training.trainer import SemSimTrainer, Teacher
 
 CONFIGS = BUNDLE / "configs"
 #: overlays of train.yaml that train; every other YAML is run by a test of its own
-TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch"]
+TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "semsim_light", "semsim_minus", "unimatch",
+                     "volumes"]  # fmt: skip
 
 
 def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -81,3 +82,24 @@ def bfloat16_of_processor() -> str:
     """What makes bfloat16 products fast on this processor: ``AMX``, ``AVX512-BF16``, or nothing."""
     has = torch.cpu.get_capabilities()
     return "AMX" if has.get("amx_bf16") else "AVX512-BF16" if has.get("avx512_bf16") else ""
+
+
+def amp_of_patches(amp: bool | str, device: str | torch.device, spatial_size: Sequence[int] | int) -> bool | str:
+    """``amp`` for a training on patches: float32 on processors for those of less than 48 voxels along their first axis.
+
+    The weight gradient of torch's 3D convolution in bfloat16 (2.13, oneDNN, on a CPU) reads memory that nobody has
+    written where a map is two voxels long along its first axis, as a stage of the U-Net is of such patches.
+
+    Args:
+        amp: as for :func:`precision`.
+        device: where the network computes.
+        spatial_size: voxels of a patch.
+    """
+    first = spatial_size if isinstance(spatial_size, int) else spatial_size[0]
+    chosen = precision(amp, device)
+    if chosen.device_type != "cpu" or not chosen.mixed or first >= 48:
+        return amp
+    logger.info(
+        "Training in float32: in bfloat16, patches of less than 48 voxels from left to right go wrong on a CPU."
+    )
+    return False

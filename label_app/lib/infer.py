@@ -23,7 +23,10 @@ from lib.names import LEVELS
 logger = logging.getLogger(__name__)
 
 #: Settings that prediction depends on; with others the bundle is taken up anew.
-SETTINGS = ("spatial_size", "features", "in_channels", "class_names", "slice_axis", "intensity", "keep_largest")
+SETTINGS = (
+    "spatial_dims", "spacing", "spatial_size", "features", "in_channels", "class_names", "slice_axis", "intensity",
+    "keep_largest",
+)  # fmt: skip
 
 #: What a request may ask of a prediction, beside device and weights.
 OPTIONS = {

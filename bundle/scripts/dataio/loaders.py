@@ -92,6 +92,9 @@ class SliceDataset(Dataset, Randomizable):
     Every volume is read and checked once when the dataset is made, and kept in memory as far as ``cache_rate`` allows.
     """
 
+    #: what one item, and several, are called in messages
+    unit = ("slice", "slices")
+
     def __init__(
         self,
         data: Sequence[Mapping[str, Any]],
@@ -121,7 +124,7 @@ class SliceDataset(Dataset, Randomizable):
         self.keys = tuple(keys)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
         #: pixels that slices are reduced to before ``slice_transform``; ``None``: as ``transform`` gives them
-        self.size: tuple[int, int] | None = None
+        self.size: tuple[int, ...] | None = None
         #: (volume, slice) for every index of the dataset
         self.index: list[tuple[int, int]] = []
         problems: list[str] = []
@@ -133,7 +136,7 @@ class SliceDataset(Dataset, Randomizable):
                 own = self._slices(number, volume["image"].shape[0])
                 self.index += [(number, k) for k in own]
                 if class_names and "label" in volume:
-                    shown |= set(torch.unique(volume["label"][own]).int().tolist())
+                    shown |= self._shown(volume, own)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -166,6 +169,14 @@ class SliceDataset(Dataset, Randomizable):
         unlabeled = item.get("stream") == "unlabeled"
         return [k for k in range(depth) if (k not in labeled) == unlabeled]
 
+    def _shown(self, volume: Mapping[str, torch.Tensor], own: Sequence[int]) -> set[int]:
+        """Label values that a volume shows in its slices ``own``."""
+        return set(torch.unique(volume["label"][own]).int().tolist())
+
+    def _cut(self, number: int, volume: Mapping[str, torch.Tensor], k: int) -> dict[str, Any]:
+        """Slice ``k`` of volume ``number``, each key a copy."""
+        return {key: self._reduced(key, volume[key][k]) for key in volume}
+
     def _reduced(self, key: str, stored: torch.Tensor) -> torch.Tensor:
         """A copy of a slice ``(C, H, W)`` in the size of this stage of the training."""
         if self.size is None or self.size == tuple(stored.shape[1:]):
@@ -189,7 +200,7 @@ class SliceDataset(Dataset, Randomizable):
         number, k = self.index[position]
         volume = self._cache.get(number) or self._read(number)
         source = self.data[number]
-        item: dict[str, Any] = {key: self._reduced(key, volume[key][k]) for key in volume}
+        item = self._cut(number, volume, k)
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
@@ -278,7 +289,8 @@ class TwoStreamLoader:
         self.steps = steps or max(len(longest) // (batch_size * size), int(fill))
         if not self.steps:
             raise InputError(
-                f"Fewer slices than a batch: {len(longest)} {'labelled' if self.supervised else 'unlabelled'} slices "
+                f"Fewer {longest.unit[1]} than a batch: {len(longest)} "
+                f"{'labelled' if self.supervised else 'unlabelled'} {longest.unit[1]} "
                 f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
             )
         if self.supervised and rank == 0:
@@ -314,7 +326,7 @@ class TwoStreamLoader:
         if self.sizes is not None:
             self.set_size(self.sizes.size(epoch, epochs) if epochs else self.sizes.last)
 
-    def set_size(self, size: tuple[int, int]) -> None:
+    def set_size(self, size: tuple[int, ...]) -> None:
         """Set the pixels ``(H, W)`` of the slices of the next pass."""
         for dataset in self.datasets:
             dataset.size = size

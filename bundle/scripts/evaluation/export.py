@@ -57,9 +57,11 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if ckpt_path.resolve() == (ROOT / "models" / "model.pt").resolve():
         return content
     names, channels = settings["class_names"], settings["in_channels"]
+    dims = settings.get("spatial_dims", 2)
     size = settings["spatial_size"]
-    shape = [size, size] if isinstance(size, int) else list(size)
-    content["description"] = f"SemSim's U-Net for slices, classes {', '.join(names)}; weights {ckpt_path.name}"
+    shape = [size] * dims if isinstance(size, int) else list(size)
+    what = "slices" if dims == 2 else "volumes"
+    content["description"] = f"SemSim's U-Net for {what}, classes {', '.join(names)}; weights {ckpt_path.name}"
     content["task"] = f"Segmentation of {', '.join(names[1:])}"
     for key in SHIPPED:
         content.pop(key, None)
@@ -67,6 +69,7 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     image["num_channels"], pred["num_channels"] = channels, len(names)
     image["channel_def"] = {str(k): "image" if channels == 1 else f"channel {k}" for k in range(channels)}
     pred["channel_def"] = {str(value): name for value, name in enumerate(names)}
+    image["spatial_shape"] = pred["spatial_shape"] = ["16*n"] * dims
     content["training"] = {**settings, "spatial_size": shape}
     return content
 
@@ -91,7 +94,9 @@ def export(ckpt_path: str, output: str) -> Path:
         raise InputError(f"{target}: exists already; give another --output.")
     settings = settings_of(weights)
     network, metadata = trained_network(weights), metadata_of(weights, settings)
-    example = torch.zeros(2, settings["in_channels"], 64, 96)
+    example = torch.zeros(
+        2, settings["in_channels"], *(64, 96) if settings.get("spatial_dims", 2) == 2 else (32, 48, 64)
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".onnx":
         _onnx(network, example, target, metadata)
@@ -106,7 +111,8 @@ def _onnx(network: torch.nn.Module, example: torch.Tensor, target: Path, metadat
     import onnx
     import onnxruntime
 
-    axes = {name: {0: "batch", 2: "height", 3: "width"} for name in ("image", "pred")}
+    sides = ("height", "width") if example.ndim == 4 else ("x", "y", "z")
+    axes = {name: {0: "batch", **dict(enumerate(sides, 2))} for name in ("image", "pred")}
     part = target.with_name(target.name + ".part")
     with torch.no_grad():
         torch.onnx.export(
@@ -122,7 +128,7 @@ def _onnx(network: torch.nn.Module, example: torch.Tensor, target: Path, metadat
     onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     onnx.save(model, str(part))
     session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-    image = torch.rand(1, example.shape[1], 96, 48)
+    image = torch.rand(1, example.shape[1], *(96, 48) if example.ndim == 4 else (48, 32, 16))
     with torch.no_grad():
         expected = network(image)
     (found,) = session.run(None, {"image": image.numpy()})

@@ -64,7 +64,28 @@ def for_mixed_precision(network: Any) -> Any:
     return network
 
 
-class SliceLabelInferer(SliceInferer):
+class InPrecision:
+    """What inferers share: the network as it computes on a device, and the class of every voxel.
+
+    Attributes:
+        amp: what the network computes in, see :func:`~scripts.precision.precision`.
+        flip_tta: whether probabilities are the mean over the flips of what the network sees.
+    """
+
+    amp: bool | str
+    flip_tta: bool
+    _told: Precision | None = None
+
+    def prepared(self, network: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+        """The network as it computes on a device; says once in what precision."""
+        chosen = precision(self.amp, device)
+        if chosen != self._told:
+            logger.info(f"Prediction in {chosen}.")
+            self._told = chosen
+        return for_mixed_precision(network) if chosen.mixed else network
+
+
+class SliceLabelInferer(InPrecision, SliceInferer):
     """Classes of the voxels of a file: a few slices at a time through the network and back to the file's own pixels.
 
     Probabilities are resampled to the file's grid before the most probable class is taken, so that edges are those of a
@@ -86,7 +107,6 @@ class SliceLabelInferer(SliceInferer):
         super().__init__(*args, **kwargs)
         self.amp, self.flip_tta = amp, flip_tta
         precision(amp, "cpu")
-        self._told: Precision | None = None
 
     def __call__(  # type: ignore[override]
         self, inputs: MetaTensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
@@ -122,14 +142,6 @@ class SliceLabelInferer(SliceInferer):
         """Logits ``(B, K, H, W, slices)`` of volumes ``(B, C, H, W, slices)``, float32: MONAI's ``SliceInferer``."""
         network = self.prepared(network, inputs.device)
         return super().__call__(inputs, network, *args, **kwargs)  # type: ignore[return-value]
-
-    def prepared(self, network: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-        """The network as it computes on a device; says once in what precision."""
-        chosen = precision(self.amp, device)
-        if chosen != self._told:
-            logger.info(f"Prediction in {chosen}.")
-            self._told = chosen
-        return for_mixed_precision(network) if chosen.mixed else network
 
     def network_wrapper(  # type: ignore[override]
         self, network: Callable[..., Tensor], x: Tensor, condition: Tensor | None = None, *args: Any, **kwargs: Any

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Orientation
 from torch import Tensor
 
 from ..dataio.transforms import AsVolumed, SliceGrid
@@ -69,6 +69,15 @@ class StoredGrid:
         return slices.permute(*np.argsort([self.axes[2], self.axes[0], self.axes[1]]).tolist())
 
 
+def stored_affine(volume: MetaTensor) -> np.ndarray:
+    """From voxels as stored to mm, ``(4, 4)``, as ``SliceGridd`` or ``VolumeGridd`` noted it."""
+    names = {step["class"] for step in getattr(volume, "applied_operations", []) if isinstance(step, Mapping)}
+    grid = SliceGrid.__name__ if SliceGrid.__name__ in names else Orientation.__name__
+    known = applied(volume, grid)["extra_info"]
+    affine = known["src_affine" if grid == SliceGrid.__name__ else "original_affine"]
+    return np.asarray(affine, dtype=float).reshape(4, 4)
+
+
 class AsStoredd(MapTransform):
     """Give class indices of :class:`SliceLabelInferer` the affine, the dimensions and the name of the image's file."""
 
@@ -85,7 +94,7 @@ class AsStoredd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image = data[self.image_key]
         size = applied(image, AsVolumed.__name__)["orig_size"]  # without the axis that a 2D image was given
-        affine = applied(image, SliceGrid.__name__)["extra_info"]["src_affine"]
+        affine = stored_affine(image)
         result = dict(data)
         for key in self.key_iterator(data):
             labels = torch.as_tensor(data[key]).reshape(data[key].shape[0], *size)

@@ -34,10 +34,15 @@ class BundleScorer:
             device: where to compute; default: a GPU if there is one.
 
         Raises:
-            InputError: no weights, or those of another network.
+            InputError: no weights, or those of another network, or of one for volumes.
         """
         root = Path(bundle_root)
         known = trained(root / "models" / "model.pt")
+        if known["spatial_dims"] == 3:
+            raise InputError(
+                f"{root / 'models' / 'model.pt'}: scores for the next image are of slices, and these weights are of a "
+                "network for volumes in 3D; take the strategy random."
+            )
         self.parser = ConfigParser()
         self.parser.read_config(str(root / "configs" / "train.yaml"))
         self.parser.update({"bundle_root": str(root), "dataset_dir": str(root), **{k: known[k] for k in SETTINGS}})

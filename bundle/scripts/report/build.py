@@ -103,6 +103,7 @@ class Report:
     def _overview(self) -> Section:
         s, rows = self.settings, []
         size = s.get("spatial_size")
+        unit, of = ("patches", "voxels") if s.get("spatial_dims") == 3 else ("slices", "pixels")
         semi = self.log is None or "loss_u" in self.log
         if s:
             labeled = s.get("labeled_cases", [])
@@ -114,7 +115,7 @@ class Report:
                 ["classes", ", ".join(self.class_names)],
                 ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],
                 ["unlabelled images", str(s.get("unlabeled_images", "?"))],
-                ["slices", f"{size} pixels, {s.get('in_channels')} channel(s), batch {s.get('batch_size')}"],
+                [unit, f"{size} {of}, {s.get('in_channels')} channel(s), batch {s.get('batch_size')}"],
                 ["training", f"{s.get('epochs')} epochs of {s.get('steps_per_epoch')} steps, seed {s.get('seed')}"],
             ]
         if self.log is not None:

@@ -9,13 +9,14 @@ from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
+from ..dataio.patches import middle_slice
 from ..method.losses import Target
 from ..training.trainer import StepViews
 from .slices import paint
 
 
 class TrainingImages:
-    """An image of some slices of a step, every few epochs.
+    """An image of some slices of a step, every few epochs; of patches the slice in their middle.
 
     Columns: unlabelled image, strong view (with its CutMix boxes), pseudo-label pasted with the same boxes, where it is
     confident (white), prediction of the strong view. Without unlabelled images: image, label, prediction.
@@ -53,7 +54,10 @@ class TrainingImages:
         else:
             columns = self._unlabeled(views, loss.threshold, classes)
             name = "image, strong view, pseudo-label, mask, prediction"
-        rows = torch.cat([column[: self.images] for column in columns], dim=3)  # (B, 3, X, columns * Y)
+        columns = [column[: self.images] for column in columns]
+        if views.image_l.ndim == 5:
+            columns = [middle_slice(column) for column in columns]
+        rows = torch.cat(columns, dim=3)  # (B, 3, X, columns * Y)
         self.writer.add_image(name, rows.transpose(0, 1).flatten(1, 2), state.epoch)
         self.writer.flush()
 
@@ -74,11 +78,11 @@ class TrainingImages:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """``(B, C, X, Y)`` in [0, 1] -> ``(B, 3, X, Y)``: colour where there are three channels, else the first."""
+    """``(B, C, *spatial)`` in [0, 1] -> ``(B, 3, *spatial)``: colour where there are three channels, else the first."""
     image = image.detach().float().cpu()
-    return (image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)).clamp(0, 1)
+    return (image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, *image.shape[2:])).clamp(0, 1)
 
 
 def _colours(logits: Tensor, classes: int) -> Tensor:
-    """Logits ``(B, K, X, Y)`` -> colours of the predicted classes ``(B, 3, X, Y)``."""
+    """Logits ``(B, K, *spatial)`` -> colours of the predicted classes ``(B, 3, *spatial)``."""
     return paint(logits.detach().argmax(dim=1), classes).movedim(0, 1)

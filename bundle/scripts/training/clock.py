@@ -80,7 +80,7 @@ class Clock:
         self.minutes = minutes or 0.0
         self.length: Length | None = None
         self.validation_seconds = 0.0
-        self.step_seconds: dict[tuple[int, int], float] = {}
+        self.step_seconds: dict[tuple[int, ...], float] = {}
         self._steps_per_epoch, self._val_interval = steps_per_epoch, val_interval
         if minutes is None:
             return

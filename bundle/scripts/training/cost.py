@@ -72,7 +72,7 @@ class Plan:
         self.device: torch.device = self.trainer.state.device  # type: ignore[assignment]
         self.steps, self.max_seconds, self.plan_file = steps, max_seconds, plan_file
         #: seconds of a step at each size of slices that a training goes through, once they are measured
-        self.step_seconds: dict[tuple[int, int], float] = {}
+        self.step_seconds: dict[tuple[int, ...], float] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure, log a summary and return the figures: times in seconds, memory in bytes.
@@ -91,8 +91,9 @@ class Plan:
         largest = memory.largest(MARGIN * available)
         if largest < 1:
             raise InputError(
-                f"One slice of each stream needs about {memory(1) / GIB:.1f} GiB, of {available / GIB:.1f} GiB "
-                "available: lower --spatial_size, or choose configs/semsim_light.yaml or configs/semsim_minus.yaml."
+                f"One {loader.datasets[0].unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
+                f"{available / GIB:.1f} GiB available: lower --spatial_size, or choose configs/semsim_light.yaml or "
+                "configs/semsim_minus.yaml."
             )
         fits = size <= largest
         with PeakMemory(device) as peak:
@@ -156,7 +157,7 @@ class Plan:
             }  # fmt: skip
         return offers
 
-    def _batches(self, size: tuple[int, int] | None = None) -> Iterator[Batch]:
+    def _batches(self, size: tuple[int, ...] | None = None) -> Iterator[Batch]:
         """Batches as training draws them, epoch after epoch, of slices of a size; by default of the last stage's."""
         epoch = 0
         while True:
@@ -239,8 +240,8 @@ class Plan:
         share = f["loading_seconds"] / f["step_seconds"]
         batch = f"{size} + {size}" if self.loader.use_unlabeled else f"{size} labelled"
         lines = [
-            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} slices a step, in "
-            f"{self.trainer.precision}:",
+            f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} "
+            f"{self.loader.datasets[0].unit[1]} a step, in {self.trainer.precision}:",
             f"  step        {f['step_seconds']:.2f} s, {share:.0%} of it waiting for data",
             f"  epoch       {f['steps_per_epoch']} steps, {duration(f['steps_per_epoch'] * f['step_seconds'])}",
             f"  validation  {duration(f['validation_seconds'])} for {volumes} volumes, every {interval} epochs"

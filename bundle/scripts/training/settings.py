@@ -28,6 +28,8 @@ SETTINGS_FILE = "training.json"
 LISTS_FILE = "training_lists.json"
 #: What prediction repeats of a training, and what is taken where nothing is saved beside the weights.
 REPEATED: dict[str, Any] = {
+    "spatial_dims": 2,
+    "spacing": None,
     "spatial_size": 224,
     "in_channels": 1,
     "features": [16, 32, 64, 128, 256, 16],
@@ -58,7 +60,7 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
     path = weights_file(ckpt_path).parent / SETTINGS_FILE
     known = json.loads(path.read_text()) if path.is_file() else {}
     guessed = [name for name, value in REPEATED.items() if name not in known and value is not None]
-    silent = {"features", "fusion", "keep_largest"}  # nothing else was there before they were saved
+    silent = {"spatial_dims", "features", "fusion", "keep_largest"}  # nothing else was there before they were saved
     if window is not None:
         known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
         silent.add("intensity")
@@ -75,7 +77,7 @@ def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "
         InputError: as :func:`~scripts.training.checkpoints.load_weights`.
     """
     known = trained(ckpt_path)
-    network = SegmentationNet(2, known["in_channels"], len(known["class_names"]), known["features"])
+    network = SegmentationNet(known["spatial_dims"], known["in_channels"], len(known["class_names"]), known["features"])
     return load_weights(network, str(ckpt_path), device)
 
 
