@@ -16,7 +16,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Orientation, Res
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
-from .axis import MOST_FILES, world_axes
+from .slice_axis import MOST_FILES, world_axes
 from .datalist import read_datalist
 from .files import is_picture
 from .geometry import file_name
