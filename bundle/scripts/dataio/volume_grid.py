@@ -16,12 +16,12 @@ from monai.transforms import InvertibleTransform, MapTransform, Orientation, Res
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
-from .slice_axis import MOST_FILES, world_axes
 from .datalist import read_datalist
 from .files import is_picture
 from .geometry import file_name
 from .readers import read_grid
 from .sizes import check_dims
+from .slice_axis import MOST_FILES, world_axes
 
 logger = logging.getLogger("semsim")
 

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from ..dataio.sizes import check_dims, patch_size
-from ..dataio.volumes import turned_back
+from ..dataio.volume_grid import turned_back
 from ..errors import InputError
 from ..precision import precision
 from .inferer import InPrecision, SliceLabelInferer
