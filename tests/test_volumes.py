@@ -277,7 +277,7 @@ def test_slabs_are_the_sliding_window_of_the_whole_volume():
         expected = SlidingWindowInferer(SIZE, 4, 0.5, mode="gaussian")(volume, network).log_softmax(dim=1)
         apart = VolumeLabelInferer(SIZE, 4, overlap=0.0, amp=False).logits(volume, network)
     error, without = (float((p - expected).abs().mean()) for p in (found, apart))
-    assert error < 0.1 * float(expected.std()) and error < 0.2 * without
+    assert error < 0.1 * float(expected.std()) and error < 0.3 * without
 
 
 def test_flips_give_the_mean_of_eight_predictions():

@@ -3,10 +3,10 @@
     errors -> precision -> distributed
     dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings -> readers
                  -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> public_datasets -> sizes
-                 -> loaders
+                 -> volumes -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
     training:    memory -> trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
-    evaluation:  stored_grid -> inferer -> predict -> metrics -> export
+    evaluation:  stored_grid -> inferer -> volumes -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> running_config -> options
     __main__
