@@ -33,6 +33,8 @@ def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
 class Slices(torch.utils.data.Dataset):
     """Random slices in memory with the interface of a SliceDataset."""
 
+    unit = ("slice", "slices")
+
     def __init__(self, count: int, labeled: bool, size: int = 32) -> None:
         g = torch.Generator().manual_seed(count)
         self.images = torch.rand(count, 3, 1, size, size, generator=g)

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
 from .datalist import read_datalist
-from .files import is_picture
+from .files import evenly, image_files, is_picture
 from .geometry import file_name
 from .readers import read_grid
 from .sizes import check_dims
@@ -153,9 +153,8 @@ def voxel_spacing(
 def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """Voxel sizes along the axes of the body of the volumes of a list, 200 of them at most, evenly spread."""
     found = []
-    for number in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(len(items), MOST_FILES))}):
-        image = items[number]["image"]
-        file = image if isinstance(image, str) else image[0]
+    for item in evenly(items, MOST_FILES):
+        file = image_files(item)[0]
         try:
             affine, shape = read_grid(file)
         except Exception as error:  # whoever reads it next names it
