@@ -63,6 +63,19 @@ def test_every_yaml_opens_with_its_purpose_and_its_command():
         assert head.startswith("# ") and known, path.name
 
 
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_labelled_slices_stay_in_the_picture(size):
+    """However small slices are, augmentation leaves most of what lies in their middle."""
+    flow = workflow("train", "train", spatial_size=size, dataset_dir="/none", output_dir="/none")
+    flow.initialize()
+    transform = flow.parser.get_parsed_content("train#labeled_augmentation")
+    transform.set_random_state(0)
+    label = torch.zeros(1, size, size)
+    label[:, size // 3 : -size // 3, size // 3 : -size // 3] = 1
+    left = [transform({"image": label.clone(), "label": label.clone()})["label"].sum() / label.sum() for _ in range(60)]
+    assert min(left) > 0.15 and np.mean(left) > 0.7
+
+
 @pytest.mark.parametrize("run_id", ["training", None])
 def test_training_by_command(run_bundle, phantom_dir, tmp_path, run_id):
     """`python -m monai.bundle run training --config_file configs/train.yaml`, and with `run` as run id."""
