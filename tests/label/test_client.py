@@ -6,6 +6,7 @@ What Slicer sends was read from ``plugins/slicer/MONAILabel`` of MONAI Label (``
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import itk
@@ -119,6 +120,9 @@ def test_a_training_that_is_stopped(server):
     options = panel(server, "trainers", "semsim")
     assert options["minutes"] and options["spatial_size"] == "32"
     server.client.train_start("semsim", {**options, "spatial_size": "64"})
+    begun, end = set(server.bundle.glob("output/label_*")), time.monotonic() + 120
+    while set(server.bundle.glob("output/label_*")) == begun and time.monotonic() < end:
+        time.sleep(0.1)  # MONAI Label has nothing to stop before the training's process is there
     server.client.train_stop()
     server.wait()
     assert not server.client.train_status(check_if_running=True)
