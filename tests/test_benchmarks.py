@@ -55,6 +55,13 @@ def test_the_comparison_of_two_checkouts_is_that_of_the_results(path):
             assert f"| {name} | {' | '.join(cells)} |" in text
 
 
+def test_the_readme_tells_the_ratio_of_the_results():
+    for size in ("96", "224"):
+        methods = json.loads((FOLDER / f"step_cpu_{size}.json").read_text())["sizes"][size]["methods"]
+        assert round(methods["semsim"]["seconds"]["median"] / methods["semsim_minus"]["seconds"]["median"]) == 3
+    assert "three times as fast on a CPU" in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_publishing_weights(tmp_path):
     shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
     shutil.copytree(BUNDLE / "models", tmp_path / "bundle" / "models")

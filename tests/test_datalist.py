@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import samples
-from scripts.dataio.datalist import case_name, check_scored, create, evaluation_key, read_datalist, read_images
+from scripts.dataio.create import create
+from scripts.dataio.datalist import case_name, check_scored, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
 

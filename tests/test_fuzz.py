@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scripts.dataio.datalist import LISTS, create, evaluation_key, read_datalist, read_images
+from scripts.dataio.create import create
+from scripts.dataio.datalist import LISTS, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
 
 QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

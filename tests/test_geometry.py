@@ -8,7 +8,8 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.datalist import create, read_datalist, stated
+from scripts.dataio.create import create
+from scripts.dataio.datalist import read_datalist, stated
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error

@@ -15,7 +15,7 @@ import pytest
 import samples
 import torch
 from helpers import workflow
-from scripts.dataio.datalist import create
+from scripts.dataio.create import create
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.method.similarity import affinity

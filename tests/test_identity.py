@@ -11,7 +11,8 @@ import pytest
 import samples
 import torch
 from helpers import engine_with, workflow
-from scripts.dataio.datalist import create, evaluation_key, read_datalist
+from scripts.dataio.create import create
+from scripts.dataio.datalist import evaluation_key, read_datalist
 from scripts.dataio.files import case_names
 from scripts.dataio.split import group_cases, patients_line
 from scripts.errors import InputError

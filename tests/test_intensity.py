@@ -10,7 +10,7 @@ import samples
 import torch
 from helpers import workflow
 from monai.data import MetaTensor
-from scripts.dataio.datalist import create
+from scripts.dataio.create import create
 from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
 

@@ -12,7 +12,7 @@ import pytest
 import samples
 import torch
 from helpers import workflow
-from scripts.dataio.datalist import create
+from scripts.dataio.create import create
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
 from scripts.method.augmentation import CutMix

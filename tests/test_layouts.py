@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import samples
 from helpers import workflow
-from scripts.dataio.datalist import create
+from scripts.dataio.create import create
 from scripts.errors import InputError
 
 SHAPE = (20, 16, 3)

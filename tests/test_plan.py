@@ -48,7 +48,6 @@ def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle,
     monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_light"], given))
     plan_check.measure(str(tmp_path / "check.json"), "test", str(phantom_dir))
     checked = json.loads((tmp_path / "check.json").read_text())["configurations"]["test"]
-    assert checked["ratio"]["total_seconds"] > 0
     assert 0.7 < checked["ratio"]["peak_bytes"] < 1.3
 
 

@@ -10,7 +10,8 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.datalist import create, stated
+from scripts.dataio.create import create
+from scripts.dataio.datalist import stated
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.slice_axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.transforms import AsVolumed, SliceGridd

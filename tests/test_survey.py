@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import samples
 from helpers import workflow
-from scripts.dataio.datalist import create, read_datalist
+from scripts.dataio.create import create
+from scripts.dataio.datalist import read_datalist
 from scripts.dataio.loaders import read_item
 from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Name of the command -> module that has its options in ``main``, loaded when asked for.
 COMMANDS = {
-    "datalist": ".dataio.datalist",
+    "datalist": ".dataio.create",
     "benchmark": ".dataio.public_datasets",
     "report": ".report.build",
     "overlay": ".report.slices",

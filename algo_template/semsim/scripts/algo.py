@@ -276,7 +276,7 @@ def _short(values: np.ndarray) -> str:
 
 
 def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
-    """As ``axis.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
+    """As ``slice_axis.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
     if len(shape) < 3:
         return 2
     if sum(shape == 1) == 1:

@@ -22,9 +22,7 @@ import difflib
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +32,14 @@ from .files import (
     case_name,
     case_names,
     find_images,
-    ignored_line,
     image_files,
     join_channels,
-    paired,
     without_labels,
 )
-from .layouts import Layout, recognise
 from .slice_axis import direction_of
 from .split import (
     LISTS,
-    as_names,
-    distribute,
-    group_cases,
-    list_lines,
-    make_lists,
-    patients_line,
-    write_json,
 )  # fmt: skip
-from .survey import MOST_VALUES, foreground_window, survey
-from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
 
 __all__ = ["case_name", "find_images"]  # for those that look for them here
 
@@ -290,6 +276,15 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
     return problems
 
 
+def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any) -> list[dict[str, Any]]:
+    """Items of ``training`` and ``unlabeled`` as :func:`read_datalist` gives them, of a list that it refuses none."""
+    items: list[dict[str, Any]] = []
+    for key in ("training", "unlabeled"):
+        with contextlib.suppress(InputError):  # whoever reads the list next says why
+            items += read_datalist(datalist, dataset_dir, key, **options)
+    return items
+
+
 def slice_axis(
     given: str | int | None, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
 ) -> str | int | None:
@@ -309,13 +304,7 @@ def slice_axis(
     if not os.path.isfile(datalist):
         return None
     known = stated(datalist, "slice_axis")
-    if known is not None:
-        return known
-    items: list[dict[str, Any]] = []
-    for key in ("training", "unlabeled"):
-        with contextlib.suppress(InputError):  # whoever reads the list next names them
-            items += read_datalist(datalist, dataset_dir, key, **options)
-    return direction_of(items)
+    return direction_of(readable_items(datalist, dataset_dir, **options)) if known is None else known
 
 
 def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
@@ -394,160 +383,3 @@ def common_folder(items: Sequence[Mapping[str, Any]]) -> str:
     """The deepest folder that holds all images: predictions keep the folders below it, so no name occurs twice."""
     parents = [os.path.dirname(os.path.abspath(image_files(item)[0])) for item in items]
     return os.path.commonpath(parents) if parents else ""
-
-
-def create(
-    images: str = "",
-    labels: str = "",
-    output: str = "",
-    data: str = "",
-    labeled: Any = None,
-    validation: Any = 0,
-    testing: Any = 0,
-    group_by: str | None = None,
-    seed: int = 0,
-    class_names: Any = None,
-    channels: int | None = None,
-    image_suffix: str = "",
-    label_suffix: str = "",
-    slice_axis: Any = None,
-    trust: str | None = None,
-    label_values: Any = None,
-    ignore_label: int | None = None,
-    most_classes: int = MOST_VALUES,
-    check: bool = True,
-    table: str = "",
-    dry_run: bool = False,
-    **unknown: Any,
-) -> None:
-    r"""Look at images and labels, say what is there, and make a datalist, split by patient.
-
-    They come as two folders, or as one data set whose layout is recognised: nnU-Net, Medical Segmentation Decathlon,
-    BIDS, a folder for each patient, 3D Slicer's segmentations.
-
-    A patient is used with labels only if every image of that patient has one.
-
-    Args:
-        images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
-        labels: Folder of labels, matched by name without ending; not every image needs one.
-        output: JSON file to write, which must not exist yet.
-        data: Folder of a data set in place of images and labels
-        labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
-            line; patient:6 for one whose name is a number; default all
-        validation: The same for validation, none by default.
-        testing: The same for testing, none by default.
-        group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
-            behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
-        seed: Seed of the draw.
-        class_names: Names of the classes in the order of their label values, background first
-        channels: Channels of the images, where 4D files hold them along their last axis
-        image_suffix: What image names end with and label names do not, for instance _0000
-        label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
-        slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
-            (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
-        trust: What counts where the headers of image and label put the same voxels in different places: header, or
-            voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
-        label_values: Value of each class in the label files, background first, where the files leave that open
-        ignore_label: Value of voxels to ignore, which count in no loss and no score
-        most_classes: How many values a label may show
-        check: Whether to read every file; false trusts them.
-        table: CSV file to write a row for every image to.
-        dry_run: Print what is there and which patient would be in which list, but write no datalist.
-    """
-    if unknown:
-        raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
-    if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
-        raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
-    if Path(output).exists() and not dry_run:
-        raise InputError(f"{output}: exists already; give another name or remove it first.")
-    if data:
-        layout = recognise(data, image_suffix, label_suffix)
-    else:
-        layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
-    image_files, label_files = layout.images, layout.labels
-    if layout.name:
-        print(f"{'layout':<11} {layout.name}")
-        class_names = class_names or layout.class_names
-        label_values = label_values or layout.label_values
-        ignore_label = layout.ignore_label if ignore_label is None else ignore_label
-        channels = channels or layout.channels
-        testing = testing or layout.testing
-    elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
-        print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
-    cases = group_cases(image_files, label_files, group_by)
-    if layout.by_patient and not cases.known:
-        cases = replace(cases, found_by={"their folder": len(image_files)})
-    names = [str(name) for name in _words(class_names)]
-    values, doubts = [int(v) for v in _words(label_values)], []
-    found = (
-        survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
-    )
-    if found is not None:
-        try:
-            values = class_values(found, names, values, ignore_label)
-        except InputError as error:
-            doubts = [str(error)]
-        patients = cases.known * len(cases.groups)
-        shown = [] if doubts else names  # whose values are not known
-        print_rows(
-            describe(
-                found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
-                slice_axis=slice_axis,
-            )
-        )  # fmt: skip
-        if table:
-            write_table(found, table)
-    print(f"{'patients':<11} {patients_line(cases)}")
-    if ignored := ignored_line(images or data):
-        print(ignored)
-    stray = [
-        f"{path}: a label without an image of that name in {images or data}; rename or remove it, or say what label "
-        "names end with by --label_suffix."
-        for name, path in label_files.items()
-        if name not in image_files
-    ]
-    raise_all(stray + (found.problems if found is not None else []) + doubts)
-
-    wanted = {"testing": as_names(testing), "validation": as_names(validation)}
-    if labeled is not None:
-        wanted["training"] = as_names(labeled)
-    taken = distribute(cases, wanted, seed=seed)
-    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
-    lists = make_lists(cases, taken, root)
-    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
-        print(line)
-    window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
-    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
-    if found is not None and (line := unseen_line(found, training, values, named(values, names))):
-        print(line)
-    command = training_command(root, output, channels=found.channels if found is not None else 1, class_names=names,
-                               values=values, ignore_label=ignore_label, window=window)  # fmt: skip
-    if dry_run:
-        print("nothing written (--dry_run)")
-        return
-    classes = {"labels": dict(enumerate(names))} if names else {}
-    axis = found.direction if found is not None and slice_axis is None else slice_axis
-    facts = {name: value for name, value in (("slice_axis", axis), ("trust", trust)) if value is not None}
-    write_json(output, {**classes, **facts, **lists})
-    print(f"wrote {output}; to train on it, in the bundle's folder:")
-    print(command)
-
-
-def _words(value: Any) -> list[Any]:
-    """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [name.strip() for name in value.strip("[]").split(",")]
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def main() -> None:
-    """Command line of this module."""
-    import fire
-
-    from ..errors import one_line_errors
-
-    one_line_errors()
-    asked = {"--help", "-h"} & set(sys.argv[1:])  # fire would hand it to `create` as one of its unknown options
-    fire.Fire({"create": create}, [*(a for a in sys.argv[1:] if a not in asked), *(["--", "--help"] if asked else [])])

@@ -280,7 +280,7 @@ class TwoStreamLoader:
                 "The datalist has no labelled case: expected at least one item with image and label in `training`, "
                 "received none; label one and add it."
             )
-        self.sizes, self.datasets = sizes, (labeled, unlabeled)
+        self.sizes = sizes
         self.supervised = len(unlabeled) == 0
         self.use_unlabeled = use_unlabeled and not self.supervised
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
@@ -312,6 +312,11 @@ class TwoStreamLoader:
     def __len__(self) -> int:
         return self.steps
 
+    @property
+    def unit(self) -> tuple[str, str]:
+        """What one item, and several, are called in messages: slices or patches."""
+        return cast(SliceDataset, self.labeled.dataset).unit
+
     def set_steps(self, steps: int | None) -> TwoStreamLoader:
         """Set the steps of an epoch, where they are known only later; ``None`` leaves them. Returns the loader."""
         self.steps = steps or self.steps
@@ -328,8 +333,9 @@ class TwoStreamLoader:
 
     def set_size(self, size: tuple[int, ...]) -> None:
         """Set the pixels ``(H, W)`` of the slices of the next pass."""
-        for dataset in self.datasets:
-            dataset.size = size
+        for loader in (self.labeled, self.unlabeled):
+            if loader is not None:
+                cast(SliceDataset, loader.dataset).size = size
 
     def _start(self, loader: DataLoader, stream: int) -> Iterator[dict[str, Any]]:
         rank, _ = rank_and_size()

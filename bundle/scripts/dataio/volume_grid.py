@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,7 +15,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Orientation, Res
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
-from .datalist import read_datalist
+from .datalist import readable_items
 from .files import evenly, image_files, is_picture
 from .geometry import file_name
 from .readers import read_grid
@@ -135,11 +134,7 @@ def voxel_spacing(
         return None
     if given != "auto":
         return checked_spacing(given)
-    items: list[dict[str, Any]] = []
-    for key in ("training", "unlabeled"):
-        with contextlib.suppress(InputError):  # whoever reads the list next names them
-            items += read_datalist(datalist, dataset_dir, key, **options)
-    found = spacings_of(items)
+    found = spacings_of(readable_items(datalist, dataset_dir, **options))
     if not found:
         raise InputError(
             f"{datalist}: expected volumes to take the size of a voxel from, found none in `training` and `unlabeled`; "

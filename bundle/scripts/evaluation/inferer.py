@@ -65,7 +65,7 @@ def for_mixed_precision(network: Any) -> Any:
 
 
 class InPrecision:
-    """What inferers share: the network as it computes on a device, and the class of every voxel.
+    """What inferers share: the network as it computes on a device.
 
     Attributes:
         amp: what the network computes in, see :func:`~scripts.precision.precision`.

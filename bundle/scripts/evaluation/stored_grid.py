@@ -1,4 +1,4 @@
-"""From the slices that a network sees back to the grid of the file that they came from."""
+"""From the grid that a network sees back to the grid of the file."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def stored_affine(volume: MetaTensor) -> np.ndarray:
 
 
 class AsStoredd(MapTransform):
-    """Give class indices of :class:`SliceLabelInferer` the affine, the dimensions and the name of the image's file."""
+    """Give the class indices of an inferer the affine, the dimensions and the name of the image's file."""
 
     def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
         """
         Args:
             keys: class indices ``(1, X, Y, Z)``.
-            image_key: the image that they are of, prepared by ``AsVolumed`` and ``SliceGridd``.
+            image_key: the image that they are of, prepared by ``AsVolumed``, and ``SliceGridd`` or ``VolumeGridd``.
             allow_missing_keys: whether items without ``keys`` pass.
         """
         super().__init__(keys, allow_missing_keys)

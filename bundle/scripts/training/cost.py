@@ -83,15 +83,12 @@ class Plan:
         start_up = age()
         loader, device = self.loader, self.device
         size, most = loader.batch_size, len(loader) * loader.batch_size
-        batches = self._batches()
-        first = next(batches)
-
         available = available_memory(device)
-        memory = self._memory(first, available)
+        memory = self._memory(next(self._batches()), available)
         largest = memory.largest(MARGIN * available)
         if largest < 1:
             raise InputError(
-                f"One {loader.datasets[0].unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
+                f"One {loader.unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
                 f"{available / GIB:.1f} GiB available: lower --spatial_size, or choose configs/semsim_light.yaml or "
                 "configs/semsim_minus.yaml."
             )
@@ -241,7 +238,7 @@ class Plan:
         batch = f"{size} + {size}" if self.loader.use_unlabeled else f"{size} labelled"
         lines = [
             f"What this training costs here, on {f['device']} ({f['threads']} threads), {batch} "
-            f"{self.loader.datasets[0].unit[1]} a step, in {self.trainer.precision}:",
+            f"{self.loader.unit[1]} a step, in {self.trainer.precision}:",
             f"  step        {f['step_seconds']:.2f} s, {share:.0%} of it waiting for data",
             f"  epoch       {f['steps_per_epoch']} steps, {duration(f['steps_per_epoch'] * f['step_seconds'])}",
             f"  validation  {duration(f['validation_seconds'])} for {volumes} volumes, every {interval} epochs"
