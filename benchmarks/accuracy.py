@@ -1,4 +1,4 @@
-"""Accuracy of the methods on ACDC under one protocol: train, queue, tables, plots.
+"""Accuracy of the methods on ACDC and LA under one protocol: train, queue, tables, plots.
 
     python benchmarks/accuracy.py train --data DIR --method semsim_minus --cases 3 --seed 0
     python benchmarks/accuracy.py queue benchmarks/configs/table.yaml --data DIR --minutes 150
@@ -6,11 +6,12 @@
     python benchmarks/accuracy.py table benchmarks/results/accuracy/acdc3_96_*.json
     python benchmarks/accuracy.py report
 
-``DIR`` holds ``images/patientNNN_frameMM.nii.gz`` and ``labels/`` of the same names. Which patients are labelled,
-unlabelled and for validation stands in ``configs/acdc_splits.json``; others in the folder are not touched.
+``DIR`` holds ``images/patientNNN_frameMM.nii.gz`` (``trainNNN.nii.gz`` with ``--dataset la``) and ``labels/`` of the
+same names. Which patients are labelled, unlabelled and for validation stands in ``configs/acdc_splits.json``; others in
+the folder are not touched.
 
 Every method is ``train.yaml`` with an overlay of its own and, for the same augmentation, batches and budget,
-``configs/accuracy.yaml``. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
+``configs/accuracy.yaml``; in 3D with ``volumes.yaml`` in front, where ``--spatial_size`` has three numbers. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
 of the last five evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and
 both curves. Everything goes on where it was interrupted.
 """
@@ -45,6 +46,9 @@ METHODS = {
     "semsim_light": ["semsim_light"],
     "semsim": [],
 }
+DATASETS = ("acdc", "la")
+#: slices or patches of either stream in a step, unless said otherwise
+BATCH = {2: 8, 3: 4}
 RUN = [sys.executable, "-m", "monai.bundle", "run"]
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
@@ -60,10 +64,14 @@ def changes() -> dict[str, dict[str, Any]]:
 
 
 def make_datalist(
-    data: str | os.PathLike, cases: int, output: str | os.PathLike, split_file: str | os.PathLike = ""
+    data: str | os.PathLike,
+    cases: int,
+    output: str | os.PathLike,
+    split_file: str | os.PathLike = "",
+    dataset: str = "acdc",
 ) -> None:
     """Write the datalist of the protocol: labelled patients, the other training patients unlabelled, validation."""
-    splits = common.read_splits(split_file)
+    splits = common.read_splits(split_file, dataset)
     if str(cases) not in splits["labelled"]:
         raise SystemExit(f"--cases should be {', '.join(splits['labelled'])}, received {cases}.")
     lists = common.protocol_lists(data, splits, splits["labelled"][str(cases)])
@@ -74,14 +82,16 @@ def run_name(
     method: str,
     cases: int,
     seed: int,
-    spatial_size: int,
+    spatial_size: int | Sequence[int],
     iterations: int,
     change: str | Sequence[str] = "",
     initial: str = "",
+    dataset: str = "acdc",
 ) -> str:
     """Name of a result: ``acdc3_96_3000_semsim_minus+regions_2_seed0``; ``+initial`` where it began with weights."""
     applied = "".join(f"+{c}" for c in [*_as_list(change), *["initial"] * bool(initial)])
-    return f"acdc{cases}_{spatial_size}_{iterations}_{method}{applied}_seed{seed}"
+    size = spatial_size if isinstance(spatial_size, int) else "x".join(map(str, spatial_size))
+    return f"{dataset}{cases}_{size}_{iterations}_{method}{applied}_seed{seed}"
 
 
 def _as_list(change: str | Sequence[str]) -> list[str]:
@@ -93,7 +103,7 @@ def train(
     method: str,
     cases: int = 3,
     seed: int = 0,
-    spatial_size: int = 224,
+    spatial_size: int | Sequence[int] = 224,
     iterations: int = 5000,
     change: str = "",
     work: str = "",
@@ -101,20 +111,21 @@ def train(
     minutes: float = 0,
     test: str = "",
     plan: bool = True,
-    batch_size: int = 8,
+    batch_size: int = 0,
     splits: str = "",
     threads: int = 1,
     workers: int = 0,
     initial: str = "",
+    dataset: str = "acdc",
 ) -> None:
     """Train one method and write its result; goes on with an interrupted training of the same name.
 
     Args:
         data: folder with ``images`` and ``labels``.
         method: labeled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
-        cases: labelled patients: 1, 3 or 7.
+        cases: labelled patients: 1, 3 or 7; of LA 4, 8 or 16.
         seed: of initialisation, batches and augmentation.
-        spatial_size: pixels a side.
+        spatial_size: pixels a side; three numbers train in 3D, on patches of so many voxels.
         iterations: steps, rounded up to whole passes over the unlabelled slices.
         change: names in configs/changes.yaml, joined by ``+``.
         work: folder for the trainings; default ``benchmarks/runs``.
@@ -122,12 +133,15 @@ def train(
         minutes: stop after so many, to be resumed; 0: no limit.
         test: folder of images that the finished model predicts, once, into ``benchmarks/predictions``.
         plan: say first how long it will take, which takes a minute itself.
-        batch_size: slices of either stream.
-        splits: JSON of patients; default ``configs/acdc_splits.json``.
+        batch_size: slices or patches of either stream; default 8, and 4 in 3D.
+        splits: JSON of patients; default ``configs/acdc_splits.json``, or that of LA.
         threads: CPU threads; with another number sums are rounded otherwise and the run takes another course.
         workers: loading processes of each stream, for a GPU that would wait; 0 and more draw other augmentations.
         initial: weights to begin with, ``model_last.pt`` of a training of the same network; default: none.
+        dataset: acdc or la.
     """
+    if dataset not in DATASETS:
+        raise SystemExit(f"--dataset should be one of {', '.join(DATASETS)}, received {dataset}.")
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
     applied = _as_list(change)
@@ -136,22 +150,26 @@ def train(
         raise SystemExit(f"--change: {unknown[0]} does not stand in benchmarks/configs/changes.yaml.")
     if initial and not Path(initial).is_file():
         raise SystemExit(f"--initial: expected a model_last.pt or model_best.pt, {initial} is no file.")
-    name = run_name(method, cases, seed, spatial_size, iterations, applied, initial)
+    dims = 2 if isinstance(spatial_size, int) else 3
+    batch_size = batch_size or BATCH[dims]
+    name = run_name(method, cases, seed, spatial_size, iterations, applied, initial, dataset)
     folder = (Path(work) if work else ROOT / "benchmarks" / "runs").resolve() / name
     result = (Path(results) if results else RESULTS) / f"{name}.json"
     if result.exists():
         print(f"{result} exists; nothing to do.")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    make_datalist(data, cases, folder / "datalist.json", splits)
+    make_datalist(data, cases, folder / "datalist.json", splits, dataset)
     note_start(folder)
-    settings = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
+    settings: dict[str, Any] = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
     settings["num_workers"] = workers
     if initial:
         settings["initial_weights"] = str(Path(initial).resolve())
     for c in applied:
         settings |= changes()[c]
-    files = ["configs/train.yaml", *(f"configs/{m}.yaml" for m in METHODS[method]), str(CONFIGS / "accuracy.yaml")]
+    overlays = [*["volumes"] * (dims == 3), *METHODS[method]]
+    files = ["configs/train.yaml", *(f"configs/{name}.yaml" for name in overlays), str(CONFIGS / "accuracy.yaml")]
+    files += [str(CONFIGS / f"{name}.yaml") for name, of in (("la", dataset == "la"), ("patches", dims == 3)) if of]
     args = ["--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
     args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
@@ -173,14 +191,16 @@ def train(
         tail = "\n".join((folder / "output.log").read_text(errors="replace").splitlines()[-5:])
         raise SystemExit(f"{name}: training failed with exit code {code}, see {folder / 'output.log'}:\n{tail}")
     command = f"python benchmarks/accuracy.py train --data DIR --method {method} --cases {cases} --seed {seed} "
-    command += f"--spatial_size {spatial_size} --iterations {iterations}"
+    size = str(spatial_size).replace(" ", "")
+    command += f"--spatial_size {size} --iterations {iterations}"
+    command += f" --dataset {dataset}" if dataset != "acdc" else ""
     command += f" --change {'+'.join(applied)}" if applied else ""
-    command += f" --batch_size {batch_size}" if batch_size != 8 else ""
+    command += f" --batch_size {batch_size}" if batch_size != BATCH[dims] else ""
     command += " --splits FILE" if splits else ""
     command += f" --threads {threads}" if threads != 1 else ""
     command += f" --workers {workers}" if workers else ""
     command += f" --initial {initial}" if initial else ""
-    record = {"name": name, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
+    record = {"name": name, "dataset": dataset, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
@@ -325,16 +345,17 @@ def queue(
         raise SystemExit(1)
 
 
-def pack(data: str, output: str) -> None:
+def pack(data: str, output: str, dataset: str = "acdc") -> None:
     """Write the patients of the protocol as 8-bit volumes, to be carried elsewhere: images clipped as training does.
 
     Args:
         data: folder with ``images`` and ``labels``.
         output: folder to write, laid out alike.
+        dataset: acdc or la.
     """
     import nibabel as nib
 
-    splits = common.read_splits()
+    splits = common.read_splits(dataset=dataset)
     used = {*splits["training"], *splits["validation"]}
     for kind in ("images", "labels"):
         for source in sorted((Path(data) / kind).glob("*.nii.gz")):

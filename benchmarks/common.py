@@ -76,7 +76,7 @@ def note_start(folder: Path) -> None:
     path.write_text(json.dumps(starts))
 
 
-# Patients of ACDC
+# Patients
 
 
 def patient_of(case: str) -> str:
@@ -84,9 +84,9 @@ def patient_of(case: str) -> str:
     return Path(case).name.split(".")[0].split("_")[0]
 
 
-def read_splits(file: str | os.PathLike = "") -> dict[str, Any]:
-    """Which patients are for training, for validation, and labelled; default ``configs/acdc_splits.json``."""
-    return json.loads(Path(file or CONFIGS / "acdc_splits.json").read_text())
+def read_splits(file: str | os.PathLike = "", dataset: str = "acdc") -> dict[str, Any]:
+    """Which patients are for training, for validation, and labelled; default ``configs/acdc_splits.json``, or of LA."""
+    return json.loads(Path(file or CONFIGS / f"{dataset}_splits.json").read_text())
 
 
 def protocol_lists(
@@ -104,8 +104,8 @@ def protocol_lists(
             lists[name].append({"image": f"images/{image.name}", **label})
     if missing:
         raise SystemExit(
-            f"{data}: expected images/patientNNN_frameMM.nii.gz of {len(use)} patients, {len(missing)} are missing "
-            f"({min(missing)} for one); see benchmarks/configs/acdc_splits.json."
+            f"{data}: expected files of {len(use)} patients in images, named as patient001_frame01.nii.gz of ACDC or "
+            f"train001.nii.gz of LA; {len(missing)} are missing ({min(missing)} for one)."
         )
     return lists
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import EVALUATIONS, METHODS, RESULTS, mean_known
-from common import ROOT, interval, markdown, patient_of, shown
+from common import ROOT, interval, markdown, patient_of, read_splits, shown
 from common import fill as fill_page
 
 #: methods of the table, as it names them
@@ -116,10 +116,11 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
 
 def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
+    counts = [int(count) for count in read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]]
     rows = []
     for method, title in TITLES.items():
         cells = []
-        for count in (1, 3, 7):
+        for count in counts:
             found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
             dice, distance = (np.mean([r["last"]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
