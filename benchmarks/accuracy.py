@@ -11,7 +11,9 @@ same names. Which patients are labelled, unlabelled and for validation stands in
 the folder are not touched.
 
 Every method is ``train.yaml`` with an overlay of its own and, for the same augmentation, batches and budget,
-``configs/accuracy.yaml``; in 3D with ``volumes.yaml`` in front, where ``--spatial_size`` has three numbers. A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
+``configs/accuracy.yaml``; in 3D with ``volumes.yaml`` in front, where ``--spatial_size`` has three numbers.
+
+A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
 of the last five evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and
 both curves. Everything goes on where it was interrupted.
 """
@@ -161,8 +163,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     make_datalist(data, cases, folder / "datalist.json", splits, dataset)
     note_start(folder)
-    settings: dict[str, Any] = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations, "batch_size": batch_size}
-    settings["num_workers"] = workers
+    settings: dict[str, Any] = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations}
+    settings |= {"batch_size": batch_size, "num_workers": workers}
     if initial:
         settings["initial_weights"] = str(Path(initial).resolve())
     for c in applied:
@@ -200,7 +202,8 @@ def train(
     command += f" --threads {threads}" if threads != 1 else ""
     command += f" --workers {workers}" if workers else ""
     command += f" --initial {initial}" if initial else ""
-    record = {"name": name, "dataset": dataset, "method": method, "change": applied, "cases": cases, "seed": seed} | collect(folder)
+    record = {"name": name, "dataset": dataset, "method": method, "change": applied, "cases": cases, "seed": seed}
+    record |= collect(folder)
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}

@@ -77,7 +77,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
 
 
 def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
-    """Three numbers as size: patches of volumes, whole volumes scored in mm, labels kept from the training looked at."""
+    """Three numbers as size: patches of volumes, whole volumes scored in mm, hidden labels looked at."""
     monkeypatch.setattr(accuracy, "subprocess", warm)
     names = [f"train{n:03d}" for n in range(4)]
     place = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 20, 18)), indexing="ij"))
@@ -95,7 +95,8 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     )  # fmt: skip
     record = json.loads((tmp_path / "results" / "la4_16x16x16_1_semsim_minus_seed0.json").read_text())
     assert record["last"]["distance_unit"] == "mm" and list(record["last"]["per_case"]) == names[3:]
-    assert "--spatial_size [16,16,16] " in record["command"] and record["command"].endswith("--dataset la --splits FILE")
+    assert "--spatial_size [16,16,16] " in record["command"]
+    assert record["command"].endswith("--dataset la --splits FILE")
     assert record["recipe"]["batch_size"] == 4 and 0 <= record["pseudo_labels"]["left atrium confident"][0] <= 1
     with pytest.raises(SystemExit, match="one of acdc, la, received brats"):
         accuracy.train(str(tmp_path), "semsim_minus", dataset="brats")
