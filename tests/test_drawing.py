@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from PIL import Image
-from scripts.report.slices import as_planes, choose_slices, class_color, foreground_window, overlay, paint
+from scripts.report.slices import as_axes, as_planes, choose_slices, class_color, foreground_window, overlay, paint
 
 
 def test_overlay_shows_prediction_and_truth(tmp_path):
@@ -71,6 +71,26 @@ def test_slices_and_window_follow_the_labels():
     assert choose_slices(planes, 3).tolist() == [2, 4, 6] and len(choose_slices(planes, 99)) == 5
     rows, columns = foreground_window(planes)
     assert rows == (4.5, 24.5) and columns == (3.5, 15.5)
+
+
+def test_a_volume_is_shown_in_three_planes(tmp_path):
+    """A row each, cut across the axes of the body."""
+    label = np.zeros((40, 36, 32), np.uint8)
+    label[10:20, 10:14, 4:28] = 1
+    for name, volume in (("image", np.random.rand(*label.shape).astype(np.float32)), ("label", label)):
+        nib.save(nib.Nifti1Image(volume, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / f"{name}.nii.gz")
+    paths = [str(tmp_path / n) for n in ("image.nii.gz", "label.nii.gz")]
+    one, three = (
+        np.asarray(Image.open(overlay(*paths, str(tmp_path / "a.png"), slices=3, slice_axis=axes)).convert("RGB"))
+        for axes in ("S", ("S", "A", "R"))
+    )
+    assert three.shape[0] > 2 * one.shape[0] and three.shape[1] == one.shape[1]
+    rows = np.array_split((np.ptp(three.astype(int), axis=-1) > 60).sum(axis=1), 3)
+    assert all(row.sum() > 100 for row in rows), "contours in every row"
+    image = MetaTensor(torch.zeros(1, *label.shape), affine=torch.diag(torch.tensor([1.5, 1.5, 1.5, 1])))
+    planes = [as_planes(image, {"truth": torch.tensor(label)[None].long()}, slice_axis=a) for a in as_axes("S,A,R")]
+    assert [p.plane for p in planes] == ["axial", "coronal", "sagittal"]
+    assert [p.image.shape for p in planes] == [(36, 40, 32), (32, 40, 36), (32, 36, 40)]
 
 
 def test_paint_gives_every_class_its_colour():

@@ -128,6 +128,20 @@ def test_every_bad_file_is_named_at_once_with_its_remedy(mixed):
     assert len(lines) == 10 and lines[0].startswith("9 problems") and not (mixed / "datalist.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "suits"),
+    [((36, 34, 40), 1.5, True), ((36, 34, 40), 6.0, False), ((40, 36, 12), 1.5, False)],
+    ids=["isotropic", "thick slices", "few slices"],
+)
+def test_volumes_that_suit_a_3d_network_are_told(tmp_path, capsys, shape, spacing, suits):
+    for kind, volume in zip(("images", "labels"), samples.blob(shape)):
+        (tmp_path / kind).mkdir()
+        nib.save(nib.Nifti1Image(volume, np.diag([1.5, 1.5, spacing, 1])), tmp_path / kind / "a.nii.gz")
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), dry_run=True,
+           class_names="background,organ")  # fmt: skip
+    assert ("configs/volumes.yaml" in capsys.readouterr().out) == suits
+
+
 def test_channels_along_the_last_axis_on_request(tmp_path, capsys):
     _, label = samples.blob((8, 8, 3))
     for case in "ab":

@@ -16,6 +16,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.data.utils import compute_importance_map
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, RandGaussianNoised
+from PIL import Image
 from scripts.dataio.loaders import SliceDataset, TwoStreamLoader
 from scripts.dataio.patches import PatchDataset
 from scripts.dataio.readers import LoadFilesd
@@ -374,6 +375,8 @@ def test_weights_of_3d_need_no_overlay_to_be_scored_and_to_predict(ct, trained, 
     scores = json.loads((trained / "scores.json").read_text())
     assert scores["cases"] == 1 and list(scores["classes"]) == CLASSES[1:] and scores["distance_unit"] == "mm"
     assert (trained / "report" / "index.html").is_file()
+    width, height = Image.open(trained / "report" / "case_best.png").size
+    assert height > width / 2, "three planes, one below the other"
     flow = workflow("infer", "inference", dataset_dir=str(ct / "images"), output_dir=str(tmp_path), flip_tta=True,
                     ckpt_path=str(trained), show_progress=False)  # fmt: skip
     flow.initialize()

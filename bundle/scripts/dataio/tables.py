@@ -14,6 +14,7 @@ from .files import IMAGE_SUFFIXES, cell, is_picture
 from .intensity import AIR
 from .slice_axis import coarser_elsewhere, name_of, stored_axis
 from .survey import Facts, Survey, join
+from .volume_grid import worth_3d
 
 
 def _range(rows: Iterable[Sequence[float]], unit: str) -> str:
@@ -73,6 +74,10 @@ def describe(
     axis = found.direction if slice_axis is None else slice_axis
     if any(len(facts.shape) == 3 for facts in images):
         rows.append(("slices", _slices(images, axis)))
+    suited = [facts for facts in images if worth_3d(facts.spacing, facts.shape)]
+    if found.has_spacing and len(suited) > len(images) / 2:
+        rows.append(("3D", "voxels are nearly as long as wide, so a 3D network may do better than slices: "
+                     "'configs/volumes.yaml' behind 'configs/train.yaml'"))  # fmt: skip
     if placed := found.placed:
         rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
                      f"a part), {found.labels[placed[0]].path} first: their headers place them, unless --trust "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .slices import Planes, choose_slices, class_color, class_legend, draw_slice, foreground_window
+from .slices import Planes, choose_slices, class_color, class_legend, draw_rows, foreground_window
 
 #: What the columns of ``training_log.csv`` are called in figures, and their colours.
 TERMS = {
@@ -154,21 +154,18 @@ def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output:
             _finish(ax, "", "" if metric == "dice" else unit)
 
 
-def case_slices(planes: Planes, title: str, class_names: Sequence[str], output: Path, *, slices: int = 5) -> None:
-    """Slices of a case with the contours of prediction and truth, around what they show."""
+def case_slices(rows: Sequence[Planes], title: str, class_names: Sequence[str], output: Path) -> None:
+    """Slices of a case with the contours of prediction and truth, around what they show: a row for each plane."""
     styles = {"prediction": "solid", "truth": "dashed"}
-    chosen = choose_slices(planes, slices)
-    rows, columns = foreground_window(planes)
-    ratio = (rows[1] - rows[0]) * planes.aspect / (columns[1] - columns[0])
-    side = 2.6 if len(chosen) > 1 else 4.0
-    size = (max(side * len(chosen), 5.5), side * ratio + 1.1)
-    with canvas(output, 1, len(chosen), size, below=0.35 / size[1]) as (figure, axes):
-        for ax, position in zip(axes[0], chosen):
-            draw_slice(ax, planes, position, styles)
-            ax.set_xlim(columns)
-            ax.set_ylim(rows[::-1])
-            if planes.image.shape[2] > 1:
-                ax.set_title(f"slice {planes.numbers[position]}", fontsize=9)
+    columns = max(len(choose_slices(planes, 5)) for planes in rows)
+    side = 2.6 if columns > 1 else 4.0
+    height = 1.1
+    for planes in rows:
+        down, across = foreground_window(planes)
+        height += side * (down[1] - down[0]) * planes.aspect / (across[1] - across[0])
+    size = (max(side * columns, 5.5), height)
+    with canvas(output, len(rows), columns, size, below=0.35 / size[1]) as (figure, axes):
+        draw_rows(axes, rows, styles)
         figure.suptitle(title, fontsize=11)
         class_legend(figure, class_names[1:], styles)
 

@@ -21,7 +21,7 @@ from ..method.fusion import resize
 from ..method.network import SemSimNet, Streams
 from ..method.similarity import nearest
 from ..precision import precision
-from .slices import Planes, as_planes
+from .slices import Planes, as_axes, as_planes
 
 Item = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ class CasePictures:
         postprocessing: Callable[[Any], Any],
         device: str | torch.device,
         *,
-        slice_axis: str | int | None = None,
+        slice_axis: str | int | Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -48,22 +48,22 @@ class CasePictures:
             inferer: predicts a volume.
             postprocessing: of the evaluation; turns ``pred`` into class indices on the file's grid.
             device: where to predict.
-            slice_axis: what slices are stacked along; ``None``: the coarsest axis.
+            slice_axis: what slices are stacked along; ``None``: the coarsest axis; several: one row of slices each.
         """
         self.data, self.transform, self.network = list(data), transform, network
         self.inferer, self.postprocessing, self.device = inferer, postprocessing, device
         self.slice_axis = slice_axis
 
     @torch.no_grad()
-    def planes(self, index: int) -> Planes:
-        """Image, prediction and truth of one case."""
+    def planes(self, index: int) -> list[Planes]:
+        """Image, prediction and truth of one case, for each ``slice_axis``."""
         item = dict(read_item(self.transform, self.data[index]))
         item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
         prediction = self.postprocessing(item)["pred"]
         path = image_files(self.data[index])[0]
         image = image_loader()(self.data[index]["image"])
         labels = {"prediction": prediction, "truth": item["label"]}
-        return as_planes(image, labels, picture=is_picture(path), slice_axis=self.slice_axis)
+        return [as_planes(image, labels, picture=is_picture(path), slice_axis=a) for a in as_axes(self.slice_axis)]
 
 
 @dataclass(frozen=True)

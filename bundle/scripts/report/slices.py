@@ -25,6 +25,10 @@ CLASS_COLORS = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.80,
                 (0.84, 0.37, 0.0), (0.0, 0.45, 0.70))  # fmt: skip
 
 
+#: The plane across a direction of the body.
+PLANES = {"S": "axial", "A": "coronal", "R": "sagittal"}
+
+
 def class_color(index: int) -> tuple[float, float, float]:
     """Colour of class ``index``, from 1."""
     return CLASS_COLORS[(index - 1) % len(CLASS_COLORS)]
@@ -45,12 +49,14 @@ class Planes:
         labels: class indices ``(rows, columns, slices)`` by name.
         aspect: height of a pixel divided by its width.
         numbers: index of each slice, as the file stores it.
+        plane: axial, coronal or sagittal, if that was asked for; else empty.
     """
 
     image: np.ndarray
     labels: Mapping[str, np.ndarray]
     aspect: float
     numbers: np.ndarray
+    plane: str = ""
 
 
 def as_planes(
@@ -101,7 +107,15 @@ def as_planes(
         labels={name: shown(arrays[name][0]).round().astype(int) for name in labels},
         aspect=plane[1] / plane[0],
         numbers=numbers[::-1] if flipped else numbers,
+        plane=PLANES.get(str(slice_axis), ""),
     )
+
+
+def as_axes(slice_axis: Any) -> list[Any]:
+    """``"S,A,R"`` or a list -> its entries, one row of slices each; one axis or ``None`` -> itself alone."""
+    if isinstance(slice_axis, str):
+        return [name.strip() for name in slice_axis.split(",")]
+    return list(slice_axis) if isinstance(slice_axis, (list, tuple)) else [slice_axis]
 
 
 def choose_slices(planes: Planes, number: int) -> np.ndarray:
@@ -155,6 +169,28 @@ def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]
     ax.axis("off")
 
 
+def draw_rows(axes: Any, rows: Sequence[Planes], styles: Mapping[str, str], *, zoom: bool = True) -> None:
+    """Slices of a volume, a row for each way of cutting it, evenly spaced among those where a label shows anything.
+
+    Args:
+        axes: of matplotlib, ``(rows, slices)``; those without a slice stay empty.
+        rows: image and labels.
+        styles: line style by name of the label.
+        zoom: whether to show the surroundings of the labels alone.
+    """
+    for line, planes in zip(axes, rows):
+        chosen = choose_slices(planes, len(line))
+        down, across = foreground_window(planes)
+        for ax in line[len(chosen) :]:
+            ax.axis("off")
+        for ax, position in zip(line, chosen):
+            draw_slice(ax, planes, position, styles)
+            if planes.image.shape[2] > 1:
+                ax.set_title(f"{planes.plane} slice {planes.numbers[position]}".lstrip(), fontsize=10)
+            if zoom:
+                ax.set(xlim=across, ylim=down[::-1])
+
+
 def class_legend(figure: Any, names: Sequence[str], styles: Mapping[str, str]) -> None:
     """Legend below a figure: colours of the classes, and line styles where there are several."""
     import matplotlib.pyplot as plt
@@ -186,7 +222,8 @@ def overlay(
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
         class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas.
-        slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2. Default: the coarsest
+        slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
+            the body. Default: the coarsest
         zoom: whether to show the surroundings of the labels alone.
 
     Returns:
@@ -201,20 +238,15 @@ def overlay(
     files = {"prediction": prediction} | ({"truth": truth} if truth else {})
     volume: Any = load(image)
     labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
-    planes = as_planes(volume, labels, picture=is_picture(image), slice_axis=slice_axis)
+    rows = [as_planes(volume, labels, picture=is_picture(image), slice_axis=axis) for axis in as_axes(slice_axis)]
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
     if isinstance(class_names, str):
         class_names = [name.strip(" '\"") for name in class_names.strip("[]()").split(",")]
-    chosen = choose_slices(planes, slices)
-    figure, axes = plt.subplots(1, len(chosen), figsize=(3.2 * len(chosen), 3.9), squeeze=False)
-    for ax, position in zip(axes[0], chosen):
-        draw_slice(ax, planes, position, styles)
-        ax.set_title(f"slice {planes.numbers[position]}", fontsize=10)
-        if zoom:
-            (top, bottom), (left, right) = foreground_window(planes)
-            ax.set(xlim=(left, right), ylim=(bottom, top))
+    columns = max(len(choose_slices(planes, slices)) for planes in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 3.4 * len(rows) + 0.5), squeeze=False)
+    draw_rows(axes, rows, styles, zoom=zoom)
     figure.suptitle(case_name(image), fontsize=11)
-    last = int(max(a.max() for a in planes.labels.values()))
+    last = int(max(a.max() for a in rows[0].labels.values()))
     names = [class_names[c] if c < len(class_names) else f"class {c}" for c in range(1, last + 1)]
     class_legend(figure, names, styles)
     figure.tight_layout(rect=(0, 0.06, 1, 0.97))
