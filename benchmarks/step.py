@@ -4,9 +4,9 @@
     python benchmarks/step.py table benchmarks/results/step_cpu.json
 
 Each method is the trainer that its YAML files describe, on one batch of 8 labelled and 8 unlabelled slices of the
-phantom, in the precision that ``amp: auto`` means; ``semsim_naive`` is ``naive_step.py``, in float32. Steps of the
-methods take turns, so that whatever else the machine does meets all of them; peak memory is taken in a process of its
-own for each method.
+phantom, or of 4 and 4 patches where a size has three numbers, in the precision that ``amp: auto`` means;
+``semsim_naive`` is ``naive_step.py``, in float32. Steps of the methods take turns, so that whatever else the machine
+does meets all of them; peak memory is taken in a process of its own for each method.
 """
 
 from __future__ import annotations
@@ -36,18 +36,21 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 SETTINGS = {**METHODS, "semsim_naive": []}
 Step = Callable[[], Any]
+#: pixels a side of a slice, or three numbers: voxels of a patch, in 3D
+Size = int | tuple[int, int, int]
 
 
-def _settings(method: str, size: int, data: Path, device: str, **override: Any) -> ConfigParser:
+def _settings(method: str, size: Size, data: Path, device: str, **override: Any) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *SETTINGS[method])])
+    names = ["train", *["volumes"] * (not isinstance(size, int)), *SETTINGS[method]]
+    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
     parser.update(
         {
             "bundle_root": str(BUNDLE),
             "dataset_dir": str(data),
             "output_dir": str(data / "output"),
             "device": device,
-            "spatial_size": size,
+            "spatial_size": size if isinstance(size, int) else list(size),
             "show_progress": False,
             "train#handlers": [],
             **override,
@@ -56,12 +59,17 @@ def _settings(method: str, size: int, data: Path, device: str, **override: Any) 
     return parser
 
 
+def size_name(size: Size) -> str:
+    """``96``, or ``64 x 64 x 32``."""
+    return str(size) if isinstance(size, int) else " x ".join(map(str, size))
+
+
 def make_data(folder: str | Path) -> Path:
     """A phantom just large enough for a batch of either stream."""
     return phantom.generate(Path(folder) / "phantom", seed=0, split={"training": 2, "unlabeled": 4})
 
 
-def build(method: str, size: int, data: Path, device: str, **override: Any) -> Step:
+def build(method: str, size: Size, data: Path, device: str, **override: Any) -> Step:
     """A call that does one training step of ``method``, always on the same batch."""
     keep_freed_memory()  # as train.yaml does
     torch.manual_seed(0)
@@ -160,7 +168,7 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def memory(method: str, size: int, data: str, device: str = "cpu", threads: int = 1, checkpoint: bool = False) -> None:
+def memory(method: str, size: Size, data: str, device: str = "cpu", threads: int = 1, checkpoint: bool = False) -> None:
     """Print the peak memory of two steps above what the process held before, in bytes."""
     torch.set_num_threads(threads)
     step = build(method, size, Path(data), device, **({"fusion_checkpoint": True} if checkpoint else {}))
@@ -196,7 +204,7 @@ def affinity_memory(positions: int, how: str, threads: int = 1) -> None:
 
 def measure(
     output: str,
-    sizes: tuple[int, ...] | int = (96, 224),
+    sizes: tuple[Size, ...] | int = (96, 224),
     methods: tuple[str, ...] | str | None = None,
     repeats: int = 7,
     threads: int | None = None,
@@ -207,7 +215,7 @@ def measure(
 
     Args:
         output: file to write.
-        sizes: image sides in pixels.
+        sizes: image sides in pixels; ``[[64,64,32]]``: voxels of a patch.
         methods: some of the methods; default: all.
         repeats: timed steps of each method and size, after one that is not timed.
         threads: of the CPU; default: torch's.
@@ -217,19 +225,19 @@ def measure(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(s if isinstance(s, int) else tuple(s) for s in sizes)
     methods = (methods,) if isinstance(methods, str) else tuple(methods or SETTINGS)
-    cases = "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices"
+    cases = "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices, or 4 + 4 patches"
     result = provenance("step", device, threads, repeats) | {"cases": cases, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(folder)
         for size in sizes:
             # memory first, while this process holds little of it
             rows: dict[str, dict[str, Any]] = {
-                name: {"peak_bytes": _child("memory", name, size, data, device, threads)} for name in methods
+                name: {"peak_bytes": _child("memory", name, str(size), data, device, threads)} for name in methods
             }
             if "semsim" in rows:
-                again = _child("memory", "semsim", size, data, device, threads, "True")
+                again = _child("memory", "semsim", str(size), data, device, threads, "True")
                 rows["semsim"]["peak_bytes_checkpointed"] = again
             steps = {name: build(name, size, data, device) for name in methods}
             for name, step in steps.items():  # a first step, too
@@ -246,7 +254,7 @@ def measure(
             for name, row in rows.items():
                 row |= {"seconds": spread(times[name])}
                 row["share_of_matmul_rate"] = row["gflop"] / row["seconds"]["median"] / rate
-            result["sizes"][str(size)] = {"matmul_gflops": spread(rates), "methods": rows}
+            result["sizes"][size_name(size)] = {"matmul_gflops": spread(rates), "methods": rows}
     if with_affinity:
         result["affinity"] = {}
         for positions in (784, 3136, 12544):
@@ -265,7 +273,7 @@ def table(path: str) -> None:
     for size, part in result["sizes"].items():
         rows = part["methods"]
         base = rows.get("unimatch")
-        print(f"\n{size} x {size}, {result['device']}, {result['threads']} thread(s), "
+        print(f"\n{size if 'x' in size else f'{size} x {size}'}, {result['device']}, {result['threads']} thread(s), "
               f"{result.get('precision', 'float32')}; "
               f"its matrix product {part['matmul_gflops']['median']:.0f} GFLOP/s\n")  # fmt: skip
         head = ["method", "seconds a step", "range", "x UniMatch", "GFLOP", "share of the matrix product's rate",

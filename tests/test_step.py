@@ -135,6 +135,17 @@ def test_steps_are_measured(tmp_path, capsys):
     assert "| unimatch | " in capsys.readouterr().out
 
 
+def test_steps_in_3d_are_measured(tmp_path, capsys):
+    out = tmp_path / "step.json"
+    step.measure(str(out), [[16, 16, 16]], "labeled_only", repeats=1, threads=1, with_affinity=False)
+    (row,) = json.loads(out.read_text())["sizes"]["16 x 16 x 16"]["methods"].values()
+    voxels = 4 * 16**3
+    assert row["gflop"] > voxels * 2 * 27 * (16 * 16 + 3 * 16 * 16) * 3 / 1e9, (
+        "the convolutions of the first level alone"
+    )
+    assert "\n16 x 16 x 16, cpu, " in capsys.readouterr().out
+
+
 def test_attention_is_counted():
     """What torch's counter leaves out on a CPU: two products forward, five backward."""
     q = torch.rand(1, 2, 16, 8, requires_grad=True)
