@@ -20,10 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 GLOBAL_BATCH = 8
 
 
-def steps(**loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]:
+def steps(dims: int = 2, **loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]:
     """Two epochs of one step each, batch norm frozen, no CutMix, no dropout, in double precision."""
     torch.manual_seed(0)
-    base = SemSimNet(fusion="sfm_light").double()
+    base = SemSimNet(fusion="sfm_light").double() if dims == 2 else SemSimNet(3, fusion="conv").double()
     with torch.no_grad():
         base.backbone.final_conv.weight *= 30  # so that some predictions are sure
     for layer in base.modules():
@@ -31,10 +31,10 @@ def steps(**loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]
             layer.eval()
             layer.train = lambda mode=True, layer=layer: layer
     network = DistributedDataParallel(base)
-    slices = [Slices(12, labeled) for labeled in (True, False)]
+    slices = [Slices(12, labeled, 32 if dims == 2 else 16, dims) for labeled in (True, False)]
     for dataset in slices:
         dataset.images = dataset.images.double()
-        dataset.images[1::2, :, :, ::2] *= 3  # images that differ, as do the shares of what is sure in them
+        dataset.images[1::2, ..., ::2, :] *= 3  # images that differ, as do the shares of what is sure in them
         if dataset.labels is not None:
             dataset.labels[2] = dataset.labels[5] = 1  # classes that few images show
     loader = TwoStreamLoader(*slices, batch_size=GLOBAL_BATCH // dist.get_world_size())
@@ -64,7 +64,8 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     assert of_rank_0(("said by", dist.get_rank())) == ("said by", 0)
-    result = {"gathered": steps(dice="image", gather_prototypes=True), "own": steps()}
+    exact = {"dice": "image", "gather_prototypes": True}
+    result = {"slices": steps(**exact), "volumes": steps(3, regions=1, **exact), "own": steps()}
     if dist.get_rank() == 0:
         torch.save(result, sys.argv[1])
     dist.destroy_process_group()

@@ -31,14 +31,14 @@ def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
 
 
 class Slices(torch.utils.data.Dataset):
-    """Random slices in memory with the interface of a SliceDataset."""
+    """Random slices, or patches, in memory with the interface of a SliceDataset."""
 
     unit = ("slice", "slices")
 
-    def __init__(self, count: int, labeled: bool, size: int = 32) -> None:
+    def __init__(self, count: int, labeled: bool, size: int = 32, dims: int = 2) -> None:
         g = torch.Generator().manual_seed(count)
-        self.images = torch.rand(count, 3, 1, size, size, generator=g)
-        self.labels = (torch.rand(count, 1, size, size, generator=g) * 4).long() if labeled else None
+        self.images = torch.rand(count, 3, 1, *(size,) * dims, generator=g)
+        self.labels = (torch.rand(count, 1, *(size,) * dims, generator=g) * 4).long() if labeled else None
 
     def set_random_state(self, seed=None, state=None):
         return self

@@ -115,10 +115,11 @@ def steps(tmp_path_factory):
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2, 4)}
 
 
+@pytest.mark.parametrize("kind", ["slices", "volumes"])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_losses_and_steps_of_one_process(steps, processes):
+def test_losses_and_steps_of_one_process(steps, processes, kind):
     """Dice by image, prototypes of all: every term and every weight is that of one process with the whole batch."""
-    one, many = steps[1]["gathered"], steps[processes]["gathered"]
+    one, many = steps[1][kind], steps[processes][kind]
     assert len(one["losses"]) == 2 and 0.05 < one["losses"][0]["mask_u"] < 0.95
     for expected, found in zip(one["losses"], many["losses"]):
         assert found == pytest.approx(expected, rel=1e-9)
