@@ -61,6 +61,7 @@ def make(
     loss=None,
     sure=0.0,
     use_unlabeled=True,
+    stages=None,
     batch_size=4,
     handlers=(),
     teacher=None,
@@ -70,7 +71,8 @@ def make(
     torch.manual_seed(0)
     network = SemSimNet(fusion=fusion)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=batch_size, use_unlabeled=use_unlabeled)
+    loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=batch_size, use_unlabeled=use_unlabeled,
+                             stages=stages)  # fmt: skip
     trainer = SemSimTrainer(
         device="cpu",
         max_epochs=epochs,

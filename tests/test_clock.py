@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import flat, make, same, workflow
 from ignite.engine import Engine, Events
-from scripts.dataio.sizes import SizeSchedule
+from scripts.dataio.sizes import Stage, Stages
 from scripts.errors import InputError, find_input_error
 from scripts.training import clock as clock_module
 from scripts.training.budget import Length, affordable, bought, check_one_length
@@ -88,7 +88,7 @@ def train(phantom, output, *, stop=None, wait=lambda: None, **given):
     """The checkpoint that a training of SemSim- at 32 x 32 leaves, and its settings; with a moving average."""
     flow = workflow(
         "train", "train", "semsim_minus", dataset_dir=str(phantom), output_dir=str(output), spatial_size=32,
-        batch_size=4, ema_decay=0.9, weak_batch_norm="training", unlabeled_warmup=0.5, show_progress=False, **given,
+        batch_size=4, ema_decay=0.9, weak_batch_norm="training", unlabeled_start=0.5, show_progress=False, **given,
     )  # fmt: skip
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
@@ -174,19 +174,19 @@ def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path,
     schedule, rates = PolynomialLR(optimizer, total_iters=planned.steps, power=0.9), []
     (tmp_path / "training.json").write_text(json.dumps({"epochs": planned.epochs, "seed": 7}))
 
-    sizes = SizeSchedule(224, [[128, 0.6]]) if early else None
-    if sizes:
-        clock.step_seconds = {(128, 128): early, (224, 224): (1 - 0.6 * early) / 0.4}
+    stages = Stages(224, [[128, 0.6]]) if early else None
+    if stages:
+        clock.step_seconds = {Stage((128, 128), True): early, Stage((224, 224), True): (1 - 0.6 * early) / 0.4}
 
     def step(engine, *_):
-        size = sizes.size(engine.state.epoch, engine.state.max_epochs) if sizes else None
-        time.wait(pace(time.seconds) * clock.step_seconds.get(size, 1.0))
+        stage = stages.stage(engine.state.epoch, engine.state.max_epochs) if stages else None
+        time.wait(pace(time.seconds) * clock.step_seconds.get(stage, 1.0))
         optimizer.step()
         schedule.step()
         rates.append(optimizer.param_groups[0]["lr"])
 
     engine = Engine(step)
-    KeepTime(clock, schedule, tmp_path, sizes).attach(engine)
+    KeepTime(clock, schedule, tmp_path, stages).attach(engine)
 
     def between(engine):
         validated = engine.state.epoch % planned.val_interval == 0 or engine.state.epoch == engine.state.max_epochs

@@ -93,6 +93,14 @@ def test_log_of_other_columns_is_kept(tmp_path):
     assert len(kept) == 1 and kept[0].read_text().split() == ["epoch,a", "1,1", "2,2"]
 
 
+def test_columns_that_come_later_are_empty_before(tmp_path):
+    """Unlabelled slices take part from an epoch on; one that is done again is without them again."""
+    for epoch, more in ((1, {}), (2, {"b": 20}), (3, {"b": 30}), (2, {}), (3, {"b": 31})):
+        append_row(tmp_path / "log.csv", {"epoch": epoch, "a": epoch, **more})
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,a,b", "1,1,", "2,2,", "3,3,31"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_an_epoch_done_again_has_one_row(tmp_path):
     """A process died after writing its row and before its checkpoint; the next one does that epoch again."""
     for epoch, a in ((1, 10), (2, 20), (3, 30), (2, 21), (3, 31)):

@@ -32,7 +32,7 @@ def weights(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("weights")
     data = phantom.generate(folder / "phantom", seed=5, split={"training": 40})  # of 16, it missed patients
     flow = workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
-                    steps_per_epoch=200, spatial_size=64, learning_rate=0.03, show_progress=False)  # fmt: skip
+                    steps_per_epoch=200, spatial_size=64, learning_rate=0.003, show_progress=False)  # fmt: skip
     flow.initialize()
     flow.run()
     return str(folder / "run" / "model_last.pt")
@@ -232,7 +232,7 @@ def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
 def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     """A training with ``keep_largest`` predicts and scores so without being told again; the option still decides."""
     run, out = tmp_path / "run", tmp_path / "out"
-    common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.03}
+    common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.003}
     flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True)
     flow.initialize()
     flow.run()

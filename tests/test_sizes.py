@@ -10,7 +10,7 @@ import torch
 from helpers import workflow
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from scripts.dataio.sizes import SizeSchedule
+from scripts.dataio.sizes import Stage, Stages
 from scripts.errors import InputError, find_input_error
 
 
@@ -27,23 +27,41 @@ from scripts.errors import InputError, find_input_error
     ],
 )
 def test_every_epoch_has_its_size_and_the_last_that_of_prediction(spatial_size, early, epochs, expected):
-    schedule = SizeSchedule(spatial_size, early)
-    assert [schedule.size(e, epochs) for e in range(1, epochs + 1)] == [(n, n) for n in expected]
-    assert sum(share for _, share in schedule.stages) == pytest.approx(1)
+    stages = Stages(spatial_size, early)
+    assert [stages.stage(e, epochs) for e in range(1, epochs + 1)] == [((n, n), True) for n in expected]
+    assert sum(stages.shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "early, start, expected",
+    [
+        ([[128, 0.6]], 0.3, {(128, False): 0.3, (128, True): 0.3, (224, True): 0.4}),
+        ([[128, 0.6]], 0.8, {(128, False): 0.6, (224, False): 0.2, (224, True): 0.2}),
+        ([[128, 0.5]], 0.5, {(128, False): 0.5, (224, True): 0.5}),
+        ([], 0.25, {(224, False): 0.25, (224, True): 0.75}),
+    ],
+)
+def test_labelled_slices_alone_come_first_whatever_their_size(early, start, expected):
+    stages = Stages(224, early, start)
+    assert {(s.size[0], s.unlabeled): share for s, share in stages.shares.items()} == pytest.approx(expected)
+    epochs = [stages.stage(e, 20) for e in range(1, 21)]
+    assert {(s.size[0], s.unlabeled): epochs.count(s) / 20 for s in epochs} == pytest.approx(expected)
+    assert stages.last == Stage((224, 224), True)
 
 
 def test_proportions_are_kept():
-    assert SizeSchedule([160, 320], [[160, 0.5]]).stages[0] == ((80, 160), 0.5)
-    assert SizeSchedule([64, 512], [[100, 0.5]]).stages[0] == ((16, 96), 0.5), "multiples of 16"
+    assert Stages([160, 320], [[160, 0.5]]).shares[Stage((80, 160), True)] == 0.5
+    assert Stages([64, 512], [[100, 0.5]]).shares[Stage((16, 96), True)] == 0.5, "multiples of 16"
 
 
 @pytest.mark.parametrize("early", [[[128, 1.0]], [[128, 0]], [[8, 0.5]], [[128, 0.6], [160, 0.4]], [128, 0.6], "128"])
 def test_what_is_no_schedule_is_refused(early):
     with pytest.raises(InputError, match=r"early_sizes: expected pairs .* \[\[128, 0.6\]\]; received"):
-        SizeSchedule(224, early)
+        Stages(224, early)
 
 
-SETTINGS = {"spatial_size": 64, "early_sizes": [[32, 0.5]], "batch_size": 4, "show_progress": False}
+SETTINGS = {"spatial_size": 64, "early_sizes": [[32, 0.5]], "unlabeled_start": 0.25, "batch_size": 4,
+            "show_progress": False}  # fmt: skip
 
 
 def run(phantom, output, *names, stop=None, **given):

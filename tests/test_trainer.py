@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import make
 from ignite.engine import Events
+from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
 from scripts.method.augmentation import RandCutMix
 from scripts.training.checkpoints import ResumeCheckpoint, ResumeFrom
@@ -121,21 +122,19 @@ def test_a_moving_average_makes_the_pseudo_labels():
         make(teacher={"ema_decay": 1})
 
 
-def test_the_unlabelled_terms_warm_up():
-    trainer, _, _ = make(unlabeled_warmup=0.5, epochs=4)  # 8 steps, 4 of them warm up
-    weights = []
-
-    def note(engine):
-        s = engine.state.scalars
-        rest = 0.5 * s["loss_u"] + 0.25 * (s["loss_intra"] + s["loss_cross"])
-        weights.append((2 * s["loss"] - s["loss_s"]) / rest)
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+def test_unlabelled_slices_take_part_from_their_start_on():
+    """Labelled slices alone at first: no term but L_s, whose mean is all of the loss."""
+    trainer, _, _ = make(stages=Stages(32, unlabeled_start=0.5), epochs=4)
+    terms = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda engine: terms.append({k: v for k, v in engine.state.scalars.items() if k.startswith("loss")}),
+    )
     trainer.run()
-    rising = [math.exp(-5 * (1 - k / 4) ** 2) for k in range(1, 5)]
-    assert weights == pytest.approx(rising + [1.0] * 4, abs=1e-5)
-    with pytest.raises(ValueError, match="expected 0 to 1, received 2"):
-        make(unlabeled_warmup=2)
+    assert [len(t) for t in terms] == 4 * [2] + 4 * [5], "loss and L_s in two epochs of two steps, then all terms"
+    assert all(t["loss"] == pytest.approx(0.5 * t["loss_s"]) for t in terms[:4])
+    with pytest.raises(InputError, match=r"unlabeled_start: expected a fraction of the training, .* received 1"):
+        Stages(32, unlabeled_start=1)
 
 
 def test_boxes_of_labelled_images_bring_their_labels():
@@ -230,7 +229,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
         "semsim": {"teacher": {"batch_norm": "exclusive"}},
         "moving average": {
             "teacher": {"ema_decay": 0.9},
-            "unlabeled_warmup": 0.5,
+            "stages": Stages(32, unlabeled_start=0.5),
             "cutmix": RandCutMix(prob=1.0, labeled_share=0.5),
         },
         "fixmatch": {"fusion": "none", "loss": {"lambda_intra": 0.0, "lambda_cross": 0.0, "perturb": ()}},

@@ -20,7 +20,7 @@ from PIL import Image
 from scripts.dataio.loaders import SliceDataset, TwoStreamLoader
 from scripts.dataio.patches import PatchDataset
 from scripts.dataio.readers import LoadFilesd
-from scripts.dataio.sizes import SizeSchedule, patch_size
+from scripts.dataio.sizes import Stages, patch_size
 from scripts.dataio.transforms import AsVolumed
 from scripts.dataio.volume_grid import VolumeGridd, voxel_spacing
 from scripts.errors import InputError, find_input_error
@@ -166,7 +166,7 @@ def test_other_nonsense_is_refused(tmp_path):
     with pytest.raises(InputError, match="three multiples of 16"):
         label_inferer(3, [64, 64, 30], 16)
     with pytest.raises(InputError, match=r"early_sizes: are of slices; in 3D expected \[\]"):
-        SizeSchedule(32, [[16, 0.5]], spatial_dims=3)
+        Stages(32, [[16, 0.5]], spatial_dims=3)
     with pytest.raises(InputError, match="overlap"):
         label_inferer(3, 16, 16, overlap=1.0)
     assert isinstance(label_inferer(2, 32, 16), SliceLabelInferer)
@@ -237,8 +237,8 @@ def test_an_epoch_of_patches_follows_from_seed_and_epoch_alone(ct, workers):
             )
             for name in ("training", "unlabeled")
         ]  # fmt: skip
-        sizes = SizeSchedule(16, spatial_dims=3)
-        return TwoStreamLoader(*streams, batch_size=2, seed=seed, num_workers=workers, sizes=sizes)
+        stages = Stages(16, spatial_dims=3)
+        return TwoStreamLoader(*streams, batch_size=2, seed=seed, num_workers=workers, stages=stages)
 
     def epoch(streams, number):
         streams.set_epoch(number, 5)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..distributed import rank_and_size
 from ..errors import InputError, find_input_error, raise_all
 from .files import case_name, image_files
-from .sizes import SizeSchedule
+from .sizes import Stage, Stages
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class TwoStreamLoader:
         pin_memory: bool = False,
         steps: int | None = None,
         fill: bool = False,
-        sizes: SizeSchedule | None = None,
+        stages: Stages | None = None,
     ) -> None:
         """
         Args:
@@ -270,7 +270,8 @@ class TwoStreamLoader:
             pin_memory: whether batches are put into page-locked memory, for training on a GPU.
             steps: steps of an epoch, where it is not to be one pass; slices repeat as often as that takes.
             fill: whether slices repeat within a batch where there are fewer.
-            sizes: of the slices in the course of the training; default: as the datasets give them.
+            stages: of the training: the size of the slices, and whether unlabelled ones take part; default: one stage,
+                slices as the datasets give them.
 
         Raises:
             InputError: no labelled slice, or without ``steps`` and ``fill`` fewer slices than a batch.
@@ -280,7 +281,7 @@ class TwoStreamLoader:
                 "The datalist has no labelled case: expected at least one item with image and label in `training`, "
                 "received none; label one and add it."
             )
-        self.sizes = sizes
+        self.stages, self.alone = stages, False
         self.supervised = len(unlabeled) == 0
         self.use_unlabeled = use_unlabeled and not self.supervised
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
@@ -328,14 +329,15 @@ class TwoStreamLoader:
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Set the epoch (from 1) that the next pass belongs to, of how many; ``None``: as the last, in full size."""
         self.epoch = epoch
-        if self.sizes is not None:
-            self.set_size(self.sizes.size(epoch, epochs) if epochs else self.sizes.last)
+        if self.stages is not None:
+            self.set_stage(self.stages.stage(epoch, epochs) if epochs else self.stages.last)
 
-    def set_size(self, size: tuple[int, ...]) -> None:
-        """Set the pixels ``(H, W)`` of the slices of the next pass."""
+    def set_stage(self, stage: Stage) -> None:
+        """Set the size of the slices of the next pass, and whether unlabelled ones take part in it."""
+        self.alone = not stage.unlabeled
         for loader in (self.labeled, self.unlabeled):
             if loader is not None:
-                cast(SliceDataset, loader.dataset).size = size
+                cast(SliceDataset, loader.dataset).size = stage.size
 
     def _start(self, loader: DataLoader, stream: int) -> Iterator[dict[str, Any]]:
         rank, _ = rank_and_size()
@@ -348,7 +350,7 @@ class TwoStreamLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         labeled = self._start(self.labeled, 0)
-        if self.unlabeled is None:
+        if self.unlabeled is None or self.alone:
             for batch_l in labeled:
                 yield {"labeled": batch_l}
         else:

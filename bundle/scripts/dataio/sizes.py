@@ -1,8 +1,10 @@
-"""Sizes of the slices during a training: smaller ones first, which cost less, then the size of prediction."""
+"""Stages of a training: smaller slices and labelled ones alone first, which cost less, then the size of prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 from monai.utils import ensure_tuple_rep
 
@@ -43,17 +45,25 @@ def patch_size(spatial_size: Sequence[int] | int) -> Size:
     return size
 
 
-class SizeSchedule:
-    """Which size the slices of an epoch have.
+class Stage(NamedTuple):
+    """A part of the training: the size of its slices or patches, and whether unlabelled ones take part."""
+
+    size: Size
+    unlabeled: bool
+
+
+class Stages:
+    """What the epochs of a training consist of: smaller slices first, and labelled ones alone.
 
     Attributes:
-        stages: pairs of a size ``(H, W)`` and its fraction of the training, in their order; the fractions sum to 1.
+        shares: the stages in their order, with their fractions of the training, which sum to 1.
     """
 
     def __init__(
         self,
         spatial_size: Sequence[int] | int,
         early_sizes: Sequence[Sequence[float]] = (),
+        unlabeled_start: float = 0.0,
         *,
         spatial_dims: int = 2,
     ) -> None:
@@ -62,44 +72,62 @@ class SizeSchedule:
             spatial_size: ``(H, W)`` in pixels, or one number for both: the size of the last stage and of prediction.
             early_sizes: pairs of pixels of the longer side and fraction of the training, in (0, 1), in their order.
                 The other side is in proportion. Sizes that are not below ``spatial_size`` are left out.
+            unlabeled_start: fraction of the training, in [0, 1), before unlabelled slices take part.
             spatial_dims: 3 for patches, which have one size throughout.
 
         Raises:
-            InputError: no such pairs, or fractions that leave nothing for the last stage; any in 3D.
+            InputError: no such pairs, or fractions that leave nothing for the last stage; sizes in 3D.
         """
-        if check_dims(spatial_dims) == 3:
-            if early_sizes:
-                raise InputError(f"early_sizes: are of slices; in 3D expected [], received {early_sizes!r}.")
-            self.stages: tuple[tuple[Size, float], ...] = ((patch_size(spatial_size), 1.0),)
-            return
-        last: Size = ensure_tuple_rep(spatial_size, 2)  # type: ignore[assignment]
-        try:
-            early = [(int(pixels), float(share)) for pixels, share in early_sizes or ()]
-        except (TypeError, ValueError):
-            early = [(0, 0.0)]
-        if any(pixels < MULTIPLE or not 0 < share < 1 for pixels, share in early) or sum(s for _, s in early) >= 1:
+        if not isinstance(unlabeled_start, (int, float)) or not 0 <= unlabeled_start < 1:
             raise InputError(
-                f"early_sizes: expected pairs of a size ({MULTIPLE} pixels or more) and a fraction of the training, "
-                f"with fractions that sum to less than 1, such as [[128, 0.6]]; received {early_sizes!r}."
+                f"unlabeled_start: expected a fraction of the training, 0 or more and less than 1, received "
+                f"{unlabeled_start!r}."
             )
-        stages: list[tuple[Size, float]] = []
-        for pixels, share in early:
-            factor = pixels / max(last)
-            if factor < 1:
-                h, w = (max(MULTIPLE, MULTIPLE * round(n * factor / MULTIPLE)) for n in last)
-                stages.append(((h, w), share))
-        self.stages = (*stages, (last, 1 - sum(share for _, share in stages)))
+        sizes = _sizes(spatial_size, early_sizes, spatial_dims)
+        ends = [sum(share for _, share in sizes[: k + 1]) for k in range(len(sizes) - 1)] + [1.0]
+        cuts = sorted({0.0, *ends, float(unlabeled_start)})
+        self.shares: dict[Stage, float] = {}
+        for begin, end in pairwise(cuts):
+            size = next(size for (size, _), until in zip(sizes, ends) if begin < until)
+            self.shares[Stage(size, begin >= unlabeled_start)] = end - begin
 
     @property
-    def last(self) -> Size:
-        """The size of prediction."""
-        return self.stages[-1][0]
+    def last(self) -> Stage:
+        """The stage of the last epoch, with the size of prediction."""
+        return list(self.shares)[-1]
 
-    def size(self, epoch: int, epochs: int) -> Size:
-        """The size in an epoch, from 1, of a training of so many; that of the last epoch is that of prediction."""
+    def stage(self, epoch: int, epochs: int) -> Stage:
+        """That of an epoch, from 1, of a training of so many."""
         end = 0.0
-        for size, share in self.stages:
+        for stage, share in self.shares.items():
             end += share
             if (epoch - 0.5) / epochs < end and epoch < epochs:
-                return size
+                return stage
         return self.last
+
+
+def _sizes(
+    spatial_size: Sequence[int] | int, early_sizes: Sequence[Sequence[float]], spatial_dims: int
+) -> list[tuple[Size, float]]:
+    """Sizes and their fractions of the training, in their order."""
+    if check_dims(spatial_dims) == 3:
+        if early_sizes:
+            raise InputError(f"early_sizes: are of slices; in 3D expected [], received {early_sizes!r}.")
+        return [(patch_size(spatial_size), 1.0)]
+    last: Size = ensure_tuple_rep(spatial_size, 2)  # type: ignore[assignment]
+    try:
+        early = [(int(pixels), float(share)) for pixels, share in early_sizes or ()]
+    except (TypeError, ValueError):
+        early = [(0, 0.0)]
+    if any(pixels < MULTIPLE or not 0 < share < 1 for pixels, share in early) or sum(s for _, s in early) >= 1:
+        raise InputError(
+            f"early_sizes: expected pairs of a size ({MULTIPLE} pixels or more) and a fraction of the training, "
+            f"with fractions that sum to less than 1, such as [[128, 0.6]]; received {early_sizes!r}."
+        )
+    stages: list[tuple[Size, float]] = []
+    for pixels, share in early:
+        factor = pixels / max(last)
+        if factor < 1:
+            h, w = (max(MULTIPLE, MULTIPLE * round(n * factor / MULTIPLE)) for n in last)
+            stages.append(((h, w), share))
+    return [*stages, (last, 1 - sum(share for _, share in stages))]

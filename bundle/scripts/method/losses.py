@@ -194,7 +194,6 @@ class SemSimLoss(nn.Module):
         label: Tensor,
         weak: Output | None = None,
         mixes: Mapping[str, CutMix] | None = None,
-        unlabeled_weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -202,7 +201,6 @@ class SemSimLoss(nn.Module):
             label: class indices of the labelled images, ``(B, 1, *spatial)``.
             weak: logits and features of ``weak``, without gradient; ``None`` trains on labels alone.
             mixes: CutMix of each view that has one; pseudo-labels are pasted with the same boxes.
-            unlabeled_weight: factor of every term but L_s, for a warm-up.
 
         Returns:
             scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
@@ -221,13 +219,13 @@ class SemSimLoss(nn.Module):
             shares["pseudo"] = targets["u"].pseudo
             if self.lambda_u > 0:
                 terms.update(self._consistency(student, targets["u"], label, mixes))
-                total = total + unlabeled_weight * self.lambda_u * terms["loss_u"]
+                total = total + self.lambda_u * terms["loss_u"]
             if self.lambda_intra > 0:
                 terms.update(self._intra(student, targets["intra"], label, mixes))
-                total = total + unlabeled_weight * self.lambda_intra * terms["loss_intra"]
+                total = total + self.lambda_intra * terms["loss_intra"]
             if prototypes is not None:
                 terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
-                total = total + unlabeled_weight * self.lambda_cross * terms["loss_cross"]
+                total = total + self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
             values = values[values >= 0] if self.ignore else values
             counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)

@@ -17,7 +17,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, Workflow
 from torch.optim.lr_scheduler import PolynomialLR
 
-from ..dataio.sizes import SizeSchedule
+from ..dataio.sizes import Stage, Stages
 from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
 from .budget import RESERVE, Length, age, bought, duration
@@ -50,7 +50,7 @@ class Clock:
     Attributes:
         length: what the minutes buy; ``None`` in a training by epochs.
         validation_seconds: of a validation, as measured.
-        step_seconds: of a step at each size of slices that the training goes through, as measured.
+        step_seconds: of a step in each stage of the training, as measured.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Clock:
         self.minutes = minutes or 0.0
         self.length: Length | None = None
         self.validation_seconds = 0.0
-        self.step_seconds: dict[tuple[int, ...], float] = {}
+        self.step_seconds: dict[Stage, float] = {}
         self._steps_per_epoch, self._val_interval = steps_per_epoch, val_interval
         if minutes is None:
             return
@@ -116,7 +116,7 @@ class Clock:
             return {}
         spent = {
             "validation_seconds": self.validation_seconds, "seconds": self.elapsed(), "minutes": self.minutes,
-            "step_seconds": self.step_seconds,
+            "step_seconds": {tuple(stage): seconds for stage, seconds in self.step_seconds.items()},
         }  # fmt: skip
         return {**asdict(self.length), **spent}
 
@@ -129,7 +129,7 @@ class Clock:
             )
         self._earlier += state.pop("seconds")
         self.validation_seconds = state.pop("validation_seconds")
-        self.step_seconds = state.pop("step_seconds", {})
+        self.step_seconds = {Stage(*stage): seconds for stage, seconds in state.pop("step_seconds", {}).items()}
         longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
         length = Length(**state)
         self.length = length = replace(length, epochs=int(longer * length.epochs))
@@ -173,19 +173,19 @@ class KeepTime:
     """
 
     def __init__(
-        self, clock: Clock, lr_scheduler: PolynomialLR, output_dir: str | os.PathLike, sizes: SizeSchedule | None = None
+        self, clock: Clock, lr_scheduler: PolynomialLR, output_dir: str | os.PathLike, stages: Stages | None = None
     ) -> None:
         """
         Args:
             clock: of the training.
             lr_scheduler: stepped at every step.
             output_dir: where ``training.json`` notes the number of epochs.
-            sizes: of the slices in the course of the training; default: always the same.
+            stages: of the training; default: one.
         """
-        self.sizes = sizes
+        self.stages = stages
         self.clock, self.lr_scheduler, self.path = clock, lr_scheduler, Path(output_dir) / SETTINGS_FILE
         self.begun = self.completed = 0.0
-        #: seconds of the steps of each epoch of this process, were its slices of average cost
+        #: seconds of the steps of each epoch of this process, were its stage of average cost
         self.seconds: list[float] = []
         #: seconds between two epochs, without and with a validation
         self.between = {False: 0.0, True: clock.validation_seconds}
@@ -224,12 +224,12 @@ class KeepTime:
             self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "epochs": epochs}, indent=2) + "\n")
 
     def _cost(self, epoch: int, epochs: int) -> float:
-        """What an epoch of a training of so many costs by the size of its slices; 1 on average."""
+        """What an epoch of a training of so many costs by its stage; 1 on average."""
         seconds = self.clock.step_seconds
-        if self.sizes is None or not seconds:
+        if self.stages is None or not set(self.stages.shares) <= set(seconds):
             return 1.0
-        size = self.sizes.size(epoch, epochs)
-        return seconds[size] / sum(share * seconds[size] for size, share in self.sizes.stages)
+        mean = sum(share * seconds[stage] for stage, share in self.stages.shares.items())
+        return seconds[self.stages.stage(epoch, epochs)] / mean
 
     def _epochs(self, epoch: int, length: Length) -> int:
         """How many epochs there should be, at the end of one."""

@@ -15,6 +15,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 
 from ..dataio.loaders import TwoStreamLoader
+from ..dataio.sizes import Stage
 from ..distributed import of_rank_0
 from ..errors import InputError
 from .budget import RESERVE, Length, affordable, age, bought, duration
@@ -71,8 +72,8 @@ class Plan:
         self.loader = cast(TwoStreamLoader, self.trainer.data_loader)
         self.device: torch.device = self.trainer.state.device  # type: ignore[assignment]
         self.steps, self.max_seconds, self.plan_file = steps, max_seconds, plan_file
-        #: seconds of a step at each size of slices that a training goes through, once they are measured
-        self.step_seconds: dict[tuple[int, ...], float] = {}
+        #: seconds of a step in each stage of the training, once they are measured
+        self.step_seconds: dict[Stage, float] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure, log a summary and return the figures: times in seconds, memory in bytes.
@@ -154,14 +155,14 @@ class Plan:
             }  # fmt: skip
         return offers
 
-    def _batches(self, size: tuple[int, ...] | None = None) -> Iterator[Batch]:
-        """Batches as training draws them, epoch after epoch, of slices of a size; by default of the last stage's."""
+    def _batches(self, stage: Stage | None = None) -> Iterator[Batch]:
+        """Batches as training draws them, epoch after epoch, in a stage; by default in the last."""
         epoch = 0
         while True:
             epoch += 1
             self.loader.set_epoch(epoch)
-            if size is not None:
-                self.loader.set_size(size)
+            if stage is not None:
+                self.loader.set_stage(stage)
             yield from self.loader
 
     @staticmethod
@@ -190,17 +191,17 @@ class Plan:
         return Line(points)
 
     def _average(self, batch_size: int) -> tuple[float, float]:
-        """Seconds of a step with its loading, and of the loading: the mean over the training's sizes of slices."""
-        schedule = self.loader.sizes
-        stages = schedule.stages if schedule else ((None, 1.0),)
+        """Seconds of a step with its loading, and of the loading: the mean over the training's stages."""
+        stages = self.loader.stages
+        shares: Mapping[Stage | None, float] = stages.shares if stages else {None: 1.0}  # type: ignore[assignment]
         means = [0.0, 0.0]
-        for size, share in stages:
+        for stage, share in shares.items():
             measured = self._time(
-                (self._part(b, batch_size) for b in self._batches(size)), self.max_seconds / len(stages)
+                (self._part(b, batch_size) for b in self._batches(stage)), self.max_seconds / len(shares)
             )
             means = [mean + share * seconds for mean, seconds in zip(means, measured)]
-            if size is not None:
-                self.step_seconds[size] = of_rank_0(measured[0])
+            if stage is not None:
+                self.step_seconds[stage] = of_rank_0(measured[0])
         return means[0], means[1]
 
     def _time(self, batches: Iterator[Batch], max_seconds: float) -> tuple[float, float]:

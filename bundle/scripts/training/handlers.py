@@ -29,23 +29,23 @@ logger = logging.getLogger("semsim")
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     """Append the row of an epoch to a CSV file, header first.
 
-    Rows of this and later epochs, left by a process that died before its checkpoint, are replaced. A file with other
-    columns is kept under another name.
+    Rows of this and later epochs, left by a process that died before its checkpoint, are replaced. Columns that come
+    later are empty in the rows before; a file with columns that the row lacks is kept under another name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    earlier: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            earlier = list(reader)
-        if list(reader.fieldnames or []) != list(row):
+            kept = [
+                r for r in csv.DictReader(file) if None not in r.values() and int(r.get("epoch") or 0) < row["epoch"]
+            ]
+        if any(value and name not in row for r in kept for name, value in r.items()):
             path.replace(path.with_name(f"{path.stem}_{time.strftime('%Y%m%d_%H%M%S')}{path.suffix}"))
-            earlier = []
-    kept = [r for r in earlier if None not in r.values() and int(r["epoch"]) < row["epoch"]]
+            kept = []
     part = path.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(row), extrasaction="ignore")
         writer.writeheader()
         writer.writerows([*kept, row])
     part.replace(path)
@@ -76,7 +76,8 @@ class TrainingLog:
         self.path = Path(output_dir) / "training_log.csv"
         self.optimizer, self.class_names = optimizer, list(class_names)
         self.sums: dict[str, float] = {}
-        self.count, self.started = 0, 0.0
+        self.counts: dict[str, int] = {}
+        self.started = 0.0
         self.shown: set[str] = set()
         self.warned: set[str] = set()
 
@@ -87,15 +88,15 @@ class TrainingLog:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _reset(self) -> None:
-        self.sums, self.count, self.started = {}, 0, time.perf_counter()
+        self.sums, self.counts, self.started = {}, {}, time.perf_counter()
 
     def _add(self, engine: Workflow) -> None:
-        self.count += 1
         for name, value in engine.state.scalars.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def _write(self, engine: Workflow) -> None:
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
         row = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,

@@ -161,7 +161,6 @@ class SemSimTrainer(SupervisedTrainer):
         *,
         cutmix: RandCutMix | None = None,
         teacher: Teacher | None = None,
-        unlabeled_warmup: float = 0.0,
         non_blocking: bool = False,
         inferer: Inferer | None = None,
         postprocessing: Transform | None = None,
@@ -181,21 +180,14 @@ class SemSimTrainer(SupervisedTrainer):
             loss_function: the terms; it also says which streams are computed.
             cutmix: draws the boxes; ``None`` for no CutMix.
             teacher: predicts the weak view; ``None``: the student itself in evaluation mode.
-            unlabeled_warmup: fraction of the training over which the unlabelled terms rise from zero to their weights,
-                as exp(-5 (1 - t)^2); 0: none (paper).
             inferer: calls the network on the student's streams; it has to pass a mapping through.
             amp: mixed precision: ``auto``, true or false; see :func:`~scripts.precision.precision`.
             non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers, decollate: as in MONAI's
             ``SupervisedTrainer``.
 
         Raises:
-            ValueError: ``unlabeled_warmup`` out of [0, 1].
             InputError: similarity terms with a network that has no fusion, unknown ``amp``.
         """
-        if not 0 <= unlabeled_warmup <= 1:
-            raise ValueError(
-                f"unlabeled_warmup is a fraction of the training: expected 0 to 1, received {unlabeled_warmup}."
-            )
         self.precision = precision(amp, device)
         super().__init__(
             device=device,
@@ -213,7 +205,7 @@ class SemSimTrainer(SupervisedTrainer):
             amp=self.precision.scaled,  # MONAI: whether there is a scaler
             decollate=decollate,
         )
-        self.cutmix, self.unlabeled_warmup = cutmix, unlabeled_warmup
+        self.cutmix = cutmix
         network.train()
         self.teacher = teacher or Teacher(network)
         if loss_function.student_streams().fuse and getattr(self.teacher.network, "fusion", None) is None:
@@ -249,7 +241,7 @@ class SemSimTrainer(SupervisedTrainer):
         student, weak, mixes = self._forward(labeled["image"], unlabeled)
         engine.state.output[Keys.PRED] = student.logits["labeled"]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        scalars = self.loss_function(student, labeled["label"], weak, mixes, self._unlabeled_weight())  # in float32
+        scalars = self.loss_function(student, labeled["label"], weak, mixes)  # in float32
         loss = scalars[Keys.LOSS]
         engine.state.output[Keys.LOSS] = loss
         engine.state.views = StepViews(labeled["image"], labeled["label"], student, unlabeled, weak, mixes)
@@ -273,11 +265,6 @@ class SemSimTrainer(SupervisedTrainer):
         engine.state.scalars = values
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
-
-    def _unlabeled_weight(self) -> float:
-        """Weight of the unlabelled terms at this step, in (0, 1]."""
-        length = self.unlabeled_warmup * self.state.max_epochs * self.state.epoch_length
-        return math.exp(-5 * (1 - self.state.iteration / length) ** 2) if self.state.iteration < length else 1.0
 
     def _forward(
         self, image_l: Tensor, unlabeled: Mapping[str, Tensor] | None
