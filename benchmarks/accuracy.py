@@ -106,7 +106,7 @@ def train(
     cases: int = 3,
     seed: int = 0,
     spatial_size: int | Sequence[int] = 224,
-    iterations: int = 5000,
+    iterations: int = 3000,
     change: str = "",
     work: str = "",
     results: str = "",

@@ -19,7 +19,7 @@ import accuracy
 import common
 import comparison
 
-SIZES = {"spatial_size": 224, "iterations": 5000}  # where a plan does not say
+SIZES = {"spatial_size": 224, "iterations": 3000}  # where a plan does not say
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 
 
@@ -177,7 +177,7 @@ def test_changes_are_keys_of_the_configuration():
 
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(ROOT / "benchmarks" / "configs" / "accuracy.yaml")])
-    parser["iterations"] = 5000
+    parser["iterations"] = 3000
     for name, settings in accuracy.changes().items():
         for key, value in settings.items():
             assert key.replace("#", "::") in parser and parser[key] != value, f"{name}: {key}"
