@@ -344,9 +344,8 @@ def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
     runner(isotropic, work, given={"modality": "ct", "force_2d": True}, train=False, ensemble=False).run()
     run = runner(isotropic, work, given={"modality": "ct"}, analyze=False, algo_gen=True)
     run.set_num_fold(1)
-    run.set_training_params(
-        {**QUICK, "batch_size": 2, "spatial_size": 32, "patches": 2, "features": [4, 4, 8, 8, 8, 4]}
-    )
+    quick = {**QUICK, "batch_size": 2, "steps_per_epoch": 2, "spatial_size": 32, "features": [4, 4, 8, 8, 8, 4]}
+    run.set_training_params(quick)
     run.set_ensemble_method("AlgoEnsembleBestN", n_best=2)
     run.run()
     for fold, dims in ((0, 3), (1, 2)):
@@ -367,9 +366,20 @@ def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
     assert all(torch.allclose(x.sum(dim=0), torch.ones(image.shape), atol=1e-4) for x in p)
     assert (found == torch.stack([x.as_tensor() for x in p]).mean(dim=0).argmax(dim=0).numpy()).mean() > 0.999
 
-    # more epochs go on where it stopped
-    train(work / "semsim_0", "--epochs=3", "--batch_size=2", "--spatial_size=32", "--patches=2", "--val_interval=1",
-          "--features=4,4,8,8,8,4")  # fmt: skip
+    # stored mirrored and turned it is predicted alike, voxel by voxel
+    axes = np.array([[1, -1], [2, 1], [0, -1]])
+    nib.save(image.as_reoriented(axes), tmp_path / "other.nii.gz")
+    other = inferer(work / "semsim_0").infer(str(tmp_path / "other.nii.gz")).numpy()
+    turned = np.stack([nib.orientations.apply_orientation(x, axes) for x in p[0].numpy()])
+    np.testing.assert_allclose(other, turned, rtol=0, atol=1e-5)
+    assert turned.std(axis=(1, 2, 3)).min() > 1e-4, "otherwise it says nothing"
+
+    # as a bundle it goes on where it stopped
+    files = "['configs/train.yaml','configs/volumes.yaml','configs/hyper_parameters.yaml']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--bundle_root", "."]
+    command += [part for key, value in {**quick, "epochs": 3}.items() for part in (f"--{key}", str(value))]
+    result = warm.run(command, cwd=work / "semsim_0", env=ENV, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
     log = list(csv.DictReader((work / "semsim_0" / "model_fold0" / "training_log.csv").open()))
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
 
