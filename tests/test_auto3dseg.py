@@ -24,6 +24,7 @@ import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
+from test_volumes import oblique, write
 
 pytest.importorskip("sklearn")
 from monai.apps.auto3dseg import AutoRunner, BundleAlgo, BundleGen, import_bundle_algo_history
@@ -197,12 +198,7 @@ def stats(spacing, shape, labels=(0, 1, 2)):
     "spacing, shape, given, expected",
     [
         ((1.5, 1.5, 10), (120, 120, 9), {}, ""),
-        ((0.7, 0.7, 1.5), (512, 512, 300), {}, ""),
-        ((1, 1, 1), (256, 256, 10), {}, ""),  # an identity affine: the shape tells
-        ((1, 1, 1), (180, 200, 190), {}, r"\(none stated\).*force_2d"),
-        ((0.9, 0.9, 1.0), (180, 200, 190), {}, "alike in all directions"),
-        ((0.9, 0.9, 1.0), (180, 200, 190), {"force_2d": True}, ""),
-        ((0.9, 0.9, 1.0), (512, 512, 20), {}, ""),  # a thin slab
+        ((0.9, 0.9, 1.0), (180, 200, 190), {}, ""),
         ((1.5, 1.5, 10), (120, 120, 9), {"sigmoid": True}, "overlap"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": [{"name": "organ", "index": [1, 2]},
                                                         {"name": "tumour", "index": [2]}]}, "overlap"),
@@ -224,6 +220,168 @@ def test_what_is_skipped_and_why(tmp_path, spacing, shape, given, expected):
     (tmp_path / "stats.yaml").write_text(yaml.safe_dump(stats((1, 1, 8), (99, 99, 9), labels=(0, 2))))
     if not given:
         assert "renumber" in algo.pre_check_skip_algo()[1]
+
+
+@pytest.mark.parametrize(
+    "spacing, shape, given, dims, why",
+    [
+        ((1.5, 1.5, 10), (120, 120, 9), {}, 2, "ratio 6.67, 3 or more"),
+        ((1, 1, 3), (256, 256, 90), {}, 2, "ratio 3, 3 or more"),
+        ((3, 0.9, 0.9), (60, 256, 256), {}, 2, "3 or more"),
+        ((0.7, 0.7, 1.5), (512, 512, 300), {}, 3, "below 3"),
+        ((0.9, 0.9, 1.0), (180, 200, 190), {}, 3, "median shape 180 x 200 x 190, at least 32"),
+        ((1, 1, 1), (256, 256, 10), {}, 2, "fewer slices"),  # an identity affine: the shape tells
+        ((1, 1, 1), (180, 200, 190), {}, 3, "perhaps none stated"),
+        ((0.9, 0.9, 1.0), (512, 512, 31), {}, 2, "fewer slices than the 32 of a patch"),
+        ((0.9, 0.9, 1.0), (512, 512, 32), {}, 3, "at least 32"),
+        ((1, 1, 1), (256, 256, 1), {}, 2, "no volume"),
+        ((1, 1), (256, 256), {}, 2, "no volume"),
+        ((0.9, 0.9, 1.0), (180, 200, 190), {"force_2d": True}, 2, "force_2d in the input"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"force_3d": True}, 3, "force_3d in the input"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"force_3d": False}, 2, "3 or more"),
+    ],
+)
+def test_slices_or_volumes(spacing, shape, given, dims, why):
+    algo_class()
+    module = importlib.import_module("semsim.scripts.dimensions")
+    found, reason = module.dimensions(given, np.array(spacing, float), np.array(shape, float), [64, 64, 32])
+    assert found == dims and why in reason, reason
+
+
+def test_dimensions_that_cannot_be_meant_are_refused(tmp_path):
+    for given, shape, expected in (
+        ({"force_2d": True, "force_3d": True}, (99, 99, 99), "one of them at most, received both"),
+        ({"force_3d": True}, (99, 99, 1), "expected volumes, received images of 99 x 99 x 1"),
+    ):
+        algo = filled(tmp_path, stats((1, 1, 1), shape), given)
+        with pytest.raises(ValueError, match=expected) as error:
+            algo.pre_check_skip_algo()
+        assert error.type.__name__ == "InputError"
+        with pytest.raises(ValueError, match=expected):
+            algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+
+
+@pytest.mark.parametrize(
+    "shape, gigabytes, gpu, expected",
+    [
+        ((180, 200, 190), 64, False, [64, 64, 32]),  # without a GPU, time is short before memory is
+        ((180, 200, 190), 0.5, True, [64, 64, 32]),
+        ((180, 200, 190), 12, True, [96, 96, 64]),
+        ((180, 200, 190), 80, True, [128, 128, 96]),
+        ((100, 200, 40), 80, True, [96, 128, 32]),
+        ((40, 50, 12), 80, False, [32, 48, 16]),
+    ],
+)
+def test_patches_follow_memory_and_median_shape(shape, gigabytes, gpu, expected):
+    algo_class()
+    module = importlib.import_module("semsim.scripts.dimensions")
+    overlay = yaml.safe_load((ROOT / "bundle" / "configs" / "volumes.yaml").read_text())
+    sizes = module.of_patches(np.array(shape, float), overlay, 1e9 * gigabytes, gpu=gpu)
+    assert sizes.values == {"spatial_size": expected}
+
+
+def filled(folder: Path, statistics: dict, given: dict):
+    """The algorithm of an input of four labelled volumes."""
+    algo = algo_class()(str(TEMPLATES))
+    algo.name = "semsim"
+    items = [{"image": f"{k}.nii.gz", "label": f"l{k}.nii.gz"} for k in range(4)]
+    (folder / "list.json").write_text(json.dumps({"training": items}))
+    given = {"modality": "ct", "datalist": str(folder / "list.json"), "dataroot": str(folder), **given}
+    (folder / "input.yaml").write_text(yaml.safe_dump(given))
+    (folder / "stats.yaml").write_text(yaml.safe_dump(statistics))
+    algo.set_data_source(str(folder / "input.yaml"))
+    algo.set_data_stats(str(folder / "stats.yaml"))
+    return algo
+
+
+def test_a_fold_in_3d_takes_its_settings_from_the_overlay(tmp_path, caplog):
+    """What the template does not choose, and what the user does."""
+    given = {"roi_size": "48,48,32", "foreground": 0.7, "spatial_dims": 2, "loss#lambda_u": 0.4}
+    for number, more in enumerate(({}, given)):
+        algo = filled(tmp_path, stats((0.8, 0.8, 1.0), (180, 200, 190)), more)
+        algo.export_to_disk(str(tmp_path), f"semsim_{number}", fold=number)
+        configs = tmp_path / f"semsim_{number}" / "configs"
+        content = yaml.safe_load((configs / "hyper_parameters.yaml").read_text())
+        assert content["spatial_dims"] == 3 and "ratio 1.25, below 3" in content["spatial_dims_because"]
+        parser = ConfigParser()
+        parser.read_config([str(configs / f"{n}.yaml") for n in ("train", "volumes", "hyper_parameters")])
+        assert parser["fusion"] == "conv" and parser["spacing"] == "auto" and parser["early_sizes"] == []
+        assert parser["loss"]["regions"] == 1 and parser["epochs"] == 750, "3000 steps of 4 patches of 4 volumes"
+        assert parser["spatial_size"] == ([48, 48, 32] if more else [64, 64, 32])
+        assert parser["foreground"] == (0.7 if more else 0.5) and parser["loss"]["lambda_u"] == (0.4 if more else 0.5)
+        metadata = json.loads((configs / "metadata.json").read_text())
+        assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["16*n"] * 3
+    assert "spatial_dims stays as generated" in caplog.text
+    assert [r.message for r in caplog.records if "trains in 3D: median spacing" in r.message][1].startswith(
+        str(tmp_path)
+    )
+    algo.export_to_disk(str(tmp_path), "semsim_1_lr", fill_with_datastats=False, learning_rate=0.1)
+    again = yaml.safe_load((tmp_path / "semsim_1_lr" / "configs" / "hyper_parameters.yaml").read_text())
+    changed = {k for k in again.keys() | content.keys() if again.get(k) != content.get(k)}
+    assert changed == {"bundle_root", "generated_in", "learning_rate"}
+
+
+@pytest.fixture(scope="module")
+def isotropic(tmp_path_factory) -> Path:
+    """A CT of 1.5 mm: 4 labelled volumes in two folds, 2 unlabelled ones, and an oblique one of test."""
+    folder = tmp_path_factory.mktemp("isotropic")
+    places = [None] * 6 + [oblique((1.5, 1.5, 1.5), (2, 0, 1), (-1, 1, 1))]
+    items = [write(folder, f"ct{k}", (36, 34, 32 + k), place, seed=k) for k, place in enumerate(places)]
+    named = [{key: str(Path(path).relative_to(folder)) for key, path in item.items()} for item in items]
+    images = [{"image": item["image"]} for item in named]
+    training = [{**item, "fold": k % 2} for k, item in enumerate(named[:4])]
+    lists = {"training": training, "unlabeled": images[4:6], "testing": images[6:]}
+    (folder / "a3d.json").write_text(json.dumps(lists))
+    return folder
+
+
+def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
+    isotropic, tmp_path, monkeypatch, warm_trainings
+):
+    """Fold 0 as the template chooses, fold 1 of a run with ``force_2d``."""
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    work = tmp_path / "work"
+    runner(isotropic, work, given={"modality": "ct", "force_2d": True}, train=False, ensemble=False).run()
+    run = runner(isotropic, work, given={"modality": "ct"}, analyze=False, algo_gen=True)
+    run.set_num_fold(1)
+    quick = {**QUICK, "batch_size": 2, "steps_per_epoch": 2, "spatial_size": 32, "features": [4, 4, 8, 8, 8, 4]}
+    run.set_training_params(quick)
+    run.set_ensemble_method("AlgoEnsembleBestN", n_best=2)
+    run.run()
+    for fold, dims in ((0, 3), (1, 2)):
+        folder = work / f"semsim_{fold}" / f"model_fold{fold}"
+        settings = json.loads((folder / "training.json").read_text())
+        assert settings["spatial_dims"] == dims and settings["unlabeled_images"] == 2
+        assert settings["spacing"] == ([1.5] * 3 if dims == 3 else None)
+        assert {row["case"] for row in csv.DictReader((folder / "scores.csv").open())} == {f"ct{fold}", f"ct{fold + 2}"}
+        assert [e["epoch"] for e in yaml.safe_load((folder / "progress.yaml").read_text())] == [1, 2]
+
+    # the ensemble is the mean of both, on the grid of an oblique file
+    (output,) = (work / "ensemble_output").rglob("*.nii.gz")
+    image = nib.load(isotropic / "images" / "ct6.nii.gz")
+    found = np.asarray(nib.load(output).dataobj)
+    np.testing.assert_allclose(nib.load(output).affine, image.affine, atol=1e-4)
+    p = [inferer(work / f"semsim_{fold}").infer({"image": image.get_filename()}) for fold in (0, 1)]
+    assert all(x.shape == (3, *image.shape) and np.allclose(x.affine, image.affine, atol=1e-4) for x in p)
+    assert all(torch.allclose(x.sum(dim=0), torch.ones(image.shape), atol=1e-4) for x in p)
+    assert (found == torch.stack([x.as_tensor() for x in p]).mean(dim=0).argmax(dim=0).numpy()).mean() > 0.999
+
+    # stored mirrored and turned it is predicted alike, voxel by voxel
+    axes = np.array([[1, -1], [2, 1], [0, -1]])
+    nib.save(image.as_reoriented(axes), tmp_path / "other.nii.gz")
+    other = inferer(work / "semsim_0").infer(str(tmp_path / "other.nii.gz")).numpy()
+    turned = np.stack([nib.orientations.apply_orientation(x, axes) for x in p[0].numpy()])
+    np.testing.assert_allclose(other, turned, rtol=0, atol=1e-5)
+    assert turned.std(axis=(1, 2, 3)).min() > 1e-4, "otherwise it says nothing"
+
+    # as a bundle it goes on where it stopped
+    files = "['configs/train.yaml','configs/volumes.yaml','configs/hyper_parameters.yaml']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--bundle_root", "."]
+    command += [part for key, value in {**quick, "epochs": 3}.items() for part in (f"--{key}", str(value))]
+    result = warm.run(command, cwd=work / "semsim_0", env=ENV, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = list(csv.DictReader((work / "semsim_0" / "model_fold0" / "training_log.csv").open()))
+    assert [row["epoch"] for row in log] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ import numpy as np
 import psutil
 import torch
 from monai.apps.auto3dseg import BundleAlgo
+from monai.apps.auto3dseg.bundle_gen import logger as generation_log  # shown without further ado
 from monai.bundle import ConfigParser
 
+from .dimensions import dimensions, forced, of_patches, of_slices
 from .generation import changed, origin
-from .options import one_length, understood
+from .options import layers, one_length, understood
 
 logger = logging.getLogger("semsim")
 
@@ -30,18 +32,14 @@ HYPER_PARAMETERS = "hyper_parameters.yaml"
 RUNNER_KEYS = {
     "name", "task", "dataroot", "datalist", "modality", "work_dir", "num_fold", "algos", "analyze", "algo_gen", "train",
     "ensemble", "hpo", "hpo_backend", "not_use_cache", "allow_skip", "templates_path_or_url", "sigmoid", "class_names",
-    "class_index", "extra_modalities", "force_2d",
+    "class_index", "extra_modalities", "force_2d", "force_3d",
 }  # fmt: skip
 #: Steps that a training gets by default, with and without a GPU. The paper's recipe takes 45,000.
 STEPS = {True: 30_000, False: 3_000}
-#: Pixels of a slice at most, with and without a GPU.
-LARGEST = {True: 256, False: 128}
-#: Bytes that a training takes for a slice of either stream and a pixel, SemSim and the light variant.
-BYTES = {"sfm": 6.9e9 / 8 / 224**2, "sfm_light": 3.5e9 / 8 / 224**2}
 
 
 class SemsimAlgo(BundleAlgo):
-    """2D slices of 3D volumes, with the unlabelled images that the datalist names."""
+    """Slices or patches of volumes, with the unlabelled images that the datalist names."""
 
     #: What the folder was generated from; empty in one of an earlier version.
     origin: Mapping[str, Any] = {}
@@ -67,12 +65,17 @@ class SemsimAlgo(BundleAlgo):
         return origin(given, ConfigParser.load_config_file(datalist) if os.path.isfile(datalist) else {})
 
     def pre_check_skip_algo(self, skip_bundlegen: bool = False, skip_info: str = "") -> tuple[bool, str]:
-        """Skip data that slices cannot teach, unless ``force_2d: true`` is in the input, and classes that overlap.
+        """Skip classes that overlap, and data that cannot be read.
 
         Returns:
             whether to skip, and why.
+
+        Raises:
+            InputError: ``force_2d`` and ``force_3d`` that cannot be meant.
         """
-        reason = self._refusal(self._input(), _read_stats(self.data_stats_files), [self.data_list_file])
+        given, stats = self._input(), _read_stats(self.data_stats_files)
+        forced(given, _medians(stats)[1])
+        reason = self._refusal(given, stats, [self.data_list_file])
         return (True, reason) if reason else (skip_bundlegen, skip_info)
 
     def _input(self) -> dict[str, Any]:
@@ -108,18 +111,6 @@ class SemsimAlgo(BundleAlgo):
             logger.warning(
                 f"class_names: no labelled scan shows the value {unseen}; see that the names are in their order."
             )
-        spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
-        if len(shape) < 3 or given.get("force_2d"):
-            return ""
-        known = not np.allclose(spacing, 1.0)  # many files carry an identity affine: then the shape has to tell
-        isotropic = spacing.max() < 1.5 * spacing.min()
-        cubic = shape.min() > 0.5 * shape.max()
-        if isotropic and cubic:
-            return (
-                f"SemSim is skipped: median spacing {_short(spacing)}{'' if known else ' (none stated)'} and shape "
-                f"{_short(shape)} are alike in all directions, so that slices lose what a 3D network sees; "
-                "force_2d: true in the input takes it all the same."
-            )
         return ""
 
     def fill_template_config(self, data_stats_filename: str, algo_path: str, **kwargs: Any) -> dict:
@@ -142,46 +133,52 @@ class SemsimAlgo(BundleAlgo):
         if "fold" in kwargs:
             place["fold"] = kwargs.pop("fold")
         path = Path(algo_path) / "configs" / HYPER_PARAMETERS
+        fresh = kwargs.pop("fill_with_datastats", True)
+        values = {} if fresh else copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
+        overlay = ConfigParser.load_config_file(str(path.with_name("volumes.yaml")))
+        if fresh:
+            chosen = dimensions(self._input(), *_medians(_read_stats(data_stats_filename)), overlay["spatial_size"])
+            generation_log.info("%s: trains in %dD: %s.", here, *chosen)
+            values = dict(zip(("spatial_dims", "spatial_dims_because"), chosen))
+        dims = values.get("spatial_dims", 2)
         known = ConfigParser()
-        known.read_config([str(path.with_name("train.yaml")), str(path)])
-        if kwargs.pop("fill_with_datastats", True):
-            values = self._values(data_stats_filename, place.get("fold"))
+        known.read_config([str(path.with_name(f"{name}.yaml")) for name in layers(dims)])
+        known["spatial_dims"] = dims
+        if fresh:
+            values |= self._values(data_stats_filename, place.get("fold"), overlay if dims == 3 else None)
             extra = {k: v for k, v in self._input().items() if k not in RUNNER_KEYS and not k.startswith("mlflow")}
             values |= one_length(understood(extra, known, source=str(self.data_list_file)))
             self.origin = self._origin()
-        else:
-            values = copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
         values |= one_length(understood(kwargs, known, source="parameters")) | place
-        content = ConfigParser.load_config_file(str(path)) | copy.deepcopy(values)
+        template = ConfigParser.load_config_file(str(path))
+        if dims == 3:  # what is left open here is as in volumes.yaml
+            template = {key: value for key, value in template.items() if value is not None}
+        content = template | copy.deepcopy(values)
         ConfigParser.export_config_file(content, str(path), fmt="yaml", default_flow_style=None, sort_keys=False)
-        _fill_metadata(path.with_name("metadata.json"), content["class_names"], content["in_channels"])
+        _fill_metadata(path.with_name("metadata.json"), content)
         return {HYPER_PARAMETERS: values}
 
-    def _values(self, data_stats_filename: str, fold: int | None) -> dict[str, Any]:
-        """What follows from the data."""
+    def _values(self, data_stats_filename: str, fold: int | None, overlay: Mapping | None) -> dict[str, Any]:
+        """What follows from the data, in 3D with the configuration that the fold overlays."""
         given, stats = self._input(), _read_stats(data_stats_filename)
         datalist = ConfigParser.load_config_file(str(given["datalist"]))
         gpu, devices = torch.cuda.is_available(), max(1, torch.cuda.device_count())
-        shape, spacing = (np.array(stats["image_stats"][k]["median"], float) for k in ("shape", "spacing"))
-        axis = _slice_axis(spacing, shape)
-        depth = shape[axis] if len(shape) == 3 else 1
-        plane = [a for a in range(len(shape)) if a != axis]
-        pixel = float(max(min(spacing[a] for a in plane), max(shape[a] * spacing[a] for a in plane) / LARGEST[gpu]))
-        size = max(int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane)
+        spacing, shape = _medians(stats)
+        memory = psutil.virtual_memory().available
+        room = 0.7 * (torch.cuda.mem_get_info()[0] if gpu else memory)
+        sizes = of_patches(shape, overlay, room, gpu=gpu) if overlay else of_slices(spacing, shape, gpu=gpu)
         channels = int(stats["image_stats"]["channels"]["max"])
 
         training = [item for item in datalist["training"] if fold is None or item.get("fold") != fold]
         unlabeled = datalist.get(given.get("unlabeled_key", "unlabeled")) or []
         if not unlabeled and given.get("use_testing_as_unlabeled"):
             unlabeled = datalist.get("testing") or []
-        slices = max(1.0, len(unlabeled or training) * depth)  # of an epoch
-        fusion = "sfm" if gpu else "sfm_light"
-        memory = psutil.virtual_memory().available
-        fits = 0.7 * (torch.cuda.mem_get_info()[0] if gpu else memory) / (BYTES[fusion] * size**2)
-        batch = int(np.clip(np.clip(fits, 2, 8), 1, max(1, slices // devices)))
+        slices = max(1.0, len(unlabeled or training) * sizes.items)  # or patches, of an epoch
+        batch = int(np.clip(np.clip(room / sizes.bytes, 2, sizes.most), 1, max(1, slices // devices)))
         epochs = int(np.clip(STEPS[gpu] / max(slices // (batch * devices), 1), 10, 1000))
-        # float32 slices, and the labels of labelled ones, that each process keeps in memory: half of it at most
-        kept = 4 * size**2 * depth * (channels * (len(datalist["training"]) + len(unlabeled)) + len(training)) * devices
+        # float32 volumes, and the labels of labelled ones, that each process keeps in memory: half of it at most
+        volumes = channels * (len(datalist["training"]) + len(unlabeled)) + len(training)
+        kept = 4 * sizes.voxels * volumes * devices
         modality = str(given["modality"]).lower().strip()
         values: dict[str, Any] = {
             "data_file_base_dir": os.path.abspath(str(given["dataroot"])),
@@ -189,13 +186,11 @@ class SemsimAlgo(BundleAlgo):
             "modality": modality,
             "in_channels": channels,
             "class_names": _class_names(given.get("class_names"), _judged(stats, given)),
-            "spatial_size": [size] * 2,
-            "working_resolution": round(pixel, 4),
+            **sizes.values,
             "epochs": epochs,
             "batch_size": batch,
             "val_interval": "$None if @minutes else max(1, @epochs // 20)",
             "cache_rate": min(1.0, int(50 * memory / kept) / 100),
-            "fusion": fusion,
             "amp": "auto",
             "intensity": _intensity(modality, stats),
         }
@@ -271,25 +266,22 @@ def _judged(stats: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
     return [int(v) for v in stats["label_stats"]["labels"] if int(v) != given.get("ignore_label")]
 
 
-def _short(values: np.ndarray) -> str:
-    return " x ".join(f"{v:.3g}" for v in values)
+def _medians(stats: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Median spacing in mm and shape in voxels of the images."""
+    spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
+    return spacing, shape
 
 
-def _slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
-    """As ``slice_axis.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
-    if len(shape) < 3:
-        return 2
-    if sum(shape == 1) == 1:
-        return int(shape.argmin())
-    candidates = [a for a in range(3) if spacing[a] >= 0.99 * spacing.max()]
-    return min(candidates, key=lambda a: (shape[a], -a))
-
-
-def _fill_metadata(path: Path, class_names: Sequence[str], in_channels: int) -> None:
-    """Classes and channels of this folder in its ``metadata.json``, for whoever takes it as a bundle."""
+def _fill_metadata(path: Path, content: Mapping[str, Any]) -> None:
+    """Classes, channels and axes of this folder in its ``metadata.json``, for whoever takes it as a bundle."""
+    class_names, in_channels = content["class_names"], content["in_channels"]
     metadata = json.loads(path.read_text())
     image, pred = (next(iter(metadata["network_data_format"][key].values())) for key in ("inputs", "outputs"))
     image["num_channels"], image["channel_def"] = in_channels, {str(k): f"image {k}" for k in range(in_channels)}
+    if content.get("spatial_dims") == 3:
+        metadata["task"] = metadata["task"].replace("slice by slice", "in 3D")
+        for data in (image, pred):
+            data["spatial_shape"], data["is_patch_data"] = ["16*n"] * 3, True
     pred["num_channels"] = len(class_names)
     pred["channel_def"] = {str(value): name for value, name in enumerate(class_names)}
     path.write_text(json.dumps(metadata, indent=4) + "\n")

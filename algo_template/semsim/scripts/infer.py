@@ -21,7 +21,7 @@ from monai.transforms import Invertd
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Keys that may override those of inference.yaml; size, channels and classes are otherwise read from training.json.
-KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "amp", "flip_tta", "device")
+KEYS = ("spatial_size", "intensity", "slice_axis", "slice_batch", "overlap", "amp", "flip_tta", "device")
 
 
 def own_package(root: Path) -> str:
@@ -61,8 +61,8 @@ class InferClass:
         """
         Args:
             config_file: as MONAI passes it; the files of this folder are taken by name.
-            override: ``flip_tta``, ``slice_batch``, ``amp``, ``device``, ``ckpt_name`` (a file of weights); what is for
-                other algorithms is ignored.
+            override: ``flip_tta``, ``slice_batch``, ``overlap`` (in 3D), ``amp``, ``device``, ``ckpt_name`` (a file of
+                weights); what is for other algorithms is ignored.
         """
         package = own_package(ROOT)
         tuned = ConfigParser.load_config_file(str(ROOT / "configs" / "hyper_parameters.yaml"))
@@ -97,7 +97,7 @@ class InferClass:
         """
         image = image_file["image"] if isinstance(image_file, Mapping) else image_file
         data = self.preprocessing({"image": image})
-        volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices)
+        volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices), in 3D (1, C, X, Y, Z)
         p = self.inferer.logits(volume, self.network).softmax(dim=1)[0].cpu()
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
                                   applied_operations=list(data["image"].applied_operations))  # fmt: skip

@@ -20,11 +20,16 @@ ALIASES = {
     "roi_size": "spatial_size",
     "input_channels": "in_channels",
 }
-#: Where the results of a fold lie and which fold it is: Auto3DSeg looks for them where the folder was generated.
-FIXED = ("bundle_root", "generated_in", "output_dir", "ckpt_path", "fold")
+#: Where the results of a fold lie, which fold it is, and what it was generated for.
+FIXED = ("bundle_root", "generated_in", "output_dir", "ckpt_path", "fold", "spatial_dims")
 
 #: Keys that are lists whatever the configuration makes them of.
 LISTS = ("class_names", "label_values", "metrics")
+
+
+def layers(spatial_dims: int | None) -> list[str]:
+    """Names of the configurations of a fold, each an overlay of those before; ``None``: slices, as 2."""
+    return ["train", *(["volumes"] if spatial_dims == 3 else []), "hyper_parameters"]
 
 
 def moved_along(path: str, generated_in: str | None, bundle_root: str) -> str:
@@ -74,13 +79,13 @@ def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str
             logger.warning(f"{source}: SemSim has no key {key}{hint}; {value!r} is ignored.")
         else:
             value = converted(value, [] if name in LISTS else known[name], key)
-            if name == "spatial_size" and isinstance(value, list) and len(value) == 3:
+            if name == "spatial_size" and isinstance(value, list) and len(value) == 3 and known["spatial_dims"] != 3:
                 if key == name:
                     raise ValueError(
                         f"{source}: spatial_size {value}: expected the pixels of a slice, one or two numbers, received "
                         "three; leave the number of slices out."
                     )
-                logger.warning(f"{source}: {key} {value} is of three dimensions and SemSim of two; ignored.")
+                logger.warning(f"{source}: {key} {value} is of three dimensions and this fold of two; ignored.")
                 continue
             values[name] = value
     return values

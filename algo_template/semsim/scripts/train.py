@@ -1,6 +1,7 @@
 """Training of one fold: ``python scripts/train.py run [--key=value]``, also under torchrun.
 
-``configs/train.yaml`` of this folder below ``configs/hyper_parameters.yaml``; a key on the command line overrides both.
+``configs/train.yaml`` of this folder, in 3D below ``configs/volumes.yaml``, below ``configs/hyper_parameters.yaml``; a
+key on the command line overrides them all.
 Leaves ``model_best.pt``, ``model_last.pt``, ``scores.csv`` (every validation case, best weights), ``training.log`` and
 ``progress.yaml`` in ``model_fold<fold>``, and goes on from the newest checkpoint there.
 """
@@ -74,8 +75,7 @@ def run(config_file: Any = None, **override: Any) -> None:
 
     one_line_errors()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    files = [str(ROOT / "configs" / f"{name}.yaml") for name in ("train", "hyper_parameters")]
-    files += [str(ROOT / "configs" / "multi_gpu_train.yaml")] if several else []
+    files = configurations(*(["multi_gpu_train"] if several else []))
     known = ConfigParser()
     known.read_config(files)
     known["bundle_root"] = str(ROOT)
@@ -97,6 +97,15 @@ def run(config_file: Any = None, **override: Any) -> None:
     except BaseException as error:
         logger.error(f"The training ended early: {error!r}")
         raise
+
+
+def configurations(*further: str) -> list[str]:
+    """Files of the configuration of this fold, and further ones of this folder, each an overlay of those before."""
+    from scripts.options import layers
+
+    configs = ROOT / "configs"
+    tuned = yaml.safe_load((configs / "hyper_parameters.yaml").read_text())
+    return [str(configs / f"{name}.yaml") for name in (*layers(tuned.get("spatial_dims")), *further)]
 
 
 def train(files: list[str], folder: Path, overrides: dict[str, Any]) -> None:
@@ -165,8 +174,7 @@ def finish(parser: Any, folder: Path, progress: Progress, overrides: dict[str, A
         return
     from monai.bundle import ConfigWorkflow
 
-    configs = ROOT / "configs"
-    files = [str(configs / f"{name}.yaml") for name in ("train", "hyper_parameters", "evaluate")]
+    files = configurations("evaluate")
     kept = {k: v for k, v in overrides.items() if k != "resume"}
     evaluation = ConfigWorkflow(files, workflow_type="train", init_id="initialize", run_id="evaluating",
                                 final_id="finalize", **kept, evaluate_list="validation")  # fmt: skip
