@@ -32,7 +32,7 @@ def weights(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("weights")
     data = phantom.generate(folder / "phantom", seed=5, split={"training": 40})  # of 16, it missed patients
     flow = workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
-                    steps_per_epoch=200, spatial_size=64, learning_rate=0.003, show_progress=False)  # fmt: skip
+                    steps_per_epoch=200, spatial_size=64, learning_rate=0.002, show_progress=False)  # fmt: skip
     flow.initialize()
     flow.run()
     return str(folder / "run" / "model_last.pt")

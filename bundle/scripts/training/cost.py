@@ -177,7 +177,7 @@ class Plan:
     def _memory(self, batch: Batch, available: int) -> Line:
         """Memory as a straight line of the batch size, through small batches and, if it should fit, the whole one."""
         size = self.loader.batch_size
-        sizes = sorted({max(size // 4, 1), max(size // 2, 1)})
+        sizes = sorted({max(size // 4, 1), max(size // 2, 1)} - {size})
         points: list[tuple[int, int]] = []
         for part in (*sizes, size):
             if part == size and len(points) > 1 and Line(points)(size) > MARGIN * available:
