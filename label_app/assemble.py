@@ -2,9 +2,10 @@
 
     python label_app/assemble.py --output DIR
     python label_app/assemble.py --output DIR --class_names liver,tumour --spatial_size 160
+    python label_app/assemble.py --output DIR --class_names liver,tumour --volumes
 
-With classes of your own the copy starts without weights: the first labels train them. The repository's bundle stays as
-it is; a server trains and publishes in its copy alone.
+With classes of your own, and in 3D, the copy starts without weights: the first labels train them. The repository's
+bundle stays as it is; a server trains and publishes in its copy alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORE = shutil.ignore_patterns("__pycache__", "data", "output", "models_before", "mlruns", "scores")
@@ -37,13 +39,22 @@ def named(class_names: list[str]) -> list[str]:
     return names
 
 
-def write_config(config: Path, overlay: Path) -> None:
-    """Write the JSON beside a YAML that MONAI Label prefers to it: the same, with the entries of an overlay."""
+def write_config(bundle: Path, kind: str, *names: str) -> None:
+    """Write ``<kind>.json``, which MONAI Label prefers to a YAML: files of the bundle, then ours of the same names."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config([str(config), str(overlay)])
-    config.with_suffix(".json").write_text(json.dumps(parser.get(), indent=1) + "\n")
+    folders = (bundle / "configs", ROOT / "label_app" / "configs")
+    parser.read_config([str(folder / f"{name}.yaml") for folder in folders for name in names])
+    (bundle / "configs" / f"{kind}.json").write_text(json.dumps(parser.get(), indent=1) + "\n")
+
+
+def volume_settings(bundle: Path) -> dict[str, Any]:
+    """What the overlay for 3D says of the settings that are saved beside the weights."""
+    from monai.bundle import ConfigParser
+
+    overlay = ConfigParser.load_config_file(str(bundle / "configs" / "volumes.yaml"))
+    return {name: overlay[name] for name in ("spatial_dims", "spatial_size", "slice_axis", "fusion")}
 
 
 def assemble(
@@ -54,6 +65,7 @@ def assemble(
     spatial_size: int | None = None,
     fusion: str | None = None,
     app: Path | None = None,
+    volumes: bool = False,
 ) -> Path:
     """Copy app and bundle together.
 
@@ -62,15 +74,20 @@ def assemble(
         name: of the bundle, as clients show it.
         class_names: of the label values 1, 2, ..., or with ``background`` in front of 0, 1, 2, ...; default: those of
             the shipped weights.
-        spatial_size: pixels a side; default: that of the shipped weights.
-        fusion: ``conv``, ``sfm_light`` or ``sfm``; default: that of the shipped weights.
+        spatial_size: pixels a side, in 3D voxels; default: that of the shipped weights, in 3D of ``volumes.yaml``.
+        fusion: ``conv``, ``sfm_light`` or ``sfm``; default: likewise.
         app: another app than this one, for instance MONAI Label's ``monaibundle``.
+        volumes: whether to begin in 3D, without weights.
 
     Returns:
         ``output``.
     """
     if class_names is not None:
         class_names = named(class_names)
+    if volumes and app is not None:
+        raise SystemExit("--volumes: only our own app trains in 3D; leave --app out.")
+    if volumes and (spatial_size or 16) % 16:
+        raise SystemExit(f"--spatial_size {spatial_size}: in 3D expected voxels of a patch, a multiple of 16.")
     if output.exists():
         raise SystemExit(f"{output}: exists already; give another folder, or remove it with all it has learnt.")
     if app is None:
@@ -81,18 +98,20 @@ def assemble(
         shutil.copytree(app, output, ignore=IGNORE)
     bundle = output / "model" / name
     shutil.copytree(ROOT / "bundle", bundle, ignore=IGNORE)
-    for kind in ("train", "inference"):
-        write_config(bundle / "configs" / f"{kind}.yaml", ROOT / "label_app" / "configs" / f"{kind}.yaml")
+    write_config(bundle, "train", "train")
+    write_config(bundle, "volumes", "train", "volumes")
+    write_config(bundle, "inference", "inference")
     path = bundle / "models" / "training.json"
     shipped = json.loads(path.read_text())
     wanted = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
-    settings = {**shipped, **{k: v for k, v in wanted.items() if v is not None}}
+    begun = {**shipped, **volume_settings(bundle)} if volumes else shipped
+    settings = {**begun, **{k: v for k, v in wanted.items() if v is not None}}
     settings["keep_largest"] = shipped["keep_largest"] and settings["class_names"] == shipped["class_names"]
-    if any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
+    if volumes or any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
         known = ("class_names", "spatial_size", "fusion", "features", "in_channels", "slice_axis", "intensity")
-        kept = {k: settings[k] for k in (*known, "keep_largest") if k in settings}
+        kept = {k: settings[k] for k in (*known, "keep_largest", "spatial_dims") if k in settings}
         path.write_text(json.dumps(kept, indent=2) + "\n")
     if class_names is not None:
         path = bundle / "configs" / "metadata.json"
@@ -112,7 +131,8 @@ def main() -> None:
     parser.add_argument(
         "--class_names", type=lambda text: text.split(","), help="first,second,... of the values 1, 2, ..."
     )
-    parser.add_argument("--spatial_size", type=int, help="pixels a side")
+    parser.add_argument("--spatial_size", type=int, help="pixels a side; in 3D voxels of a patch")
+    parser.add_argument("--volumes", action="store_true", help="train and predict in 3D, beginning without weights")
     parser.add_argument("--app", type=Path, help="another app than this one, MONAI Label's monaibundle say")
     parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"])
     options = vars(parser.parse_args())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import BUNDLE, ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow
+from samples import blob, write_nifti
 from scripts.errors import InputError
 from scripts.hosts import monai_label as label
 from scripts.training import settings
@@ -53,8 +54,8 @@ def bundle(tmp_path) -> Path:
     return assemble.assemble(tmp_path / "app") / "model" / "semsim"
 
 
-def workflow(bundle: Path, *, inside: bool = False, **override) -> ConfigWorkflow:
-    config = bundle / "configs" / "train.json" if inside else BUNDLE / "configs" / "train.yaml"
+def workflow(bundle: Path, *, inside: bool = False, kind: str = "train", **override) -> ConfigWorkflow:
+    config = bundle / "configs" / f"{kind}.json" if inside else BUNDLE / "configs" / "train.yaml"
     given = {"train#trainer#max_epochs": 1, "steps_per_epoch": 2, **override}
     return ConfigWorkflow(
         str(config), meta_file=None, logging_file=False, workflow_type="train", bundle_root=str(bundle), **given
@@ -117,6 +118,80 @@ def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
     assert digest(best) == digest(models / "model.pt"), "the best on validation, where there is one"
 
 
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
+    """An app for 3D that has learnt a little from three volumes whose voxels differ; and those."""
+    folder = tmp_path_factory.mktemp("volumes")
+    app = assemble.assemble(folder / "app", class_names=["liver"], spatial_size=16, volumes=True)
+    bundle = app / "model" / "semsim"
+    assert not (bundle / "models" / "model.pt").exists()
+    path = bundle / "models" / "training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "features": [4, 4, 8, 8, 16, 4]}))
+    items = []
+    for number, side in enumerate((1.5, 2.0, 3.0)):
+        image, truth = blob((28, 24, 20), seed=number)
+        item = {kind: str(folder / f"{kind}{number}.nii.gz") for kind in ("image", "label")}
+        write_nifti(Path(item["image"]), image, (side, side, side))
+        write_nifti(Path(item["label"]), truth, (side, side, side))
+        items.append(item)
+    train_volumes(bundle, items)
+    return bundle, items
+
+
+def train_volumes(bundle: Path, items: list[dict[str, str]], **options) -> None:
+    """The first volume is labelled, the others are not, and the last one validates."""
+    lists = {"train#dataset#data": items[:1], "train#unlabeled_dataset#data": items[1:],
+             "validate#dataset#data": items[-1:]}  # fmt: skip
+    flow = workflow(bundle, inside=True, kind="volumes", show_progress=False, **lists, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(label.STUDIES, str(bundle))
+        flow.initialize()
+        flow.run()
+
+
+def test_a_training_of_volumes_publishes_and_keeps_its_voxels(volumes):
+    """From nothing: the voxels are the median of all images; from the weights: theirs, whatever the images."""
+    bundle, items = volumes
+    models = bundle / "models"
+    first = json.loads((models / "training.json").read_text())
+    assert first["spatial_dims"] == 3 and first["spacing"] == [2.0, 2.0, 2.0] and first["spatial_size"] == 16
+    assert first["class_names"] == ["background", "liver"] and first["fusion"] == "conv"
+    before = digest(models / "model.pt")
+    train_volumes(bundle, items[2:], initial=str(models / "model.pt"))
+    second = json.loads((models / "training.json").read_text())
+    assert digest(models / "model.pt") != before and second["unlabeled_images"] == 0
+    assert second["spacing"] == first["spacing"] and second["spatial_size"] == 16
+
+
+def test_scores_of_volumes(volumes):
+    """Of all voxels of an image, whatever its size; and with labels to compare with."""
+    from scripts.hosts.scoring import BundleScorer
+
+    bundle, items = volumes
+    scorer = BundleScorer(bundle, device="cpu")
+    before = [scorer.score(item["image"]) for item in items]
+    assert all(set(score) == {"entropy"} and 0 < score["entropy"] < math.log(2) for score in before)
+    assert scorer.learn(items[:2])
+    after = [scorer.score(item["image"]) for item in items]
+    assert [score["entropy"] for score in after] == [score["entropy"] for score in before]
+    assert all(0 < score["disagreement"] < math.log(2) for score in after)
+    network = settings.trained_network(bundle / "models" / "model.pt")
+    whole = scorer.transform({"image": items[1]["image"]})["image"]  # 28 x 24 x 20: two patches along each axis
+    with torch.no_grad():
+        corners = [whole[:, x : x + 16, y : y + 16, z : z + 16].as_tensor()[None]
+                   for x in (0, 12) for y in (0, 8) for z in (0, 4)]  # fmt: skip
+        p = network(torch.cat(corners)).softmax(dim=1)
+    assert before[1]["entropy"] == pytest.approx(float(-(p * p.log()).sum(dim=1).mean()), rel=1e-3)
+
+
+def test_voxels_of_pictures_are_refused(tmp_path):
+    items = [{"image": str(tmp_path / "a.nii.gz")}]
+    write_nifti(tmp_path / "a.nii.gz", blob((20, 20, 1))[0])
+    with pytest.raises(InputError, match=r"a\.nii\.gz: expected a volume of several slices"):
+        label.spacing(None, items)
+    assert label.spacing([1, 1, 2], items) == [1, 1, 2]
+
+
 @pytest.mark.parametrize("publish", [False, True])
 def test_a_training_elsewhere_publishes_when_asked(bundle, phantom_dir, tmp_path, publish):
     before = digest(bundle / "models" / "model.pt")
@@ -172,16 +247,18 @@ def page_commands() -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.strip()]
 
 
-def test_commands_and_links_of_the_page(tmp_path):
+def test_commands_and_links_of_the_page(monkeypatch, tmp_path):
     text = (ROOT / "label_app" / "README.md").read_text()
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.startswith("http") or (ROOT / "label_app" / target).exists(), target
+        assert target.startswith("http") or (ROOT / "label_app" / target.split("#")[0]).exists(), target
     for line in page_commands():
         if line == "make label-demo":  # tests/label
             assert "label-demo:" in (ROOT / "Makefile").read_text()
             continue
-        _, *args = shlex.split(line.replace("/data", str(tmp_path)))
-        subprocess.run([sys.executable, *args], cwd=ROOT, check=True, timeout=60)
+        _, script, *args = shlex.split(line.replace("/data", str(tmp_path)))
+        assert script == "label_app/assemble.py"
+        monkeypatch.setattr(sys, "argv", [script, *args])
+        assemble.main()
     assert (tmp_path / "app" / "model" / "semsim" / "models" / "model.pt").is_file()
     own = tmp_path / "liver" / "model" / "semsim"
     assert not (own / "models" / "model.pt").exists(), "weights of other classes are of no use"
@@ -189,8 +266,20 @@ def test_commands_and_links_of_the_page(tmp_path):
     metadata = json.loads((own / "configs" / "metadata.json").read_text())
     prediction = metadata["network_data_format"]["outputs"]["pred"]
     assert prediction["channel_def"] == {"0": "background", "1": "liver", "2": "tumour"}
+    own = json.loads((tmp_path / "liver3d" / "model" / "semsim" / "models" / "training.json").read_text())
+    assert own["spatial_dims"] == 3 and own["spatial_size"] == [64, 64, 32] and own["fusion"] == "conv"
     with pytest.raises(SystemExit, match="exists already"):
         assemble.assemble(tmp_path / "app")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"spatial_size": 100}, "multiple of 16"), ({"app": Path("monaibundle")}, "leave --app out")],
+)
+def test_what_an_app_for_volumes_cannot_be(tmp_path, options, expected):
+    with pytest.raises(SystemExit, match=expected):
+        assemble.assemble(tmp_path / "app", volumes=True, **options)
+    assert not (tmp_path / "app").exists()
 
 
 def test_what_monai_label_looks_for():

@@ -18,8 +18,9 @@ from lib.names import EMPTY
 
 logger = logging.getLogger(__name__)
 
-#: Pixels a side that the panel offers, beside that of the weights.
-SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
+#: Pixels a side that the panel offers, beside that of the weights; and in 3D voxels of a patch.
+SIZES = ("64", "96", "128", "160", "192", "224", "256", "320")
+PATCHES = ("32x32x32", "48x48x48", "64x64x32", "64x64x64", "96x96x64", "96x96x96", "128x128x96")
 #: What an annotator waits for a training unless told otherwise, with and without a GPU.
 MINUTES = {True: 2, False: 5}
 
@@ -40,7 +41,7 @@ def as_is(value: Any) -> Any:
 
 
 def shown(size: int | list[int]) -> str:
-    """Pixels a side as the panel shows them: ``224`` or ``192x256``."""
+    """Sides as the panel shows them: ``224``, ``192x256`` or ``64x64x32``."""
     return "x".join(map(str, size)) if isinstance(size, list) else str(size)
 
 
@@ -50,7 +51,7 @@ class SemiSupervised(BundleTrainTask):
     def config(self) -> dict[str, Any]:
         """What the client's panel shows. Lists are choices, the first one is preselected; Slicer wants them as text."""
         size = shown(bundles.settings(Path(self.bundle_path)).get("spatial_size", 224))
-        sizes = [size, *(s for s in map(str, SIZES) if s != size)]
+        sizes = [size, *(s for s in (PATCHES if self._in_3d() else SIZES) if s != size)]
         options = {k: v for k, v in super().config().items() if k != "max_epochs"}
         options["model_filename"] = options["model_filename"] or ["model.pt"]  # Slicer takes the first of every list
         return {
@@ -59,6 +60,10 @@ class SemiSupervised(BundleTrainTask):
             "use_unlabeled": True,
             "spatial_size": sizes,
         }
+
+    def _in_3d(self) -> bool:
+        """Whether the weights are of volumes, or what an app without weights begins with."""
+        return bundles.settings(Path(self.bundle_path)).get("spatial_dims") == 3
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
         labelled, self.left_out = self._usable(super()._fetch_datalist(request, datastore), datastore)
@@ -86,6 +91,9 @@ class SemiSupervised(BundleTrainTask):
         return usable, problems
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        config = "volumes.json" if self._in_3d() else "train.json"
+        self.bundle_config_path = str(Path(self.bundle_path) / "configs" / config)
+        self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
         result = super().__call__(request, datastore)
         for problem in self.left_out:  # again, for a client shows the last lines
             logger.warning(problem)
@@ -104,8 +112,8 @@ class SemiSupervised(BundleTrainTask):
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
         options = {**self.config(), **self.request}
         size = options["spatial_size"]
-        pixels = [int(n) for n in str(size[0] if isinstance(size, list) else size).split("x")]
-        overrides["spatial_size"] = pixels if len(pixels) == 2 else pixels[0]
+        sides = [int(n) for n in str(size[0] if isinstance(size, list) else size).split("x")]
+        overrides["spatial_size"] = sides if len(sides) > 1 else sides[0]
         overrides |= self._length(options)
         overrides["train#unlabeled_dataset#data"] = self.unlabelled
         overrides["initial"] = self.initial

@@ -137,12 +137,20 @@ def voxel_spacing(
         return None
     if given != "auto":
         return checked_spacing(given)
-    found = spacings_of(readable_items(datalist, dataset_dir, **options))
-    if not found:
+    spacing = median_spacing(readable_items(datalist, dataset_dir, **options))
+    if spacing is None:
         raise InputError(
             f"{datalist}: expected volumes to take the size of a voxel from, found none in `training` and `unlabeled`; "
             'give --spacing "[1.5,1.5,2]", say.'
         )
+    return spacing
+
+
+def median_spacing(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Median voxel in mm of the volumes of a list, along the axes of the body; ``None`` where it has no volumes."""
+    found = spacings_of(items)
+    if not found:
+        return None
     spacing = [float(f"{value:.4g}") for value in np.median(found, axis=0)]
     logger.info(f"Volumes are resampled to {' x '.join(f'{s:g}' for s in spacing)} mm, the median of the data set.")
     return spacing

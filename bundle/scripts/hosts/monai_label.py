@@ -1,7 +1,7 @@
 """What is different when MONAI Label runs the bundle: where images come from, where the weights go.
 
-The assembled app has ``train.json`` and ``inference.json`` beside the YAML, which MONAI Label prefers: the same
-configuration with the entries of ``label_app/configs``, which name the functions of this module.
+The assembled app has ``train.json``, ``volumes.json`` and ``inference.json`` beside the YAML, which MONAI Label takes
+instead: the same configuration with the entries of ``label_app/configs``, which name the functions of this module.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from monai.engines import Workflow
 
 from ..dataio.files import IMAGE_SUFFIXES, results_folder
 from ..dataio.slice_axis import direction_of
+from ..dataio.volume_grid import median_spacing
 from ..errors import InputError
 from ..training.checkpoints import SaveBest, save_weights
 from ..training.settings import SETTINGS_FILE
@@ -40,6 +41,21 @@ def inside() -> bool:
 def slice_axis(trained: str | int | None) -> str | int | None:
     """What slices are stacked along: as in the weights that are there, else as most images of the datastore suggest."""
     return direction_of(unlabeled_images()) if trained is None else trained
+
+
+def spacing(trained: Sequence[float] | None, images: Sequence[Mapping[str, Any]]) -> Sequence[float]:
+    """Voxels of a 3D network in mm: as of the weights that are there, else the median of the images of a training.
+
+    Raises:
+        InputError: there are no weights, and none of the images is a volume.
+    """
+    found = trained or median_spacing(images)
+    if found is None:
+        raise InputError(
+            f"{images[0]['image']}: expected a volume of several slices, as 3D needs it, and found none among the "
+            "images; add volumes, or make an app without --volumes."
+        )
+    return found
 
 
 def new_folder(bundle_root: str | os.PathLike) -> str:

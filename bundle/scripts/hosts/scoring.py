@@ -10,9 +10,15 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data.utils import dense_patch_slices
+from monai.transforms import SpatialPad
+from monai.utils import convert_to_tensor
+from torch import Tensor
 
 from ..dataio.files import evenly
-from ..dataio.loaders import SliceDataset
+from ..dataio.loaders import SliceDataset, read_item
+from ..dataio.patches import PatchDataset
+from ..dataio.sizes import patch_size
 from ..errors import InputError
 from ..method.active_learning import Acquisition
 from ..training.checkpoints import load_weights
@@ -21,7 +27,10 @@ from ..training.settings import trained
 logger = logging.getLogger("semsim")
 
 #: Settings of ``train.yaml`` that ``training.json`` beside the weights knows.
-SETTINGS = ("spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion", "features")
+SETTINGS = (
+    "spatial_dims", "spacing", "spatial_size", "in_channels", "class_names", "slice_axis", "intensity", "fusion",
+    "features",
+)  # fmt: skip
 
 
 class BundleScorer:
@@ -34,17 +43,15 @@ class BundleScorer:
             device: where to compute; default: a GPU if there is one.
 
         Raises:
-            InputError: no weights, or those of another network, or of one for volumes.
+            InputError: no weights, or those of another network.
         """
         root = Path(bundle_root)
         known = trained(root / "models" / "model.pt")
-        if known["spatial_dims"] == 3:
-            raise InputError(
-                f"{root / 'models' / 'model.pt'}: scores for the next image are of slices, and these weights are of a "
-                "network for volumes in 3D; take the strategy random."
-            )
+        #: voxels of a patch; ``None``: the network sees slices
+        self.patch = patch_size(known["spatial_size"]) if known["spatial_dims"] == 3 else None
         self.parser = ConfigParser()
-        self.parser.read_config(str(root / "configs" / "train.yaml"))
+        names = ("train", "volumes") if self.patch else ("train",)
+        self.parser.read_config([str(root / "configs" / f"{name}.yaml") for name in names])
         self.parser.update({"bundle_root": str(root), "dataset_dir": str(root), **{k: known[k] for k in SETTINGS}})
         self.transform = self.parser.get_parsed_content("train#preprocessing")
         loss = self.parser.get_parsed_content("loss")
@@ -57,13 +64,28 @@ class BundleScorer:
             regions=loss.regions,
             affinity_temperature=loss.affinity["temperature"],
             prototype_temperature=loss.pooling["temperature"],
+            batch_size=self.parser.get_parsed_content("batch_size"),
             amp=self.parser.get_parsed_content("amp"),
         )
         logger.info(f"Scores in {self.acquisition.precision}.")
 
-    def _slices(self, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        dataset = SliceDataset(items, self.transform, progress=False)
+    def _labelled(self, item: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The slices of a labelled image; in 3D some patches, each centred on a class."""
+        dataset = (
+            SliceDataset([item], self.transform, progress=False)
+            if self.patch is None
+            else PatchDataset([item], self.transform, spatial_size=self.patch, foreground=1.0, progress=False)
+        )
         return [dataset[k] for k in range(len(dataset))]
+
+    def _whole(self, image: str) -> Tensor:
+        """All slices of an image, ``(slices, C, H, W)``; in 3D patches that cover it, ``(patches, C, X, Y, Z)``."""
+        if self.patch is None:
+            dataset = SliceDataset([{"image": image}], self.transform, progress=False)
+            return torch.stack([dataset[k]["image"] for k in range(len(dataset))])
+        volume = SpatialPad(self.patch)(read_item(self.transform, {"image": image})["image"])
+        windows = dense_patch_slices(volume.shape[1:], self.patch, self.patch)
+        return torch.stack([convert_to_tensor(volume[(slice(None), *w)], track_meta=False) for w in windows])
 
     def learn(self, items: Sequence[Mapping[str, Any]], *, most: int = 16) -> bool:
         """Learn the classes' prototypes from labelled images, for the score ``disagreement``.
@@ -80,7 +102,7 @@ class BundleScorer:
         slices: list[dict[str, Any]] = []
         for item in evenly(items, most):
             try:
-                slices += self._slices([item])
+                slices += self._labelled(item)
             except InputError as error:
                 logger.warning(f"{item['image']}: left out of the prototypes. {error}")
         if slices:
@@ -93,4 +115,4 @@ class BundleScorer:
         Raises:
             InputError: the file cannot be used.
         """
-        return self.acquisition.score(torch.stack([item["image"] for item in self._slices([{"image": str(image)}])]))
+        return self.acquisition.score(self._whole(str(image)))

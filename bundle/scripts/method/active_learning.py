@@ -99,7 +99,7 @@ class Acquisition:
         """Take the classes' prototypes from labelled slices, which ``disagreement`` compares with.
 
         Args:
-            slices: sequence of ``image (C, H, W)`` and ``label (1, H, W)``.
+            slices: sequence of ``image (C, H, W)`` and ``label (1, H, W)``; patches with a third axis in 3D.
             most: slices to take at most, spread evenly over the sequence.
 
         Raises:
@@ -126,7 +126,7 @@ class Acquisition:
         """Scores of one image.
 
         Args:
-            image: its slices, ``(slices, C, H, W)``.
+            image: its slices, ``(slices, C, H, W)``, or patches that cover it, ``(patches, C, X, Y, Z)``.
 
         Returns:
             ``entropy``, and where prototypes have been learnt ``disagreement``: means over all pixels and slices.
