@@ -152,7 +152,7 @@ def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
     options |= {name: json.loads(options[name].replace("'", '"')) for name in ("label_values", "class_names")}
     options["in_channels"] = int(options["in_channels"])
     small = {"epochs": 30, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
-             "learning_rate": 0.003}  # fmt: skip
+             "learning_rate": 0.005}  # fmt: skip
     output = train(tmp_path / "run", "semsim_minus", **options, **small)
     page = report(output, dataset_dir=options["dataset_dir"], datalist=options["datalist"])
     assert {p.stem for p in (output / "report").glob("*.png")} >= EVERY - {"affinity"}
