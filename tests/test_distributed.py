@@ -212,7 +212,7 @@ def test_a_process_that_dies_ends_all(shared, tmp_path):
 
 def test_an_error_of_a_process_is_shown_and_ends_all(shared, tmp_path):
     """One of two alone meets it, while the other waits for its gradients."""
-    rate = "$0.01 if @rank == 0 else float('nan')"
+    rate = "$0.01 if @rank == 0 else float('inf')"
     process = torchrun(2, *train_args(shared, tmp_path / "run", "--learning_rate", rate, epochs=1000))
     try:
         output = ended(process, timeout=120)

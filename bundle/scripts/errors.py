@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -125,6 +126,8 @@ def one_line_errors(task: str = "training") -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if hasattr(signal, "SIGCHLD"):  # torch raises where another loading process ends, here too
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         message = explain(error, task)
         if message is None:
             previous(kind, error, trace)

@@ -28,6 +28,9 @@ THICK, OBLIQUE = 1.5, 0.5
 STRAIGHT = 0.9
 #: Files of a list that are looked at where it does not say how to cut.
 MOST_FILES = 200
+#: Ratio of the longest to the shortest side of a voxel from which slices are the better choice, and the fewest slices
+#: of which a 3D network has anything.
+ANISOTROPIC, FEWEST = 3.0, 32
 
 
 def find_slice_axis(spacing: Sequence[float], shape: Sequence[int], slice_axis: int | None = None) -> int:
@@ -91,6 +94,16 @@ def world_axes(affine: np.ndarray) -> list[int]:
     nearest = nib.io_orientation(affine)[:, 0]
     missing = [a for a in range(3) if a not in nearest]
     return [missing.pop(0) if np.isnan(axis) else int(axis) for axis in nearest]
+
+
+def worth_3d(spacing: Sequence[float], shape: Sequence[int]) -> bool:
+    """Whether volumes suit a 3D network: voxels nearly alike in all directions, and enough slices.
+
+    Args:
+        spacing: mm of a voxel along each axis.
+        shape: voxels along each axis.
+    """
+    return len(shape) == 3 and max(spacing) < ANISOTROPIC * min(spacing) and min(shape) >= FEWEST
 
 
 def name_of(slice_axis: str | int | None) -> str:

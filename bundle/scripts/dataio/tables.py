@@ -12,9 +12,8 @@ import numpy as np
 from ..errors import InputError
 from .files import IMAGE_SUFFIXES, cell, is_picture
 from .intensity import AIR
-from .slice_axis import coarser_elsewhere, name_of, stored_axis
+from .slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
 from .survey import Facts, Survey, join
-from .volume_grid import worth_3d
 
 
 def _range(rows: Iterable[Sequence[float]], unit: str) -> str:

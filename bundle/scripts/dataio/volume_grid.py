@@ -24,9 +24,6 @@ from .slice_axis import MOST_FILES, world_axes
 
 logger = logging.getLogger("semsim")
 
-#: Ratio of the longest to the shortest side of a voxel from which slices are the better choice, and the fewest slices
-#: of which a 3D network has anything.
-ANISOTROPIC, FEWEST = 3.0, 32
 #: What to do where 3D is asked of the configuration for slices.
 OVERLAY = "train in 3D with --config_file \"['configs/train.yaml','configs/volumes.yaml']\""
 
@@ -154,16 +151,6 @@ def median_spacing(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
     spacing = [float(f"{value:.4g}") for value in np.median(found, axis=0)]
     logger.info(f"Volumes are resampled to {' x '.join(f'{s:g}' for s in spacing)} mm, the median of the data set.")
     return spacing
-
-
-def worth_3d(spacing: Sequence[float], shape: Sequence[int]) -> bool:
-    """Whether volumes suit a 3D network: voxels nearly alike in all directions, and enough slices.
-
-    Args:
-        spacing: mm of a voxel along each axis.
-        shape: voxels along each axis.
-    """
-    return len(shape) == 3 and max(spacing) < ANISOTROPIC * min(spacing) and min(shape) >= FEWEST
 
 
 def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
