@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)  # a minute on a machine of its own
 LIVER, STONE = 1, 2
 GRID = np.diag([1.5, 1.5, 1.5, 1.0])
 #: enough to learn what is brighter
-QUICK = {"max_epochs": 2, "steps_per_epoch": 40, "val_split": 0, "multi_gpu": False}
+QUICK = {"max_epochs": 2, "steps_per_epoch": 120, "val_split": 0, "multi_gpu": False}
 
 
 def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
