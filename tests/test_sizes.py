@@ -23,13 +23,14 @@ from scripts.errors import InputError, find_input_error
         (128, [[128, 0.6]], 4, 4 * [128]),
         (64, [[128, 0.6]], 4, 4 * [64]),
         (224, [[128, 0.6]], 1, [224]),
+        (224, [[128, 0.25], [96, 0.25], [128, 0.25]], 4, [128, 96, 128, 224]),
         (224, [[128, 0.99]], 2, [128, 224]),
     ],
 )
 def test_every_epoch_has_its_size_and_the_last_that_of_prediction(spatial_size, early, epochs, expected):
     stages = Stages(spatial_size, early)
     assert [stages.stage(e, epochs) for e in range(1, epochs + 1)] == [((n, n), True) for n in expected]
-    assert sum(stages.shares.values()) == pytest.approx(1)
+    assert sum(share for _, share in stages.shares) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +39,21 @@ def test_every_epoch_has_its_size_and_the_last_that_of_prediction(spatial_size, 
         ([[128, 0.6]], 0.3, {(128, False): 0.3, (128, True): 0.3, (224, True): 0.4}),
         ([[128, 0.6]], 0.8, {(128, False): 0.6, (224, False): 0.2, (224, True): 0.2}),
         ([[128, 0.5]], 0.5, {(128, False): 0.5, (224, True): 0.5}),
+        ([[96, 0.1], [128, 0.2]], 0.3, {(96, False): 0.1, (128, False): 0.2, (224, True): 0.7}),
         ([], 0.25, {(224, False): 0.25, (224, True): 0.75}),
     ],
 )
 def test_labelled_slices_alone_come_first_whatever_their_size(early, start, expected):
     stages = Stages(224, early, start)
-    assert {(s.size[0], s.unlabeled): share for s, share in stages.shares.items()} == pytest.approx(expected)
+    assert {(s.size[0], s.unlabeled): share for s, share in stages.shares} == pytest.approx(expected)
     epochs = [stages.stage(e, 20) for e in range(1, 21)]
     assert {(s.size[0], s.unlabeled): epochs.count(s) / 20 for s in epochs} == pytest.approx(expected)
     assert stages.last == Stage((224, 224), True)
 
 
 def test_proportions_are_kept():
-    assert Stages([160, 320], [[160, 0.5]]).shares[Stage((80, 160), True)] == 0.5
-    assert Stages([64, 512], [[100, 0.5]]).shares[Stage((16, 96), True)] == 0.5, "multiples of 16"
+    assert Stages([160, 320], [[160, 0.5]]).shares[0] == (Stage((80, 160), True), 0.5)
+    assert Stages([64, 512], [[100, 0.5]]).shares[0] == (Stage((16, 96), True), 0.5), "multiples of 16"
 
 
 @pytest.mark.parametrize("early", [[[128, 1.0]], [[128, 0]], [[8, 0.5]], [[128, 0.6], [160, 0.4]], [128, 0.6], "128"])

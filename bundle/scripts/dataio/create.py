@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from dataclasses import replace
@@ -10,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import (
-    ignored_line,
-    paired,
-)
+from .files import ignored_line, paired
 from .layouts import Layout, recognise
 from .split import (
     as_names,
@@ -26,8 +22,6 @@ from .split import (
 )  # fmt: skip
 from .survey import MOST_VALUES, foreground_window, survey
 from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
-
-logger = logging.getLogger("semsim")
 
 
 def create(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from monai.utils import ensure_tuple_rep
@@ -56,7 +56,7 @@ class Stages:
     """What the epochs of a training consist of: smaller slices first, and labelled ones alone.
 
     Attributes:
-        shares: the stages in their order, with their fractions of the training, which sum to 1.
+        shares: pairs of a stage and its fraction of the training, in their order; the fractions sum to 1.
     """
 
     def __init__(
@@ -84,22 +84,23 @@ class Stages:
                 f"{unlabeled_start!r}."
             )
         sizes = _sizes(spatial_size, early_sizes, spatial_dims)
-        ends = [sum(share for _, share in sizes[: k + 1]) for k in range(len(sizes) - 1)] + [1.0]
-        cuts = sorted({0.0, *ends, float(unlabeled_start)})
-        self.shares: dict[Stage, float] = {}
-        for begin, end in pairwise(cuts):
+        ends = [round(end, 9) for end in accumulate(share for _, share in sizes)]
+        start = round(float(unlabeled_start), 9)
+        shares: list[tuple[Stage, float]] = []
+        for begin, end in pairwise(sorted({0.0, start, *ends})):
             size = next(size for (size, _), until in zip(sizes, ends) if begin < until)
-            self.shares[Stage(size, begin >= unlabeled_start)] = end - begin
+            shares.append((Stage(size, begin >= start), end - begin))
+        self.shares = tuple(shares)
 
     @property
     def last(self) -> Stage:
         """The stage of the last epoch, with the size of prediction."""
-        return list(self.shares)[-1]
+        return self.shares[-1][0]
 
     def stage(self, epoch: int, epochs: int) -> Stage:
         """That of an epoch, from 1, of a training of so many."""
         end = 0.0
-        for stage, share in self.shares.items():
+        for stage, share in self.shares:
             end += share
             if (epoch - 0.5) / epochs < end and epoch < epochs:
                 return stage

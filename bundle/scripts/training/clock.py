@@ -226,9 +226,9 @@ class KeepTime:
     def _cost(self, epoch: int, epochs: int) -> float:
         """What an epoch of a training of so many costs by its stage; 1 on average."""
         seconds = self.clock.step_seconds
-        if self.stages is None or not set(self.stages.shares) <= set(seconds):
+        if self.stages is None or any(stage not in seconds for stage, _ in self.stages.shares):
             return 1.0
-        mean = sum(share * seconds[stage] for stage, share in self.stages.shares.items())
+        mean = sum(share * seconds[stage] for stage, share in self.stages.shares)
         return seconds[self.stages.stage(epoch, epochs)] / mean
 
     def _epochs(self, epoch: int, length: Length) -> int:

@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -193,9 +193,9 @@ class Plan:
     def _average(self, batch_size: int) -> tuple[float, float]:
         """Seconds of a step with its loading, and of the loading: the mean over the training's stages."""
         stages = self.loader.stages
-        shares: Mapping[Stage | None, float] = stages.shares if stages else {None: 1.0}  # type: ignore[assignment]
+        shares: Sequence[tuple[Stage | None, float]] = stages.shares if stages else ((None, 1.0),)
         means = [0.0, 0.0]
-        for stage, share in shares.items():
+        for stage, share in shares:
             measured = self._time(
                 (self._part(b, batch_size) for b in self._batches(stage)), self.max_seconds / len(shares)
             )
