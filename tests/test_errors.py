@@ -20,6 +20,7 @@ import warm
 from conftest import BUNDLE, ENVIRONMENT
 from scripts.errors import InputError, explain
 from scripts.training.checkpoints import resume_checkpoints
+from test_volumes import isotropic_ct
 
 FILES = "['configs/train.yaml','configs/semsim_minus.yaml']"
 #: before the training: a limit on the process itself
@@ -55,11 +56,11 @@ def no_process_stays():
         STARTED.pop().kill()
 
 
-def start(phantom, output, *args, code="", before=(), fresh=False):
+def start(phantom, output, *args, code="", before=(), fresh=False, files=FILES):
     begin = ["-c", code] if code else ["-m", "monai.bundle"]
     options = {"dataset_dir": phantom, "datalist": phantom / "datalist.json", "output_dir": output, "spatial_size": 32,
                "batch_size": 4, "val_interval": 1}  # fmt: skip
-    command = [*before, sys.executable, *begin, "run", "training", "--config_file", FILES]
+    command = [*before, sys.executable, *begin, "run", "training", "--config_file", files]
     command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
     given = {"cwd": BUNDLE, "env": ENVIRONMENT, "text": True}
     if before or fresh:
@@ -122,21 +123,33 @@ def test_a_batch_too_large(phantom_dir, tmp_path):
     assert "Out of memory. Lower --batch_size" in ended(process)
 
 
-def test_killed_while_a_checkpoint_is_written(phantom_dir, tmp_path):
+def killed_at_a_checkpoint(data, tmp_path, *args, files=FILES):
     """The half file is never taken for a checkpoint: it goes on from the one before and ends as if nothing was."""
-    process = start(phantom_dir, tmp_path / "parts", "--epochs", "4", code=DYING)
+    process = start(data, tmp_path / "parts", "--epochs", "4", *args, code=DYING, files=files)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     half = [p.name for p in (tmp_path / "parts").iterdir() if "resume_checkpoint_3" in p.name]
     assert len(half) == 1 and half[0] != "resume_checkpoint_3.pt", "cut off beside its final place"
     for folder in ("parts", "whole"):
-        process = start(phantom_dir, tmp_path / folder, "--epochs", "4", "--resume", "auto")
+        process = start(data, tmp_path / folder, "--epochs", "4", "--resume", "auto", *args, files=files)
         err = process.communicate(timeout=120)[1]
         assert process.returncode == 0 and "could not read" not in err
     states = [torch.load(tmp_path / folder / "model_last.pt", weights_only=True) for folder in ("parts", "whole")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     names = [sorted(p.name for p in (tmp_path / folder).glob("*.pt*")) for folder in ("parts", "whole")]
     assert names[0] == names[1] and not list((tmp_path / "parts").glob("*.part")), "no half file stays"
+
+
+def test_killed_while_a_checkpoint_is_written(phantom_dir, tmp_path):
+    killed_at_a_checkpoint(phantom_dir, tmp_path)
+
+
+def test_killed_in_3d(tmp_path):
+    options = {"class_names": "['background','liver','gallbladder']", "window": "[-150,250]", "spatial_size": 16,
+               "features": "[4,4,8,8,16,4]", "batch_size": 2, "patches": 2}  # fmt: skip
+    args = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    files = str([f"configs/{name}.yaml" for name in ("train", "volumes")])
+    killed_at_a_checkpoint(isotropic_ct(tmp_path / "data"), tmp_path, *args, files=files)
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root may write anywhere")

@@ -212,16 +212,19 @@ def test_a_patch_of_air_is_drawn_anew(tmp_path):
     assert sum(bool(dataset[k]["image"].any()) for k in range(30)) == 30
 
 
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory) -> Path:
+def isotropic_ct(folder: Path) -> Path:
     """A tiny CT: two labelled volumes, two without labels, one of validation and one of test."""
-    folder = tmp_path_factory.mktemp("ct")
     items = [write(folder, f"ct{k}", (26 + k, 24, 22), seed=k) for k in range(6)]
     named = [{key: str(Path(path).relative_to(folder)) for key, path in item.items()} for item in items]
     lists = {"training": named[:2], "unlabeled": [{"image": item["image"]} for item in named[2:4]],
              "validation": named[4:5], "testing": named[5:]}  # fmt: skip
     (folder / "datalist.json").write_text(json.dumps(lists))
     return folder
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory) -> Path:
+    return isotropic_ct(tmp_path_factory.mktemp("ct"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
