@@ -2,10 +2,10 @@
 
     python label_app/assemble.py --output DIR
     python label_app/assemble.py --output DIR --class_names liver,tumour --spatial_size 160
-    python label_app/assemble.py --output DIR --class_names liver,tumour --volumes
+    python label_app/assemble.py --output DIR --class_names liver,tumour --volumes --window -150 250
 
-With classes of your own, and in 3D, the copy starts without weights: the first labels train them. The repository's
-bundle stays as it is; a server trains and publishes in its copy alone.
+With classes or a window of your own, and in 3D, the copy starts without weights: the first labels train them. The
+repository's bundle stays as it is; a server trains and publishes in its copy alone.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def assemble(
     fusion: str | None = None,
     app: Path | None = None,
     volumes: bool = False,
+    window: list[float] | None = None,
 ) -> Path:
     """Copy app and bundle together.
 
@@ -78,6 +79,7 @@ def assemble(
         fusion: ``conv``, ``sfm_light`` or ``sfm``; default: likewise.
         app: another app than this one, for instance MONAI Label's ``monaibundle``.
         volumes: whether to begin in 3D, without weights.
+        window: intensities that become 0 and 1, HU of a CT say; default: percentiles of each volume.
 
     Returns:
         ``output``.
@@ -88,6 +90,8 @@ def assemble(
         raise SystemExit("--volumes: only our own app trains in 3D; leave --app out.")
     if volumes and (spatial_size or 16) % 16:
         raise SystemExit(f"--spatial_size {spatial_size}: in 3D expected voxels of a patch, a multiple of 16.")
+    if window is not None and not window[0] < window[1]:
+        raise SystemExit(f"--window {window[0]:g} {window[1]:g}: expected the lower intensity first, -150 250 say.")
     if output.exists():
         raise SystemExit(f"{output}: exists already; give another folder, or remove it with all it has learnt.")
     if app is None:
@@ -103,11 +107,13 @@ def assemble(
     write_config(bundle, "inference", "inference")
     path = bundle / "models" / "training.json"
     shipped = json.loads(path.read_text())
-    wanted = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
+    wanted: dict[str, Any] = {"class_names": class_names, "spatial_size": spatial_size, "fusion": fusion}
+    if window is not None:
+        wanted["intensity"] = {**shipped["intensity"], "window": window}
     begun = {**shipped, **volume_settings(bundle)} if volumes else shipped
     settings = {**begun, **{k: v for k, v in wanted.items() if v is not None}}
     settings["keep_largest"] = shipped["keep_largest"] and settings["class_names"] == shipped["class_names"]
-    if volumes or any(settings[k] != shipped[k] for k in ("class_names", "fusion")):
+    if volumes or any(settings[k] != shipped[k] for k in ("class_names", "fusion", "intensity")):
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
         known = ("class_names", "spatial_size", "fusion", "features", "in_channels", "slice_axis", "intensity")
@@ -133,6 +139,7 @@ def main() -> None:
     )
     parser.add_argument("--spatial_size", type=int, help="pixels a side; in 3D voxels of a patch")
     parser.add_argument("--volumes", action="store_true", help="train and predict in 3D, beginning without weights")
+    parser.add_argument("--window", nargs=2, type=float, help="intensities that become 0 and 1, HU of a CT say")
     parser.add_argument("--app", type=Path, help="another app than this one, MONAI Label's monaibundle say")
     parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"])
     options = vars(parser.parse_args())

@@ -10,6 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import warm
 import yaml
 from conftest import BUNDLE, ROOT
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import common
 import comparison
+import pseudo_labels
 
 SIZES = {"spatial_size": 224, "iterations": 3000}  # where a plan does not say
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
@@ -74,6 +76,34 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     capsys.readouterr()
     accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
     assert "nothing to do" in capsys.readouterr().out
+
+    # what the similarities know: of the last weights and of a checkpoint, which are the same after one epoch
+    (checkpoint,) = run.glob("resume_checkpoint_*.pt")
+    found = []
+    for given in ("", str(checkpoint)):
+        pseudo_labels.measure(str(run), protocol["data"], given, every=1, output=str(tmp_path / "similarities.json"))
+        found.append(json.loads((tmp_path / "similarities.json").read_text()))
+    assert found[0]["decoder"] == found[1]["decoder"] and found[0]["steps"] == found[1]["steps"] == record["steps"]
+    assert found[0]["images"] == 2 and sum(found[0]["positions"]) == pytest.approx(1, abs=1e-3)
+    assert "| p_w2 right |" in " ".join(capsys.readouterr().out.replace("|  |", "|").split())
+    settings_file = run / "training.json"
+    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"fusion": "none"}))
+    with pytest.raises(SystemExit, match="this one has no similarities"):
+        pseudo_labels.measure(str(run), protocol["data"])
+
+
+def test_predictions_are_counted_by_the_confidence_of_the_decoder():
+    """Five positions of three classes, two unsure ones: numbers by hand."""
+    truth, decoder = torch.tensor([0, 1, 2, 2, 1]), torch.tensor([0, 1, 1, 2, 2])
+    said, bins = torch.tensor([0, 2, 2, 2, 2]), torch.tensor([3, 3, 3, 0, 0])
+    tally = pseudo_labels.Tally(3)
+    tally.add(said, decoder, truth, bins)
+    record = tally.record()
+    assert record["dice"] == [0.0, round(2 * 2 / (4 + 2), 4)]
+    assert record["right"][0] == 0.5 and record["right"][3] == pytest.approx(2 / 3, abs=1e-4)
+    assert record["agrees"][0] == 1 and record["agrees"][3] == pytest.approx(1 / 3, abs=1e-4)
+    assert record["right_where_it_agrees"][0] == 0.5 and record["right_where_it_agrees"][3] == 1
+    assert record["right"][1] is None, "no such position"
 
 
 def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
+from scripts.dataio import slice_axis
 from test_volumes import oblique, write
 
 pytest.importorskip("sklearn")
@@ -246,6 +247,7 @@ def test_slices_or_volumes(spacing, shape, given, dims, why):
     module = importlib.import_module("semsim.scripts.dimensions")
     found, reason = module.dimensions(given, np.array(spacing, float), np.array(shape, float), [64, 64, 32])
     assert found == dims and why in reason, reason
+    assert given or slice_axis.worth_3d(spacing, shape) == (dims == 3), "`datalist create` says the same"
 
 
 def test_dimensions_that_cannot_be_meant_are_refused(tmp_path):

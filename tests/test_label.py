@@ -122,7 +122,7 @@ def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
 def volumes(tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
     """An app for 3D that has learnt a little from three volumes whose voxels differ; and those."""
     folder = tmp_path_factory.mktemp("volumes")
-    app = assemble.assemble(folder / "app", class_names=["liver"], spatial_size=16, volumes=True)
+    app = assemble.assemble(folder / "app", class_names=["liver"], spatial_size=16, volumes=True, window=[-50.0, 150.0])
     bundle = app / "model" / "semsim"
     assert not (bundle / "models" / "model.pt").exists()
     path = bundle / "models" / "training.json"
@@ -156,6 +156,7 @@ def test_a_training_of_volumes_publishes_and_keeps_its_voxels(volumes):
     first = json.loads((models / "training.json").read_text())
     assert first["spatial_dims"] == 3 and first["spacing"] == [2.0, 2.0, 2.0] and first["spatial_size"] == 16
     assert first["class_names"] == ["background", "liver"] and first["fusion"] == "conv"
+    assert first["intensity"]["window"] == [-50, 150]
     before = digest(models / "model.pt")
     train_volumes(bundle, items[2:], initial=str(models / "model.pt"))
     second = json.loads((models / "training.json").read_text())
@@ -268,13 +269,18 @@ def test_commands_and_links_of_the_page(monkeypatch, tmp_path):
     assert prediction["channel_def"] == {"0": "background", "1": "liver", "2": "tumour"}
     own = json.loads((tmp_path / "liver3d" / "model" / "semsim" / "models" / "training.json").read_text())
     assert own["spatial_dims"] == 3 and own["spatial_size"] == [64, 64, 32] and own["fusion"] == "conv"
+    assert own["intensity"]["window"] == [-150, 250]
     with pytest.raises(SystemExit, match="exists already"):
         assemble.assemble(tmp_path / "app")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"spatial_size": 100}, "multiple of 16"), ({"app": Path("monaibundle")}, "leave --app out")],
+    [
+        ({"spatial_size": 100}, "multiple of 16"),
+        ({"app": Path("monaibundle")}, "leave --app out"),
+        ({"window": [250, -150]}, "--window 250 -150: expected the lower intensity first"),
+    ],
 )
 def test_what_an_app_for_volumes_cannot_be(tmp_path, options, expected):
     with pytest.raises(SystemExit, match=expected):
