@@ -206,8 +206,9 @@ def shown(d: Mapping[str, Any]) -> str:
 
 
 #: Parts of a page that are made from results.
+KINDS = "table|cells|quality|classes|curves?|patients|differences|similarities"
 MARKED = re.compile(
-    r"(<!-- (table|cells|quality|classes|curves?|patients|differences)(?: (\S+?))?(?: against (.+?))? -->\n)"
+    rf"(<!-- ({KINDS})(?: (\S+?))?(?: against (.+?))? -->\n)"
     r".*?(<!-- end -->)",
     re.S,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -161,6 +162,19 @@ def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, dig
     return f"{np.mean(values):.{digits}f}" if values else "-"
 
 
+def similarity_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Results of pseudo_labels.py: how often each prediction is right, by the decoder's confidence."""
+    edges, rows = records[0]["edges"], []
+    for r in sorted(records, key=lambda r: (len(r["run"]), r["run"], r["steps"])):
+        mean = {kind: f"{np.mean(r[kind]['dice']):.3f}" for kind in ("decoder", "p_w1", "p_w2")}
+        right = {f"{kind} right": [mean[kind], *r[kind]["right"]] for kind in mean}
+        right["decoder right where p_w2 agrees"] = ["", *r["p_w2"]["right_where_it_agrees"]]
+        rows.append([f"{r['run'].split('_')[0].removeprefix('acdc')} labelled, {r['steps']} steps", "positions", ""])
+        rows[-1] += [f"{v:.1%}" for v in r["positions"]]
+        rows += [["", name, v[0], *("-" if x is None else f"{x:.3f}" for x in v[1:])] for name, v in right.items()]
+    return markdown(["training", "", "mean Dice", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges))], rows)
+
+
 #: what ``report`` fills
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
 
@@ -170,8 +184,8 @@ def report(page: str = "", results: str = "") -> None:
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
     and ``differences`` for pictures, ``cells`` for methods by labelled patients, ``quality`` for pseudo-labels,
-    ``classes`` for differences class by class, each closed by ``<!-- end -->``;
-    PATTERN chooses result files by name.
+    ``classes`` for differences class by class, ``similarities`` for what pseudo_labels.py found, each closed
+    by ``<!-- end -->``; PATTERN chooses result files by name.
 
     Args:
         page: Markdown file; default ``README.md`` and ``benchmarks/ACCURACY.md``.
@@ -185,6 +199,9 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
     """A page with its marked parts made anew; without ``figures`` no picture is drawn."""
 
     def part(kind: str, pattern: str, against: str) -> str:
+        if kind == "similarities":
+            found = sorted(results.parent.glob(f"pseudo_labels_{pattern}.json"))
+            return "\n".join(similarity_lines([json.loads(path.read_text()) for path in found]))
         records = load(results.glob(f"{pattern}.json"))
         if not records:
             raise SystemExit(f"{results}: no result matches {pattern}.")

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
 from accuracy import METHODS
-from common import BUNDLE, CONFIGS, RESULTS, markdown, write_json
+from common import BUNDLE, CONFIGS, RESULTS, write_json
+from comparison import similarity_lines
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.utils import set_determinism
@@ -40,7 +40,6 @@ from torch.utils.data import RandomSampler
 
 #: Edges of the decoder's confidence.
 EDGES = (0.0, 0.6, 0.8, 0.95, 1.0)
-KINDS = ("decoder", "p_w1", "p_w2")
 BATCH = 8
 
 
@@ -62,7 +61,7 @@ class Tally:
         self.both_right += torch.bincount(bins[right & agreed], minlength=number)
 
     def record(self) -> dict[str, Any]:
-        """Dice of the foreground classes over all positions; fractions for each range of confidence."""
+        """Dice of the foreground classes over all positions; fractions for each range of confidence, null for none."""
         dice = 2 * self.confusion.diag() / (self.confusion.sum(0) + self.confusion.sum(1)).clamp(min=1)
         values = {
             "dice": dice[1:],
@@ -70,7 +69,7 @@ class Tally:
             "agrees": self.agreed / self.all,
             "right_where_it_agrees": self.both_right / self.agreed,
         }
-        return {name: [round(float(v), 4) for v in value] for name, value in values.items()}
+        return {name: [None if v.isnan() else round(float(v), 4) for v in value] for name, value in values.items()}
 
 
 def parsed(method: str, folder: Path, data: str, every: int, **settings: Any) -> ConfigParser:
@@ -120,7 +119,7 @@ def measure(
     unlabeled = DataLoader(hidden, batch_sampler=[list(range(k, len(hidden), number)) for k in range(number)])
     drawn = RandomSampler(labeled, replacement=True, num_samples=number * BATCH)
     classes = len(settings["class_names"])
-    tallies = {kind: Tally(classes) for kind in KINDS}
+    tallies = {kind: Tally(classes) for kind in ("decoder", "p_w1", "p_w2")}
     with frozen_statistics(teacher.network), torch.autocast("cpu", torch.bfloat16):
         for batch, shown in zip(unlabeled, DataLoader(labeled, batch_size=BATCH, sampler=drawn)):
             weak = teacher.network({"weak": batch["image"]}, Streams(decode=("weak",), fuse=("weak",)))
@@ -150,30 +149,12 @@ def measure(
     record |= {"edges": list(EDGES), "positions": [round(float(v), 4) for v in positions / positions.sum()]}
     record |= {kind: tally.record() for kind, tally in tallies.items()}
     write_json(output or RESULTS / f"pseudo_labels_{folder.name}_{steps}.json", record)
-    print("\n".join(table_lines([record])))
-
-
-def table_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Results as a Markdown table: how often each is right, by the decoder's confidence."""
-    edges, rows = records[0]["edges"], []
-    ranges = [f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:])]
-    for r in records:
-        what = f"{r['run'].split('_')[0]}, {r['steps']} steps"
-        share = [f"{v:.1%}" for v in r["positions"]]
-        rows.append([what, "positions", "", *share])
-        for kind in KINDS:
-            rows.append(["", kind, f"{sum(r[kind]['dice']) / len(r[kind]['dice']):.3f}", *map(_three, r[kind]["right"])])
-        rows.append(["", "decoder, where p_w2 agrees", "", *map(_three, r["p_w2"]["right_where_it_agrees"])])
-    return markdown(["training", "right", "mean Dice", *ranges], rows)
-
-
-def _three(value: float) -> str:
-    return f"{value:.3f}"
+    print("\n".join(similarity_lines([record])))
 
 
 def table(*results: str) -> None:
     """Print results as a Markdown table."""
-    print("\n".join(table_lines([json.loads(Path(result).read_text()) for result in results])))
+    print("\n".join(similarity_lines([json.loads(Path(result).read_text()) for result in results])))
 
 
 if __name__ == "__main__":
