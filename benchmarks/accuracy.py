@@ -80,6 +80,13 @@ def make_datalist(
     Path(output).write_text(json.dumps(lists, indent=1) + "\n")
 
 
+def config_files(method: str, dims: int, dataset: str) -> list[str]:
+    """What a training reads, in the bundle's folder: ``train.yaml``, overlays of the method and of the protocol."""
+    overlays = ["train", *["volumes"] * (dims == 3), *METHODS[method]]
+    protocol = ["accuracy", *["la"] * (dataset == "la"), *["patches"] * (dims == 3)]
+    return [f"configs/{name}.yaml" for name in overlays] + [str(CONFIGS / f"{name}.yaml") for name in protocol]
+
+
 def run_name(
     method: str,
     cases: int,
@@ -169,10 +176,7 @@ def train(
         settings["initial_weights"] = str(Path(initial).resolve())
     for c in applied:
         settings |= changes()[c]
-    overlays = [*["volumes"] * (dims == 3), *METHODS[method]]
-    files = ["configs/train.yaml", *(f"configs/{name}.yaml" for name in overlays), str(CONFIGS / "accuracy.yaml")]
-    files += [str(CONFIGS / f"{name}.yaml") for name, of in (("la", dataset == "la"), ("patches", dims == 3)) if of]
-    args = ["--config_file", str(files), "--dataset_dir", str(Path(data).resolve())]
+    args = ["--config_file", str(config_files(method, dims, dataset)), "--dataset_dir", str(Path(data).resolve())]
     args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     env = environment(threads)

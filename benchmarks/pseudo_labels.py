@@ -3,9 +3,9 @@
     python benchmarks/pseudo_labels.py measure --run benchmarks/runs/NAME --data DIR
     python benchmarks/pseudo_labels.py table benchmarks/results/pseudo_labels_*.json
 
-The weak view of every fourth unlabelled image, at the size of the features (a quarter of the slice): the decoder's
+The weak view of every fourth unlabelled image, at the size of the features (a quarter of the slice or patch): the decoder's
 prediction I(p_w); p_w1, refined by the affinities within the slice (eq. 5); p_w2, described by the prototypes of 8
-labelled slices (eq. 9). What is more often right than the decoder, or tells where the decoder is right, could make
+labelled slices or patches (eq. 9). What is more often right than the decoder, or tells where the decoder is right, could make
 better pseudo-labels. Nothing is trained, and nothing learns from these labels.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 
 import common
 import torch
-from accuracy import METHODS
-from common import BUNDLE, CONFIGS, RESULTS, write_json
+from accuracy import DATASETS, METHODS, config_files
+from common import BUNDLE, RESULTS, write_json
 from comparison import similarity_lines
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
@@ -72,11 +72,12 @@ class Tally:
         return {name: [None if v.isnan() else round(float(v), 4) for v in value] for name, value in values.items()}
 
 
-def parsed(method: str, folder: Path, data: str, every: int, **settings: Any) -> ConfigParser:
+def parsed(folder: Path, dims: int, data: str, every: int, **settings: Any) -> ConfigParser:
     """The configuration of a training of ``accuracy.py``, to take its parts from."""
     parser = ConfigParser()
-    files = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *METHODS[method])]
-    parser.read_config([*files, str(CONFIGS / "accuracy.yaml")])
+    method = max((m for m in METHODS if f"_{m}" in folder.name), key=len)
+    dataset = next(d for d in DATASETS if folder.name.startswith(d))
+    parser.read_config([str(BUNDLE / file) for file in config_files(method, dims, dataset)])
     hidden = parser["hidden_labels#data"].replace("::7", f"::{every}")
     settings |= {"bundle_root": str(BUNDLE), "dataset_dir": data, "datalist": str(folder / "datalist.json")}
     settings |= {"show_progress": False, "train#labeled_augmentation#transforms": [], "hidden_labels#data": hidden}
@@ -86,17 +87,25 @@ def parsed(method: str, folder: Path, data: str, every: int, **settings: Any) ->
 
 @torch.no_grad()
 def measure(
-    run: str, data: str, checkpoint: str = "", spatial_size: int = 0, every: int = 4, output: str = "", seed: int = 0
+    run: str,
+    data: str,
+    checkpoint: str = "",
+    spatial_size: int = 0,
+    every: int = 4,
+    regions: int = 0,
+    output: str = "",
+    seed: int = 0,
 ) -> None:
     """Measure the predictions of one training and write what was found.
 
     Args:
-        run: folder of a training of ``accuracy.py`` in 2D, with a method that has similarities.
+        run: folder of a training of ``accuracy.py``, of a method that has similarities.
         data: folder with ``images`` and ``labels``.
         checkpoint: of its, ``resume_checkpoint_N.pt``; default the weights of its last iteration.
         spatial_size: pixels a side, where slices were smaller at that time; default those of the end.
         every: take every so many unlabelled images.
-        output: default ``benchmarks/results/pseudo_labels_NAME_STEPS.json``.
+        regions: sub-regions a side for p_w2; default those of the training.
+        output: default ``benchmarks/results/pseudo_labels_NAME_STEPS.json``, with ``regions`` in the name if given.
         seed: of the choice of labelled slices.
 
     Raises:
@@ -108,9 +117,9 @@ def measure(
     size, file = spatial_size or settings["spatial_size"], Path(checkpoint or folder / "model_last.pt")
     if settings["fusion"] == "none":
         raise SystemExit(f"{folder}: expected a training of SemSim or SemSim-; this one has no similarities.")
-    method = max((m for m in METHODS if f"_{m}" in folder.name), key=len)
     with tempfile.TemporaryDirectory() as temporary:
-        parser = parsed(method, folder, str(Path(data).resolve()), every, output_dir=temporary, spatial_size=size)
+        changed = {"output_dir": temporary, "spatial_size": size} | ({"loss#regions": regions} if regions else {})
+        parser = parsed(folder, settings["spatial_dims"], str(Path(data).resolve()), every, **changed)
         network, loss, teacher = (parser.get_parsed_content(name) for name in ("network", "loss", "teacher"))
         hidden, labeled = (parser.get_parsed_content(name) for name in ("hidden_labels", "train#dataset"))
     state = torch.load(file, map_location="cpu", weights_only=True)
@@ -142,13 +151,22 @@ def measure(
     command += f" --checkpoint {file.name}" if checkpoint else ""
     command += f" --spatial_size {size}" if spatial_size else ""
     command += f" --every {every}" if every != 4 else ""
+    command += f" --regions {regions}" if regions else ""
     positions = tallies["decoder"].all
-    record: dict[str, Any] = {"run": folder.name, "steps": steps, "spatial_size": size, "command": command}
+    record: dict[str, Any] = {
+        "run": folder.name,
+        "steps": steps,
+        "spatial_size": size,
+        "regions": loss.regions,
+        "command": command,
+    }
     record |= {"seed": seed, "commit": common.git("rev-parse", "HEAD"), "versions": common.versions()}
     record |= {"images": len(hidden.data), "slices": len(hidden), "class_names": settings["class_names"]}
     record |= {"edges": list(EDGES), "positions": [round(float(v), 4) for v in positions / positions.sum()]}
     record |= {kind: tally.record() for kind, tally in tallies.items()}
-    write_json(output or RESULTS / f"pseudo_labels_{folder.name}_{steps}.json", record)
+    write_json(
+        output or RESULTS / f"pseudo_labels_{folder.name}_{steps}{f'_regions_{regions}' * (regions > 0)}.json", record
+    )
     print("\n".join(similarity_lines([record])))
 
 

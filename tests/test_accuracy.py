@@ -128,6 +128,10 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     assert "--spatial_size [16,16,16] " in record["command"]
     assert record["command"].endswith("--dataset la --splits FILE")
     assert record["recipe"]["batch_size"] == 4 and 0 <= record["pseudo_labels"]["left atrium confident"][0] <= 1
+    pseudo_labels.measure(str(tmp_path / "work" / record["name"]), str(tmp_path), every=1, regions=2,
+                          output=str(tmp_path / "similarities.json"))  # fmt: skip
+    found = json.loads((tmp_path / "similarities.json").read_text())
+    assert found["regions"] == 2 and len(found["p_w2"]["dice"]) == 1 and found["spatial_size"] == [16, 16, 16]
     with pytest.raises(SystemExit, match="one of acdc, la, received brats"):
         accuracy.train(str(tmp_path), "semsim_minus", dataset="brats")
 
