@@ -3,10 +3,10 @@
     python benchmarks/pseudo_labels.py measure --run benchmarks/runs/NAME --data DIR
     python benchmarks/pseudo_labels.py table benchmarks/results/pseudo_labels_*.json
 
-The weak view of every fourth unlabelled image, at the size of the features (a quarter of the slice or patch): the decoder's
-prediction I(p_w); p_w1, refined by the affinities within the slice (eq. 5); p_w2, described by the prototypes of 8
-labelled slices or patches (eq. 9). What is more often right than the decoder, or tells where the decoder is right, could make
-better pseudo-labels. Nothing is trained, and nothing learns from these labels.
+The weak view of every fourth unlabelled image, at the size of the features (a quarter of the slice or patch): the
+decoder's prediction I(p_w); p_w1, refined by the affinities within the slice (eq. 5); p_w2, described by the prototypes
+of 8 labelled slices or patches (eq. 9). What is more often right than the decoder, or tells where the decoder is right,
+could make better pseudo-labels. Nothing is trained, and nothing learns from these labels.
 """
 
 from __future__ import annotations
