@@ -13,9 +13,9 @@ the folder are not touched.
 Every method is ``train.yaml`` with an overlay of its own and, for the same augmentation, batches and budget,
 ``configs/accuracy.yaml``; in 3D with ``volumes.yaml`` in front, where ``--spatial_size`` has three numbers.
 
-A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean
-of the last five evaluations and the best on validation; the labelled cases, commits, command, versions, wall time and
-both curves. Everything goes on where it was interrupted.
+A result holds Dice, 95HD and ASSD of every case and class for the last iteration, the mean of the last five evaluations
+and the best on validation, and for the last iteration with flips and the largest component; the labelled cases,
+commits, command, versions, wall time and both curves. Everything goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ BATCH = {2: 8, 3: 4}
 RUN = [sys.executable, "-m", "monai.bundle", "run"]
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
+#: How the last iteration is scored once more: mean over the flips of a slice, largest component of each class.
+POST_PROCESSING = {"flip_tta": True, "keep_largest": True}
 
 
 class Unfinished(Exception):
@@ -211,10 +213,42 @@ def train(
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
+    record["post_processed"] = post_processed(folder, data, threads)
     write_json(result, record)
     if test:
         predict(str(folder), test, threads=threads)
     print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
+
+
+def post_processed(folder: Path, data: str, threads: int = 1) -> dict[str, Any]:
+    """Scores of the last iteration as :data:`POST_PROCESSING` predicts."""
+    with tempfile.TemporaryDirectory() as output:
+        evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **POST_PROCESSING)
+        return {**POST_PROCESSING, **_scores([Path(output)])}
+
+
+def evaluate(weights: Path, datalist: str | Path, data: str, output: str, threads: int = 1, **options: Any) -> None:
+    """Score weights on the validation patients into ``scores.csv`` and ``scores.json`` of a folder."""
+    line = common.command(
+        "", ["train", "evaluate"], dataset_dir=Path(data).resolve(), datalist=datalist, output_dir=output,
+        ckpt_path=weights.resolve(), evaluate_list="validation", show_progress=False, **options,
+    )  # fmt: skip
+    common.run(line, Path(output, "output.log"), threads)
+
+
+def add_post_processed(run: str, data: str, results: str = "", threads: int = 1) -> None:
+    """Add the post-processed scores to a result that was written without them.
+
+    Args:
+        run: folder of the training, named as its result.
+        data: as for ``train``.
+        results: folder of the result; default ``benchmarks/results/accuracy``.
+        threads: CPU threads.
+    """
+    path = (Path(results) if results else RESULTS) / f"{Path(run).name}.json"
+    write_json(
+        path, json.loads(path.read_text()) | {"post_processed": post_processed(Path(run).resolve(), data, threads)}
+    )
 
 
 def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
@@ -236,7 +270,7 @@ def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
-        args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False"]
+        args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False", "--flip_tta", "False"]
         subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment(threads), check=True, capture_output=True)
         files = sorted(Path(folder).glob("*_seg.nii.gz"))
         arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}
@@ -263,12 +297,16 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
         name: {m: mean_known(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)
     }
     return {
-        "epochs": [int(folder.name.split("_")[1]) for folder in folders],
         "mean": {m: mean_known(row[m] for row in per_class.values()) for m in METRICS},
         "classes": per_class,
         "per_case": cases,
         "distance_unit": tables[0][0]["unit"],
     }
+
+
+def _of_epochs(folders: Sequence[Path]) -> dict[str, Any]:
+    """Those of validations during the training, ``epoch_N``."""
+    return {"epochs": [int(folder.name.split("_")[1]) for folder in folders], **_scores(folders)}
 
 
 def mean_known(values: Iterable[float | None]) -> float:
@@ -298,9 +336,9 @@ def collect(folder: Path) -> dict[str, Any]:
         "versions": versions("pytorch-ignite"),
         "machine": "; ".join(sorted({s["machine"] for s in starts})),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
-        "last": _scores(evaluated[-1:]),
-        "mean_of_last_five": _scores(evaluated[-5:]),
-        "best_on_validation": _scores([folder / "validations" / f"epoch_{best}"]),
+        "last": _of_epochs(evaluated[-1:]),
+        "mean_of_last_five": _of_epochs(evaluated[-5:]),
+        "best_on_validation": _of_epochs([folder / "validations" / f"epoch_{best}"]),
     }
     shown = [k for k in log[-1] if k.startswith(("loss", "mask", "agreement", "pseudo"))]
     record["training_curve"] = {k: [_number(row[k]) for row in log] for k in ("iteration", *shown)}
@@ -395,6 +433,6 @@ if __name__ == "__main__":
     from comparison import report, table
 
     try:
-        fire.Fire({"train": train, "queue": queue, "predict": predict, "table": table, "report": report, "pack": pack})
+        fire.Fire({f.__name__: f for f in (train, queue, predict, add_post_processed, table, report, pack)})
     except Unfinished as unfinished:
         raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None

@@ -206,7 +206,7 @@ def shown(d: Mapping[str, Any]) -> str:
 
 
 #: Parts of a page that are made from results.
-KINDS = "table|cells|quality|classes|curves?|patients|differences|similarities"
+KINDS = "table|cells|cells_post_processed|quality|classes|curves?|patients|differences|similarities"
 MARKED = re.compile(
     rf"(<!-- ({KINDS})(?: (\S+?))?(?: against (.+?))? -->\n)"
     r".*?(<!-- end -->)",

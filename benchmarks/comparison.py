@@ -15,6 +15,7 @@ from accuracy import EVALUATIONS, METHODS, RESULTS, mean_known
 from common import ROOT, interval, markdown, patient_of, read_splits, shown
 from common import fill as fill_page
 
+PROCESSED = "post_processed"
 #: methods of the table, as it names them
 TITLES = {
     "labeled_only": "labelled scans only", "fixmatch": "FixMatch", "unimatch": "UniMatch",
@@ -102,6 +103,16 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
         cells += [_over_seeds(group, lambda r, w=which: r[w]["mean"]["dice"], 3) for which in EVALUATIONS]  # type: ignore[misc]
         rows.append([*cells, _over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1)])
     lines = markdown([*head, f"95HD ({unit}), last"], rows)
+    if processed := {name: found for name, group in groups.items() if (found := [r for r in group if PROCESSED in r])}:
+        head = ["flips and largest component", "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
+        rows = []
+        for name, group in processed.items():
+            cells = [f"{np.mean([r[PROCESSED]['classes'][c]['dice'] for r in group]):.3f}" for c in names]
+            mean = [
+                _over_seeds(group, lambda r, m=m: r[PROCESSED]["mean"][m], d) for m, d in (("dice", 3), ("hd95", 1))
+            ]  # type: ignore[misc]
+            rows.append([name, str(len(group)), *cells, *mean])
+        lines += ["", *markdown(head, rows)]
     pairs = list(zip(groups, list(groups)[1:]))
     if against:
         pairs = [(against, name) for name in groups if name != against]
@@ -109,13 +120,15 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     for first, second in pairs:
         if not {r["seed"] for r in groups[first]} & {r["seed"] for r in groups[second]}:
             continue
-        found = [paired(groups[first], groups[second], which) for which in EVALUATIONS[:2]]
+        whichever = [*EVALUATIONS[:2], *[PROCESSED] * bool(processed)]
+        found = [paired(groups[first], groups[second], which) for which in whichever]
         rows.append([second, first, *map(shown, found), ", ".join(f"{s:+.3f}" for s in found[0]["seeds"])])
-    head = ["method", "against", "Dice, last iteration", "Dice, mean of last five", "each seed, last"]
+    head = ["method", "against", "Dice, last iteration", "Dice, mean of last five"]
+    head += [*["flips and largest component"] * bool(processed), "each seed, last"]
     return [*lines, "", *markdown(head, rows)] if rows else lines
 
 
-def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> list[str]:
     """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
     counts = [int(count) for count in read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]]
     rows = []
@@ -123,7 +136,7 @@ def cells_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = []
         for count in counts:
             found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
-            dice, distance = (np.mean([r["last"]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
+            dice, distance = (np.mean([r[which]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
         rows.append([title, *cells])
@@ -183,9 +196,10 @@ def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (both pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, ``cells`` for methods by labelled patients, ``quality`` for pseudo-labels,
-    ``classes`` for differences class by class, ``similarities`` for what pseudo_labels.py found, each closed
-    by ``<!-- end -->``; PATTERN chooses result files by name.
+    and ``differences`` for pictures, ``cells`` for methods by labelled patients (``cells_post_processed``: with flips
+    and the largest component), ``quality`` for pseudo-labels, ``classes`` for differences class by class,
+    ``similarities`` for what pseudo_labels.py found, each closed by ``<!-- end -->``; PATTERN chooses result files by
+    name.
 
     Args:
         page: Markdown file; default ``README.md`` and ``benchmarks/ACCURACY.md``.
@@ -219,6 +233,7 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
 TABLES: dict[str, Callable[..., list[str]]] = {
     "table": table_lines,
     "cells": lambda records, _: cells_lines(records),
+    "cells_post_processed": lambda records, _: cells_lines(records, PROCESSED),
     "quality": lambda records, _: quality_lines(records),
     "classes": class_lines,
 }

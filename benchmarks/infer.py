@@ -59,6 +59,7 @@ def build(which: str, size: int, data: Path, output: Path, device: str) -> Confi
             "spatial_size": size,
             "device": device,
             "amp": "auto" if which == "amp" else False,
+            "flip_tta": False,
             "show_progress": False,
         }
     )

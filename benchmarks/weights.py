@@ -6,9 +6,9 @@
 
 ``model_last.pt`` of the training, its last iteration, becomes ``bundle/models/model.pt``, with ``training.json`` beside
 it, and ``benchmarks/results/weights.json`` names the result and the file's SHA-256. ``score`` evaluates the shipped
-weights on the validation patients, with and without all but the largest piece of each class dropped, into
-``benchmarks/results/weights_keep_largest.json``; those of the way that they predict by default go into ``eval_metrics``
-of ``bundle/configs/metadata.json``.
+weights on the validation patients into ``benchmarks/results/weights_scores.json``: as the network predicts a slice, as
+the mean over its flips, and with all but the largest component of each class dropped besides. The way that they predict
+by default goes into ``eval_metrics`` of ``bundle/configs/metadata.json``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from accuracy import METRICS, make_datalist
-from common import BUNDLE, RESULTS, command, git, run, versions, write_json
+from accuracy import METRICS, evaluate, make_datalist
+from common import BUNDLE, RESULTS, git, versions, write_json
+
+#: Ways of predicting: whether with flips, and whether the largest component of each class is kept alone.
+WAYS = {"plain": (False, False), "flips": (True, False), "flips_and_largest": (True, True)}
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:
@@ -54,7 +57,7 @@ def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", 
     part = models / "model.pt.part"
     shutil.copyfile(folder / "model_last.pt", part)
     part.replace(models / "model.pt")
-    settings = json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
+    settings = {"flip_tta": True} | json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
     (models / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
     facts = {
         "result": Path(result).name,
@@ -65,13 +68,13 @@ def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", 
 
 
 def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadata: str = "") -> None:
-    """Evaluate the shipped weights on the validation patients, with and without ``keep_largest``; write both down.
+    """Evaluate the shipped weights on the validation patients in every way of ``WAYS``.
 
     Args:
         data: folder with ``images`` and ``labels``, as for ``accuracy.py train``.
         cases: labelled patients of the protocol; the validation patients are the same for all.
         splits: JSON of patients; default ``configs/acdc_splits.json``.
-        output: default ``benchmarks/results/weights_keep_largest.json``.
+        output: default ``benchmarks/results/weights_scores.json``.
         metadata: whose ``eval_metrics`` to replace; default ``bundle/configs/metadata.json``.
     """
     record: dict[str, Any] = {
@@ -80,21 +83,19 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadat
         "weights_sha256": hashlib.sha256((BUNDLE / "models" / "model.pt").read_bytes()).hexdigest(),
         "versions": versions(),
     }
+    model = BUNDLE / "models" / "model.pt"
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(data, cases, f"{folder}/datalist.json", splits)
-        for keep in (False, True):
-            line = command(
-                "", ["train", "evaluate"], dataset_dir=Path(data).resolve(), datalist=f"{folder}/datalist.json",
-                output_dir=folder, ckpt_path="models/model.pt", keep_largest=keep,
-            )  # fmt: skip
-            run(line, Path(folder, "output.log"))
+        for way, (flips, keep) in WAYS.items():
+            evaluate(model, f"{folder}/datalist.json", data, folder, flip_tta=flips, keep_largest=keep)
             scores = json.loads(Path(folder, "scores.json").read_text())
             kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")
-            record[f"keep_largest_{str(keep).lower()}"] = {key: scores[key] for key in kept}
-    write_json(output or RESULTS / "weights_keep_largest.json", record)
-    keep = json.loads((BUNDLE / "models" / "training.json").read_text())["keep_largest"]
+            record[way] = {key: scores[key] for key in kept}
+    write_json(output or RESULTS / "weights_scores.json", record)
+    settings = json.loads((BUNDLE / "models" / "training.json").read_text())
+    default = next(way for way, said in WAYS.items() if said == (settings["flip_tta"], settings["keep_largest"]))
     path = Path(metadata) if metadata else BUNDLE / "configs" / "metadata.json"
-    values = json.dumps(metrics(record[f"keep_largest_{str(keep).lower()}"]), indent=8).replace("}", "    }")
+    values = json.dumps(metrics(record[default]), indent=8).replace("}", "    }")
     text = path.read_text()
     path.write_text(re.sub(r'"eval_metrics": \{.*?\}', lambda _: f'"eval_metrics": {values}', text, flags=re.S))
 

@@ -54,7 +54,7 @@ def volume_settings(bundle: Path) -> dict[str, Any]:
     from monai.bundle import ConfigParser
 
     overlay = ConfigParser.load_config_file(str(bundle / "configs" / "volumes.yaml"))
-    return {name: overlay[name] for name in ("spatial_dims", "spatial_size", "slice_axis", "fusion")}
+    return {name: overlay[name] for name in ("spatial_dims", "spatial_size", "slice_axis", "fusion", "flip_tta")}
 
 
 def assemble(
@@ -117,7 +117,7 @@ def assemble(
         (bundle / "models" / "model.pt").unlink()
     if settings != shipped:
         known = ("class_names", "spatial_size", "fusion", "features", "in_channels", "slice_axis", "intensity")
-        kept = {k: settings[k] for k in (*known, "keep_largest", "spatial_dims") if k in settings}
+        kept = {k: settings[k] for k in (*known, "keep_largest", "flip_tta", "spatial_dims") if k in settings}
         path.write_text(json.dumps(kept, indent=2) + "\n")
     if class_names is not None:
         path = bundle / "configs" / "metadata.json"

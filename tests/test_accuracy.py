@@ -60,6 +60,14 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
             values = [case[metric] for case in record[which]["per_case"].values()]
             assert np.shape(values) == (1, 3)
             assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
+    processed = record.pop("post_processed")
+    assert processed["flip_tta"] and set(processed["per_case"]) == set(splits["validation"])
+    result = accuracy.Path(protocol["results"]) / f"{record['name']}.json"
+    result.write_text(json.dumps(record))
+    accuracy.add_post_processed(
+        str(accuracy.Path(protocol["work"]) / record["name"]), protocol["data"], protocol["results"]
+    )
+    assert json.loads(result.read_text())["post_processed"] == processed
     assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
     assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
     assert len(record["validation_curve"]["mean_dice"]) == 1 and "loss_cross" in record["training_curve"]

@@ -182,7 +182,7 @@ def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -
     """
     flow = workflow(
         "train", "train", "evaluate", dataset_dir=str(phantom_dir), output_dir=str(output_dir),
-        ckpt_path=str(BUNDLE / "models" / "model.pt"), spatial_size=160, **options,
+        ckpt_path=str(BUNDLE / "models" / "model.pt"), spatial_size=160, flip_tta=False, **options,
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("validate#dataset")

@@ -12,7 +12,16 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SliceInferer
-from monai.transforms import Activationsd, Compose, EnsureChannelFirstd, Invertd, ScaleIntensityd
+from monai.transforms import (
+    Activationsd,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    RandAxisFlipd,
+    RandFlipd,
+    RandRotate90d,
+    ScaleIntensityd,
+)
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scripts.dataio.readers import LoadFilesd
@@ -166,6 +175,22 @@ def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
         found = flipped.logits(volume, network).softmax(1)
         p = [plain.logits(volume.flip(d), network).softmax(1).flip(d) for d in ((), (2,), (3,), (2, 3))]
     assert torch.allclose(found, torch.stack(p).mean(0), atol=1e-5) and not torch.allclose(found, p[0], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "known"),
+    [
+        ([RandFlipd("image", 0.5, 0), RandRotate90d("image"), RandFlipd("image", 0.5, -1)], True),
+        ([RandAxisFlipd("image")], True),
+        ([RandFlipd("image", 0.5, 0)], False),  # left and right are different classes
+        ([RandFlipd("image", 0.5, None)], False),  # both axes at once, never one of them
+        ([RandFlipd("image", 0.5, [0, 1])], False),
+        ([RandRotate90d("image")], False),
+        ([], False),
+    ],
+)
+def test_a_network_knows_the_flips_that_it_has_seen(transforms, known):
+    assert module.flips_learnt(transforms) is known
 
 
 def test_the_precision_is_the_one_rule_and_probabilities_are_float32(monkeypatch, network):

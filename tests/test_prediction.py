@@ -251,9 +251,11 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
         return max(counts)
 
     assert pieces("noted") == 1 and pieces("all", keep_largest=False) > 1
+    assert json.loads((run / "training.json").read_text())["flip_tta"] is True, "as labeled_transforms flip"
     for name, options in (("noted", {}), ("all", {"keep_largest": False})):
         scored = {**common, "output_dir": str(out / name), "ckpt_path": str(run / "model_last.pt"), **options}
         flow = workflow("train", "train", "evaluate", **scored)
         flow.initialize()
         flow.run()
-        assert json.loads((out / name / "scores.json").read_text())["keep_largest"] is (name == "noted")
+        scores = json.loads((out / name / "scores.json").read_text())
+        assert scores["keep_largest"] is (name == "noted") and scores["flip_tta"]

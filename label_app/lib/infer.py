@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Settings that prediction depends on; with others the bundle is taken up anew.
 SETTINGS = (
     "spatial_dims", "spacing", "spatial_size", "features", "in_channels", "class_names", "slice_axis", "intensity",
-    "keep_largest",
+    "keep_largest", "flip_tta",
 )  # fmt: skip
 
 #: What a request may ask of a prediction, beside device and weights.

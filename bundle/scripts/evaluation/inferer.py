@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from monai.networks.blocks import Convolution
 from monai.networks.nets import BasicUNet
+from monai.transforms import RandAxisFlipd, RandFlipd
+from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -83,6 +85,22 @@ class InPrecision:
             logger.info(f"Prediction in {chosen}.")
             self._told = chosen
         return for_mixed_precision(network) if chosen.mixed else network
+
+
+def flips_learnt(transforms: Sequence[Any]) -> bool:
+    """Whether an augmentation flips slices along both axes: a network knows the flips that it has seen.
+
+    Args:
+        transforms: of slices.
+    """
+    axes: set[int] = set()
+    for transform in transforms:
+        if isinstance(transform, RandAxisFlipd):
+            axes |= {0, 1}
+        elif isinstance(transform, RandFlipd) and transform.flipper.spatial_axis is not None:  # None: both at once
+            flipped = ensure_tuple(transform.flipper.spatial_axis)
+            axes |= {axis % 2 for axis in flipped} if len(flipped) == 1 else set()
+    return axes == {0, 1}
 
 
 class SliceLabelInferer(InPrecision, SliceInferer):

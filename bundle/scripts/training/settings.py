@@ -43,6 +43,7 @@ REPEATED: dict[str, Any] = {
     },
     "fusion": "sfm",
     "keep_largest": False,
+    "flip_tta": False,
 }  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
     path = weights_file(ckpt_path).parent / SETTINGS_FILE
     known = json.loads(path.read_text()) if path.is_file() else {}
     guessed = [name for name, value in REPEATED.items() if name not in known and value is not None]
-    silent = {"spatial_dims", "features", "fusion", "keep_largest"}  # nothing else was there before they were saved
+    # nothing else was there before they were saved
+    silent = {"spatial_dims", "features", "fusion", "keep_largest", "flip_tta"}
     if window is not None:
         known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
         silent.add("intensity")
@@ -123,7 +125,7 @@ class SaveSettings:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and resume_checkpoints(self.path.parent):
             earlier, now = map(saved_name, (json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))))
-            free = ("epochs", "minutes", "keep_largest")  # may change on the way
+            free = ("epochs", "minutes", "keep_largest", "flip_tta")  # may change on the way
             other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
             if other:
                 raise InputError(
