@@ -120,9 +120,12 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     for first, second in pairs:
         if not {r["seed"] for r in groups[first]} & {r["seed"] for r in groups[second]}:
             continue
-        whichever = [*EVALUATIONS[:2], *[PROCESSED] * bool(processed)]
-        found = [paired(groups[first], groups[second], which) for which in whichever]
-        rows.append([second, first, *map(shown, found), ", ".join(f"{s:+.3f}" for s in found[0]["seeds"])])
+        found = [paired(groups[first], groups[second], which) for which in EVALUATIONS[:2]]
+        cells = [second, first, *map(shown, found)]
+        if processed:
+            known = all(PROCESSED in r for r in (*groups[first], *groups[second]))
+            cells.append(shown(paired(groups[first], groups[second], PROCESSED)) if known else "-")
+        rows.append([*cells, ", ".join(f"{s:+.3f}" for s in found[0]["seeds"])])
     head = ["method", "against", "Dice, last iteration", "Dice, mean of last five"]
     head += [*["flips and largest component"] * bool(processed), "each seed, last"]
     return [*lines, "", *markdown(head, rows)] if rows else lines
@@ -189,11 +192,11 @@ def similarity_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 #: what ``report`` fills
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md"]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md", ROOT / "benchmarks" / "RECIPE.md"]
 
 
 def report(page: str = "", results: str = "") -> None:
-    """Write the tables and pictures of a page (both pages without one) from results, between its marks.
+    """Write the tables and pictures of a page (all pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
     and ``differences`` for pictures, ``cells`` for methods by labelled patients (``cells_post_processed``: with flips
@@ -202,7 +205,7 @@ def report(page: str = "", results: str = "") -> None:
     name.
 
     Args:
-        page: Markdown file; default ``README.md`` and ``benchmarks/ACCURACY.md``.
+        page: Markdown file; default ``README.md``, ``ACCURACY.md`` and ``RECIPE.md``.
         results: folder of the results; default ``benchmarks/results/accuracy``.
     """
     for path in [Path(page)] if page else PAGES:

@@ -310,6 +310,24 @@ def test_a_tie_is_called_a_tie(capsys):
     assert [c.split()[-1] for c in cells[2:]] == ["ahead", "ahead", "behind", "ahead"]
 
 
+def test_scores_with_post_processing_stand_beside_the_others():
+    """Only where every result has them; a table of results without any says nothing of them."""
+    base, better, older = (made_up(m, 0, lambda p, d=d: d + 0.001 * p)
+                           for m, d in (("labeled_only", 0.5), ("fixmatch", 0.6), ("semsim_minus", 0.55)))  # fmt: skip
+    assert "flips" not in "".join(comparison.table_lines([base, better]))
+    for record, gain in ((base, 0.1), (better, 0.2)):
+        cases = {c: {**v, "dice": [d + gain for d in v["dice"]]} for c, v in record["last"]["per_case"].items()}
+        mean = {"dice": record["last"]["mean"]["dice"] + gain, "hd95": 1.5}
+        record["post_processed"] = {**record["last"], "per_case": cases, "mean": mean}
+    lines = comparison.table_lines([base, better, older], "labeled_only")
+    at = next(n for n, line in enumerate(lines) if line.startswith("| flips and largest component"))
+    assert [line.split(" | ")[0] for line in lines[at + 2 : at + 4]] == ["| labeled_only", "| fixmatch"]
+    assert lines[at + 3].endswith("| 0.804 | 1.5 |") and lines[at + 4] == ""
+    assert [line.split(" | ")[4] for line in lines[-2:]] == ["+0.200 (+0.200 to +0.200) ahead", "-"]
+    cells = comparison.cells_lines([base, better], "post_processed")
+    assert "| FixMatch | not run yet | 0.804 / 1.5 | not run yet |" in cells
+
+
 def test_pages_are_filled_from_results(tmp_path):
     for seed in (0, 1):
         for method, dice in (("fixmatch", 0.5), ("semsim_minus", 0.6)):
