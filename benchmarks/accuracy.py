@@ -54,8 +54,11 @@ BATCH = {2: 8, 3: 4}
 RUN = [sys.executable, "-m", "monai.bundle", "run"]
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
-#: How the last iteration is scored once more: mean over the flips of a slice, largest component of each class.
-POST_PROCESSING = {"flip_tta": True, "keep_largest": True}
+#: How the last iteration is scored besides: mean over the flips of a slice, and the largest component of each class.
+POST_PROCESSING = {
+    "flips": {"flip_tta": True, "keep_largest": False},
+    "post_processed": {"flip_tta": True, "keep_largest": True},
+}
 
 
 class Unfinished(Exception):
@@ -213,7 +216,7 @@ def train(
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
-    record["post_processed"] = post_processed(folder, data, threads)
+    record |= post_processed(folder, data, threads)
     write_json(result, record)
     if test:
         predict(str(folder), test, threads=threads)
@@ -222,9 +225,12 @@ def train(
 
 def post_processed(folder: Path, data: str, threads: int = 1) -> dict[str, Any]:
     """Scores of the last iteration as :data:`POST_PROCESSING` predicts."""
-    with tempfile.TemporaryDirectory() as output:
-        evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **POST_PROCESSING)
-        return {**POST_PROCESSING, **_scores([Path(output)])}
+    found = {}
+    for name, options in POST_PROCESSING.items():
+        with tempfile.TemporaryDirectory() as output:
+            evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **options)
+            found[name] = {**options, **_scores([Path(output)])}
+    return found
 
 
 def evaluate(weights: Path, datalist: str | Path, data: str, output: str, threads: int = 1, **options: Any) -> None:
@@ -246,9 +252,8 @@ def add_post_processed(run: str, data: str, results: str = "", threads: int = 1)
         threads: CPU threads.
     """
     path = (Path(results) if results else RESULTS) / f"{Path(run).name}.json"
-    write_json(
-        path, json.loads(path.read_text()) | {"post_processed": post_processed(Path(run).resolve(), data, threads)}
-    )
+    record = json.loads(path.read_text())
+    write_json(path, record | post_processed(Path(run).resolve(), data, threads))
 
 
 def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:

@@ -105,13 +105,16 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     lines = markdown([*head, f"95HD ({unit}), last"], rows)
     if processed := {name: found for name, group in groups.items() if (found := [r for r in group if PROCESSED in r])}:
         head = ["flips and largest component", "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
+        head.append("mean Dice, flips alone")
         rows = []
         for name, group in processed.items():
             cells = [f"{np.mean([r[PROCESSED]['classes'][c]['dice'] for r in group]):.3f}" for c in names]
             mean = [
                 _over_seeds(group, lambda r, m=m: r[PROCESSED]["mean"][m], d) for m, d in (("dice", 3), ("hd95", 1))
             ]  # type: ignore[misc]
-            rows.append([name, str(len(group)), *cells, *mean])
+            rows.append(
+                [name, str(len(group)), *cells, *mean, _over_seeds(group, lambda r: r["flips"]["mean"]["dice"], 3)]
+            )
         lines += ["", *markdown(head, rows)]
     pairs = list(zip(groups, list(groups)[1:]))
     if against:
@@ -178,13 +181,23 @@ def _mean_of_last(group: Sequence[Mapping[str, Any]], curves: str, key: str, dig
     return f"{np.mean(values):.{digits}f}" if values else "-"
 
 
+def _elsewhere(right: float | None, share: float | None, there: float | None) -> float | None:
+    """A fraction of the whole, less what a share of it contributes: the fraction of the rest; nothing for no rest."""
+    if right is None or share is None or share > 0.99999:
+        return None
+    return (right - share * (there or 0.0)) / (1 - share)
+
+
 def similarity_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Results of pseudo_labels.py: how often each prediction is right, by the decoder's confidence."""
     edges, rows = records[0]["edges"], []
     for r in sorted(records, key=lambda r: (len(r["run"]), r["run"], r["steps"])):
         mean = {kind: f"{np.mean(r[kind]['dice']):.3f}" for kind in ("decoder", "p_w1", "p_w2")}
         right = {f"{kind} right": [mean[kind], *r[kind]["right"]] for kind in mean}
-        right["decoder right where p_w2 agrees"] = ["", *r["p_w2"]["right_where_it_agrees"]]
+        there = r["p_w2"]["right_where_it_agrees"]
+        right["decoder right where p_w2 agrees"] = ["", *there]
+        rest = map(_elsewhere, r["decoder"]["right"], r["p_w2"]["agrees"], there)
+        right["decoder right where it does not"] = ["", *rest]
         rows.append([f"{r['run'].split('_')[0].removeprefix('acdc')} labelled, {r['steps']} steps", "positions", ""])
         rows[-1] += [f"{v:.1%}" for v in r["positions"]]
         rows += [["", name, v[0], *("-" if x is None else f"{x:.3f}" for x in v[1:])] for name, v in right.items()]

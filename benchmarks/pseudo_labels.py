@@ -3,10 +3,10 @@
     python benchmarks/pseudo_labels.py measure --run benchmarks/runs/NAME --data DIR
     python benchmarks/pseudo_labels.py table benchmarks/results/pseudo_labels_*.json
 
-The weak view of every fourth unlabelled image, at the size of the features (a quarter of the slice or patch): the
-decoder's prediction I(p_w); p_w1, refined by the affinities within the slice (eq. 5); p_w2, described by the prototypes
-of 8 labelled slices or patches (eq. 9). What is more often right than the decoder, or tells where the decoder is right,
-could make better pseudo-labels. Nothing is trained, and nothing learns from these labels.
+Every fourth unlabelled image as the weak view shows it, but not augmented, at the size of the features (a quarter
+of the slice or patch): the decoder's prediction I(p_w); p_w1, refined by the affinities within the slice (eq. 5); p_w2,
+described by the prototypes of 8 labelled slices or patches (eq. 9). What is more often right than the decoder, or tells
+where the decoder is right, could make better pseudo-labels. Nothing is trained, and nothing learns from these labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import common
 import torch
-from accuracy import DATASETS, METHODS, config_files
+from accuracy import DATASETS, METHODS, changes, config_files
 from common import BUNDLE, RESULTS, write_json
 from comparison import similarity_lines
 from monai.bundle import ConfigParser
@@ -78,6 +78,8 @@ def parsed(folder: Path, dims: int, data: str, every: int, **settings: Any) -> C
     method = max((m for m in METHODS if f"_{m}" in folder.name), key=len)
     dataset = next(d for d in DATASETS if folder.name.startswith(d))
     parser.read_config([str(BUNDLE / file) for file in config_files(method, dims, dataset)])
+    for change in folder.name.partition(f"_{method}")[2].rpartition("_seed")[0].split("+"):
+        parser.update(changes().get(change, {}))
     hidden = parser["hidden_labels#data"].replace("::7", f"::{every}")
     settings |= {"bundle_root": str(BUNDLE), "dataset_dir": data, "datalist": str(folder / "datalist.json")}
     settings |= {"show_progress": False, "train#labeled_augmentation#transforms": [], "hidden_labels#data": hidden}

@@ -57,7 +57,7 @@ def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", 
     part = models / "model.pt.part"
     shutil.copyfile(folder / "model_last.pt", part)
     part.replace(models / "model.pt")
-    settings = {"flip_tta": True} | json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
+    settings = json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
     (models / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
     facts = {
         "result": Path(result).name,
@@ -84,6 +84,11 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadat
         "versions": versions(),
     }
     model = BUNDLE / "models" / "model.pt"
+    settings = json.loads((BUNDLE / "models" / "training.json").read_text())
+    said = (settings["flip_tta"], settings["keep_largest"])
+    default = next((way for way, options in WAYS.items() if options == said), None)
+    if default is None:
+        raise SystemExit(f"models/training.json: flip_tta and keep_largest expected as in {WAYS}, received {said}.")
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(data, cases, f"{folder}/datalist.json", splits)
         for way, (flips, keep) in WAYS.items():
@@ -92,8 +97,6 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadat
             kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")
             record[way] = {key: scores[key] for key in kept}
     write_json(output or RESULTS / "weights_scores.json", record)
-    settings = json.loads((BUNDLE / "models" / "training.json").read_text())
-    default = next(way for way, said in WAYS.items() if said == (settings["flip_tta"], settings["keep_largest"]))
     path = Path(metadata) if metadata else BUNDLE / "configs" / "metadata.json"
     values = json.dumps(metrics(record[default]), indent=8).replace("}", "    }")
     text = path.read_text()

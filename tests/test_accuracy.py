@@ -60,14 +60,16 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
             values = [case[metric] for case in record[which]["per_case"].values()]
             assert np.shape(values) == (1, 3)
             assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
-    processed = record.pop("post_processed")
-    assert processed["flip_tta"] and set(processed["per_case"]) == set(splits["validation"])
+    processed = {name: record.pop(name) for name in accuracy.POST_PROCESSING}
+    for name, keep in (("flips", False), ("post_processed", True)):
+        assert processed[name]["flip_tta"] and processed[name]["keep_largest"] is keep
+        assert set(processed[name]["per_case"]) == set(splits["validation"])
     result = accuracy.Path(protocol["results"]) / f"{record['name']}.json"
     result.write_text(json.dumps(record))
     accuracy.add_post_processed(
         str(accuracy.Path(protocol["work"]) / record["name"]), protocol["data"], protocol["results"]
     )
-    assert json.loads(result.read_text())["post_processed"] == processed
+    assert {name: json.loads(result.read_text())[name] for name in processed} == processed
     assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
     assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
     assert len(record["validation_curve"]["mean_dice"]) == 1 and "loss_cross" in record["training_curve"]
@@ -92,6 +94,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
         pseudo_labels.measure(str(run), protocol["data"], given, every=1, output=str(tmp_path / "similarities.json"))
         found.append(json.loads((tmp_path / "similarities.json").read_text()))
     assert found[0]["decoder"] == found[1]["decoder"] and found[0]["steps"] == found[1]["steps"] == record["steps"]
+    assert found[0]["regions"] == 2, "as the change says"
     assert found[0]["images"] == 2 and sum(found[0]["positions"]) == pytest.approx(1, abs=1e-3)
     assert "| p_w2 right |" in " ".join(capsys.readouterr().out.replace("|  |", "|").split())
     settings_file = run / "training.json"
@@ -310,6 +313,13 @@ def test_a_tie_is_called_a_tie(capsys):
     assert [c.split()[-1] for c in cells[2:]] == ["ahead", "ahead", "behind", "ahead"]
 
 
+def test_the_rest_is_right_as_often_as_the_whole_says():
+    """Of 10 positions 6 are agreed on, 3 of them right, and 5 of all: of the other 4 two."""
+    assert comparison._elsewhere(0.5, 0.6, 0.5) == pytest.approx(0.5)
+    assert comparison._elsewhere(0.8, 0.5, 1.0) == pytest.approx(0.6)
+    assert comparison._elsewhere(0.5, 1.0, 0.5) is None and comparison._elsewhere(None, None, None) is None
+
+
 def test_scores_with_post_processing_stand_beside_the_others():
     """Only where every result has them; a table of results without any says nothing of them."""
     base, better, older = (made_up(m, 0, lambda p, d=d: d + 0.001 * p)
@@ -319,10 +329,11 @@ def test_scores_with_post_processing_stand_beside_the_others():
         cases = {c: {**v, "dice": [d + gain for d in v["dice"]]} for c, v in record["last"]["per_case"].items()}
         mean = {"dice": record["last"]["mean"]["dice"] + gain, "hd95": 1.5}
         record["post_processed"] = {**record["last"], "per_case": cases, "mean": mean}
+        record["flips"] = record["last"]
     lines = comparison.table_lines([base, better, older], "labeled_only")
     at = next(n for n, line in enumerate(lines) if line.startswith("| flips and largest component"))
     assert [line.split(" | ")[0] for line in lines[at + 2 : at + 4]] == ["| labeled_only", "| fixmatch"]
-    assert lines[at + 3].endswith("| 0.804 | 1.5 |") and lines[at + 4] == ""
+    assert lines[at + 3].endswith("| 0.804 | 1.5 | 0.605 |") and lines[at + 4] == ""
     assert [line.split(" | ")[4] for line in lines[-2:]] == ["+0.200 (+0.200 to +0.200) ahead", "-"]
     cells = comparison.cells_lines([base, better], "post_processed")
     assert "| FixMatch | not run yet | 0.804 / 1.5 | not run yet |" in cells

@@ -17,6 +17,7 @@ from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
     Invertd,
+    OneOf,
     RandAxisFlipd,
     RandFlipd,
     RandRotate90d,
@@ -186,7 +187,13 @@ def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
         ([RandFlipd("image", 0.5, None)], False),  # both axes at once, never one of them
         ([RandFlipd("image", 0.5, [0, 1])], False),
         ([RandRotate90d("image")], False),
+        ([RandFlipd("image", 0.0, 0), RandFlipd("image", 0.5, 1)], False),  # turned off by an option
+        ([RandFlipd("label", 0.5, 0), RandFlipd("label", 0.5, 1)], False),
         ([], False),
+        (None, False),
+        (Compose([RandFlipd("image", 0.5, 0), Compose([RandFlipd("image", 0.5, 1)])]), True),
+        ([OneOf([RandFlipd("image", 0.5, 0), RandFlipd("image", 0.5, 1)])], False),
+        (RandAxisFlipd("image", 0.1), True),
     ],
 )
 def test_a_network_knows_the_flips_that_it_has_seen(transforms, known):

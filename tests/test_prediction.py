@@ -259,3 +259,19 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
         flow.run()
         scores = json.loads((out / name / "scores.json").read_text())
         assert scores["keep_largest"] is (name == "noted") and scores["flip_tta"]
+        assert flow.parser.get_parsed_content("validate#inferer").flip_tta
+
+    # over flips, as the training notes; weights that say nothing of it are older and predict without
+    def flips() -> list[bool]:
+        settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / "flips"), "show_progress": False}
+        flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), **settings)
+        flow.initialize()
+        scored = workflow("train", "train", "evaluate", **{**common, **settings})
+        scored.initialize()
+        found = (flow.parser.get_parsed_content("inferer"), scored.parser.get_parsed_content("validate#inferer"))
+        return [inferer.flip_tta for inferer in found]
+
+    assert flips() == [True, True]
+    path = run / "training.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "flip_tta"}))
+    assert flips() == [False, False]

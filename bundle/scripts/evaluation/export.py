@@ -55,6 +55,7 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = json.loads((ROOT / "configs" / "metadata.json").read_text())
     if ckpt_path.resolve() == (ROOT / "models" / "model.pt").resolve():
+        content.pop("eval_metrics")  # of predictions over flips, the largest components kept: a network does neither
         return content
     names, channels = settings["class_names"], settings["in_channels"]
     dims = settings.get("spatial_dims", 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from monai.networks.blocks import Convolution
 from monai.networks.nets import BasicUNet
-from monai.transforms import RandAxisFlipd, RandFlipd
+from monai.transforms import Compose, RandAxisFlipd, RandFlipd
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -87,20 +87,29 @@ class InPrecision:
         return for_mixed_precision(network) if chosen.mixed else network
 
 
-def flips_learnt(transforms: Sequence[Any]) -> bool:
+def flips_learnt(transforms: Any) -> bool:
     """Whether an augmentation flips slices along both axes: a network knows the flips that it has seen.
 
     Args:
-        transforms: of slices.
+        transforms: of slices, a transform or a list of them; those in a ``OneOf`` or ``SomeOf`` do not count.
     """
     axes: set[int] = set()
-    for transform in transforms:
+    for transform in _one_by_one(transforms):
+        if not isinstance(transform, RandFlipd | RandAxisFlipd) or not transform.prob or "image" not in transform.keys:
+            continue
         if isinstance(transform, RandAxisFlipd):
             axes |= {0, 1}
-        elif isinstance(transform, RandFlipd) and transform.flipper.spatial_axis is not None:  # None: both at once
-            flipped = ensure_tuple(transform.flipper.spatial_axis)
-            axes |= {axis % 2 for axis in flipped} if len(flipped) == 1 else set()
+        elif len(axis := ensure_tuple(transform.flipper.spatial_axis)) == 1 and axis[0] is not None:  # one at a time
+            axes |= {axis[0] % 2}
     return axes == {0, 1}
+
+
+def _one_by_one(transforms: Any) -> Iterator[Any]:
+    for transform in () if transforms is None else ensure_tuple(transforms):
+        if type(transform) is Compose:  # not a subclass of it, which applies some of them
+            yield from _one_by_one(transform.transforms)
+        else:
+            yield transform
 
 
 class SliceLabelInferer(InPrecision, SliceInferer):
@@ -173,5 +182,7 @@ class SliceLabelInferer(InPrecision, SliceInferer):
 
         if not self.flip_tta:
             return logits(x)
-        total = torch.stack([logits(x.flip(axes)).softmax(dim=1).flip(axes) for axes in ((), (2,), (3,), (2, 3))])
-        return total.mean(dim=0).log()  # whose softmax is the mean
+        total: Any = 0
+        for axes in ((), (2,), (3,), (2, 3)):
+            total = total + logits(x.flip(axes)).softmax(dim=1).flip(axes)
+        return (total / 4).log()  # whose softmax is the mean
