@@ -216,7 +216,8 @@ def train(
     if initial:
         record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
     record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
-    record |= post_processed(folder, data, threads)
+    if dims == 2:  # patches are not flipped by default
+        record |= post_processed(folder, data, threads)
     write_json(result, record)
     if test:
         predict(str(folder), test, threads=threads)

@@ -103,19 +103,9 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
         cells += [_over_seeds(group, lambda r, w=which: r[w]["mean"]["dice"], 3) for which in EVALUATIONS]  # type: ignore[misc]
         rows.append([*cells, _over_seeds(group, lambda r: r["last"]["mean"]["hd95"], 1)])
     lines = markdown([*head, f"95HD ({unit}), last"], rows)
-    if processed := {name: found for name, group in groups.items() if (found := [r for r in group if PROCESSED in r])}:
-        head = ["flips and largest component", "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
-        head.append("mean Dice, flips alone")
-        rows = []
-        for name, group in processed.items():
-            cells = [f"{np.mean([r[PROCESSED]['classes'][c]['dice'] for r in group]):.3f}" for c in names]
-            mean = [
-                _over_seeds(group, lambda r, m=m: r[PROCESSED]["mean"][m], d) for m, d in (("dice", 3), ("hd95", 1))
-            ]  # type: ignore[misc]
-            rows.append(
-                [name, str(len(group)), *cells, *mean, _over_seeds(group, lambda r: r["flips"]["mean"]["dice"], 3)]
-            )
-        lines += ["", *markdown(head, rows)]
+    processed = {name: found for name, group in groups.items() if (found := [r for r in group if PROCESSED in r])}
+    if processed:
+        lines += ["", *_processed_lines(processed, names, unit)]
     pairs = list(zip(groups, list(groups)[1:]))
     if against:
         pairs = [(against, name) for name in groups if name != against]
@@ -132,6 +122,18 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
     head = ["method", "against", "Dice, last iteration", "Dice, mean of last five"]
     head += [*["flips and largest component"] * bool(processed), "each seed, last"]
     return [*lines, "", *markdown(head, rows)] if rows else lines
+
+
+def _processed_lines(groups: Mapping[str, list[Mapping[str, Any]]], names: Sequence[str], unit: str) -> list[str]:
+    """Scores of the last iteration over flips and with the largest component; Dice over flips alone."""
+    rows = []
+    for name, group in groups.items():
+        cells = [f"{np.mean([r[PROCESSED]['classes'][c]['dice'] for r in group]):.3f}" for c in names]
+        cells.append(_over_seeds(group, lambda r: r[PROCESSED]["mean"]["dice"], 3))
+        cells.append(_over_seeds(group, lambda r: r[PROCESSED]["mean"]["hd95"], 1))
+        rows.append([name, str(len(group)), *cells, _over_seeds(group, lambda r: r["flips"]["mean"]["dice"], 3)])
+    head = ["flips and largest component", "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
+    return markdown([*head, "mean Dice, flips alone"], rows)
 
 
 def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> list[str]:

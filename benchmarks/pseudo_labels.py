@@ -26,14 +26,7 @@ from monai.data import DataLoader
 from monai.utils import set_determinism
 from scripts.method.fusion import resize
 from scripts.method.network import Streams
-from scripts.method.similarity import (
-    class_prototypes,
-    cross_log_probabilities,
-    cross_similarity,
-    merge_regions,
-    nearest,
-    refine,
-)
+from scripts.method.similarity import nearest, refine
 from scripts.training.trainer import frozen_statistics
 from torch import Tensor
 from torch.utils.data import RandomSampler
@@ -134,14 +127,10 @@ def measure(
     with frozen_statistics(teacher.network), torch.autocast("cpu", torch.bfloat16):
         for batch, shown in zip(unlabeled, DataLoader(labeled, batch_size=BATCH, sampler=drawn)):
             weak = teacher.network({"weak": batch["image"]}, Streams(decode=("weak",), fuse=("weak",)))
-            known = teacher.network({"labeled": shown["image"]}, Streams(fuse=("labeled",))).features["labeled"]
+            known = teacher.network({"labeled": shown["image"]}, Streams(fuse=("labeled",)))
             f = weak.features["weak"].float()
             small = resize(weak.logits["weak"].float().softmax(dim=1), f.shape[2:])
-            labels = torch.as_tensor(shown["label"])[:, 0]
-            prototypes = class_prototypes(known.float(), labels, num_classes=classes, regions=loss.regions)
-            similarity = cross_similarity(f, prototypes, regions=loss.regions)
-            log_cr = cross_log_probabilities(similarity, prototypes.present, **loss.pooling)
-            described = merge_regions(log_cr, loss.regions, f.shape[2:])
+            _, described = loss._described(f, loss._prototypes(known, torch.as_tensor(shown["label"])))
             p = {"decoder": small, "p_w1": refine(f, small, **loss.affinity), "p_w2": described}
             truth = nearest(torch.as_tensor(batch["label"]), f.shape[2:]).flatten()
             confidence, decoder = (v.flatten() for v in small.max(dim=1))

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from accuracy import METRICS, evaluate, make_datalist
+from accuracy import METRICS, POST_PROCESSING, evaluate, make_datalist
 from common import BUNDLE, RESULTS, git, versions, write_json
 
-#: Ways of predicting: whether with flips, and whether the largest component of each class is kept alone.
-WAYS = {"plain": (False, False), "flips": (True, False), "flips_and_largest": (True, True)}
+#: Ways of predicting: a slice as it is, over its flips, and the largest component of each class alone besides.
+WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING}
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:
@@ -68,7 +68,7 @@ def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", 
 
 
 def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadata: str = "") -> None:
-    """Evaluate the shipped weights on the validation patients in every way of ``WAYS``.
+    """Evaluate the shipped weights on the validation patients in every way of ``WAYS``, in float32 on every machine.
 
     Args:
         data: folder with ``images`` and ``labels``, as for ``accuracy.py train``.
@@ -85,14 +85,14 @@ def score(data: str, cases: int = 7, splits: str = "", output: str = "", metadat
     }
     model = BUNDLE / "models" / "model.pt"
     settings = json.loads((BUNDLE / "models" / "training.json").read_text())
-    said = (settings["flip_tta"], settings["keep_largest"])
+    said = {name: settings[name] for name in WAYS["plain"]}
     default = next((way for way, options in WAYS.items() if options == said), None)
     if default is None:
-        raise SystemExit(f"models/training.json: flip_tta and keep_largest expected as in {WAYS}, received {said}.")
+        raise SystemExit(f"models/training.json: expected one of {list(WAYS.values())}, received {said}.")
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(data, cases, f"{folder}/datalist.json", splits)
-        for way, (flips, keep) in WAYS.items():
-            evaluate(model, f"{folder}/datalist.json", data, folder, flip_tta=flips, keep_largest=keep)
+        for way, options in WAYS.items():
+            evaluate(model, f"{folder}/datalist.json", data, folder, amp=False, **options)
             scores = json.loads(Path(folder, "scores.json").read_text())
             kept = ("cases", "list", "mean", "classes", "distance_unit", "empty_rule")
             record[way] = {key: scores[key] for key in kept}

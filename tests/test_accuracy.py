@@ -136,7 +136,7 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     )  # fmt: skip
     record = json.loads((tmp_path / "results" / "la4_16x16x16_1_semsim_minus_seed0.json").read_text())
     assert record["last"]["distance_unit"] == "mm" and list(record["last"]["per_case"]) == names[3:]
-    assert "--spatial_size [16,16,16] " in record["command"]
+    assert "--spatial_size [16,16,16] " in record["command"] and not set(accuracy.POST_PROCESSING) & set(record)
     assert record["command"].endswith("--dataset la --splits FILE")
     assert record["recipe"]["batch_size"] == 4 and 0 <= record["pseudo_labels"]["left atrium confident"][0] <= 1
     pseudo_labels.measure(str(tmp_path / "work" / record["name"]), str(tmp_path), every=1, regions=2,
@@ -379,6 +379,13 @@ def test_the_published_pages_are_those_of_the_results(page):
     assert len(common.MARKED.findall(text)) > 0 and comparison.fill(text, accuracy.RESULTS) == text
     for name in re.findall(r"\]\((figures/\S+)\)", text):
         assert (page.parent / name).stat().st_size > 5000, name
+
+
+def test_sub_regions_in_3d_are_told_as_measured():
+    names = [f"pseudo_labels_la8_64x64x32_300_semsim_minus_seed0_320_regions_{n}.json" for n in (1, 2, 4)]
+    a, b, c = (json.loads((common.RESULTS / name).read_text())["p_w2"]["dice"][0] for name in names)
+    page = " ".join((BUNDLE / "docs" / "METHOD.md").read_text().split())
+    assert f"Dice of p_w2 {a:.3f}, {b:.3f} and {c:.3f}" in page
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)

@@ -113,10 +113,10 @@ def test_the_shipped_weights_are_those_of_their_result():
     card = (BUNDLE / "docs" / "README.md").read_text()
     ways = json.loads((ROOT / "benchmarks" / "results" / "weights_scores.json").read_text())
     assert ways["weights_sha256"] == facts["sha256"] and ways["plain"]["list"] == "validation"
-    assert ways["plain"]["mean"] == pytest.approx(record["last"]["mean"], rel=5e-3), "in bfloat16 of another CPU"
+    assert ways["plain"]["mean"] == pytest.approx(record["last"]["mean"], abs=1e-4)
     assert settings["keep_largest"] and settings["flip_tta"]
-    assert metadata["eval_metrics"] == weights.metrics(ways["flips_and_largest"])
-    kept = ways["flips_and_largest"]["mean"]
+    assert metadata["eval_metrics"] == weights.metrics(ways["post_processed"])
+    kept = ways["post_processed"]["mean"]
     told = " ".join((ROOT / "benchmarks" / "ACCURACY.md").read_text().split())
     assert f"weights come to {kept['dice']:.3f} and {kept['hd95']:.1f} voxels" in told
     assert f"reach {kept['dice']:.3f} / {kept['hd95']:.1f} likewise" in (ROOT / "README.md").read_text()
