@@ -21,8 +21,12 @@ sys.path[:0] = [str(BUNDLE), str(ROOT / "tests")]
 torch.set_num_threads(1)
 #: files whose tests take longest: first, so that processes which share the work end together
 LONGEST = (
-    "test_auto3dseg",
     "test_docs",
+    "test_fold_training",
+    "test_page",
+    "test_run",
+    "test_isotropic",
+    "test_fold_inference",
     "test_distributed",
     "test_prediction",
     "test_configs",
@@ -32,8 +36,9 @@ LONGEST = (
     "test_accuracy",
     "test_step",
 )
-#: `make test-label` runs these in an environment of their own
-collect_ignore = [] if importlib.util.find_spec("monailabel") else ["label"]
+#: folders of tests and what they need; `make test-label` runs one of them in an environment of its own
+NEEDS = {"label": "monailabel", "algo_template": "sklearn"}
+collect_ignore = [folder for folder, package in NEEDS.items() if not importlib.util.find_spec(package)]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Tests of the Auto3DSeg template."""

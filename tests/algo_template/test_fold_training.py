@@ -1,0 +1,153 @@
+"""The training of one generated folder: moved, interrupted, with and without unlabelled images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+
+import nibabel as nib
+import pytest
+import torch
+import warm
+import yaml
+from conftest import ENVIRONMENT as ENV
+from monai.apps.auto3dseg import import_bundle_algo_history
+from monai.apps.auto3dseg.utils import AlgoKeys
+
+from .folds import generated, train
+
+
+def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_path):
+    folder = generated(work, tmp_path / "elsewhere")
+    block = tmp_path / "block"
+    block.mkdir()
+    (block / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'semsim_bundle':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    env = {**ENV, "PYTHONPATH": str(block)}
+    absent = warm.run([sys.executable, "-c", "import semsim_bundle"], env=env)
+    assert absent.returncode == 1 and "ModuleNotFoundError: semsim_bundle" in absent.stderr
+    result = train(folder, "--epochs=1", "--no_such_key=3", "--num_warmup_epochs=2", env=env)
+    assert all(f"no key {key}" in result.stderr for key in ("no_such_key", "num_warmup_epochs"))
+    assert (folder / "model_fold0" / "model_best.pt").exists(), "in its new place"
+    output = tmp_path / "seg.nii.gz"
+    image = next(iter(sorted((data / "images").iterdir())))
+    command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
+    warm.run(command, env=env, check=True, cwd="/")
+    assert nib.load(output).shape == nib.load(image).shape
+    # more epochs go on where it stopped
+    train(folder, "--epochs=2", env=env)
+    assert [r["epoch"] for r in csv.DictReader((folder / "model_fold0" / "training_log.csv").open())] == ["1", "2"]
+    entries = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert [e["epoch"] for e in entries] == [1, 2]
+
+
+def test_the_generated_folder_is_a_bundle(work, tmp_path):
+    folder = generated(work, tmp_path / "bundle", bundle_root=".")
+    files = "['configs/train.yaml','configs/hyper_parameters.yaml']"
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, "--epochs", "1"]
+    result = warm.run(command, cwd=folder, env=ENV, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (folder / "model_fold0" / "model_last.pt").exists()
+
+
+def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_path):
+    """Runs that differ in the weight of an unlabelled term alone: same seed, batches and batch-norm statistics."""
+    states = []
+    for number, weight in enumerate((0.5, 0.1, 0.5)):
+        folder = generated(work, tmp_path / str(number), epochs=1, **{"loss#threshold": 0.3})
+        train(folder, f"--loss#lambda_u={weight}", "--loss#lambda_intra=0.0", "--loss#lambda_cross=0.0")
+        states.append(torch.load(folder / "model_fold0" / "model_last.pt", weights_only=True))
+        log = next(csv.DictReader((folder / "model_fold0" / "training_log.csv").open()))
+        assert float(log["loss_u"]) > 0 and float(log["mask_u"]) > 0
+    names = [n for n in states[0] if n.startswith("backbone") and n.endswith("weight")]
+    assert all(torch.equal(states[0][n], states[2][n]) for n in names), "nothing else makes a difference"
+    assert all(not torch.equal(states[0][n], states[1][n]) for n in names) and len(names) > 20
+    # each one is opened: one that is missing is named
+    folder = generated(work, tmp_path / "missing")
+    listed = json.loads((data / "a3d.json").read_text())
+    listed["unlabeled"].append({"image": "images/nowhere.nii.gz"})
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}", check=False)
+    assert result.returncode == 1 and "nowhere.nii.gz: no such image" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--data_list_file_path=/nowhere.json", "/nowhere.json: no such datalist"),
+        ("--use_unlabeled=perhaps", "use_unlabeled: expected true or false, received 'perhaps'"),
+        ("--spatial_size=32,32,8", "spatial_size [32, 32, 8]: expected the pixels of a slice"),
+    ],
+)
+def test_bad_options_get_one_line(work, tmp_path, argument, message):
+    folder = generated(work, tmp_path / "fold")
+    result = train(folder, argument, check=False)
+    assert result.returncode == 1 and f"ERROR: {message}" in result.stderr.replace("command line: ", "")
+    assert "Traceback" not in result.stderr
+    assert message.split(":")[0] in (folder / "model_fold0" / "training.log").read_text()
+
+
+def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_path):
+    """Killed after its first validation, it has a score and weights; AutoRunner has to train on, not ensemble it."""
+    folder = generated(work, tmp_path / "work" / "semsim_0", epochs=6)
+    meta = json.loads((folder / "algo_object.json").read_text())
+    meta = json.loads(json.dumps(meta).replace(str(work / "semsim_0"), str(folder)))
+    (folder / "algo_object.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "best_metric"}))
+    output = folder / "model_fold0"
+    process = warm.Popen([sys.executable, str(folder / "scripts" / "train.py"), "run"], env=ENV)
+    end = time.monotonic() + 120
+    while not list(output.glob("resume_checkpoint_*.pt")) or not (output / "progress.yaml").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert import_bundle_algo_history(str(tmp_path / "work"), only_trained=True) == []
+    train(folder)
+    assert [r["epoch"] for r in csv.DictReader((output / "training_log.csv").open())] == list("123456")
+    (found,) = import_bundle_algo_history(str(tmp_path / "work"), only_trained=True)
+    assert found[AlgoKeys.SCORE] == yaml.safe_load((output / "progress.yaml").read_text())[-1]["best_avg_dice_score"]
+    # a restart with other settings is refused and leaves everything as it was
+    before = {p.name: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "training.log"}
+    result = train(folder, "--seed=5", check=False)
+    assert result.returncode == 1 and "began with other settings (seed: expected 0, received 5)" in result.stderr
+    assert before == {p.name: p.read_bytes() for p in output.iterdir() if p.is_file() and p.name != "training.log"}
+    log = (output / "training.log").read_text()
+    assert "epoch 6/6" in log and "validation after epoch 6" in log and "other settings" in log
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_without_an_unlabelled_list(work, data, tmp_path, asked):
+    """Test images serve only where that is asked for; a fold that nothing validates scores 0, not NaN."""
+    listed = json.loads((data / "a3d.json").read_text())
+    del listed["unlabeled"]
+    for item in listed["training"]:
+        item["fold"] = 1
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    folder = generated(work, tmp_path / "fold", use_testing_as_unlabeled=not asked, epochs=1, batch_size=2)
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}",
+                   f"--use_testing_as_unlabeled={str(asked).lower()}")  # fmt: skip
+    settings = json.loads((folder / "model_fold0" / "training.json").read_text())
+    assert settings["unlabeled_images"] == (2 if asked else 0)
+    said = "2 images of `testing` as unlabelled ones" if asked else "Supervised training: the datalist has no images"
+    assert said in result.stderr and ("left out unless" in result.stderr) == (not asked)
+    (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert entry["best_avg_dice_score"] == 0.0 and entry["finished"]
+
+
+def test_several_processes(work, tmp_path):
+    folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(folder / "scripts" / "train.py"), "run"]  # fmt: skip
+    result = warm.run(command, env=ENV, timeout=250)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
+    assert 0 <= entry["best_avg_dice_score"] <= 1 and (folder / "model_fold0" / "scores.csv").exists()
