@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from monai.data.utils import compute_importance_map
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, RandGaussianNoised
 from PIL import Image
+from scripts.dataio import loaders
 from scripts.dataio.loaders import SliceDataset, TwoStreamLoader
 from scripts.dataio.patches import PatchDataset
 from scripts.dataio.readers import LoadFilesd
@@ -210,6 +212,33 @@ def test_a_patch_of_air_is_drawn_anew(tmp_path):
     nib.save(nib.Nifti1Image(image, np.diag([1.5, 1.5, 1.5, 1])), item["image"])
     dataset = PatchDataset([{"image": item["image"]}], prepared(), spatial_size=SIZE, patches=30, progress=False)
     assert sum(bool(dataset[k]["image"].any()) for k in range(30)) == 30
+
+
+def test_a_patch_of_air_is_drawn_anew_whatever_value_air_has_in_each_channel():
+    image = torch.stack([torch.full((64, 16, 16), 0.2), torch.full((64, 16, 16), 0.7)])
+    image[:, :36] += torch.rand(2, 36, 16, 16)
+    dataset = PatchDataset([{"image": "two channels"}], lambda _: {"image": image}, spatial_size=16, progress=False)
+    drawn = [dataset[0]["image"] for _ in range(30)]
+    assert all(float(patch[0].std()) > 0 for patch in drawn)
+
+
+def test_volumes_that_will_not_fit_into_memory_are_warned_of_early(monkeypatch, caplog):
+    """16 kB each, as float32: the first one says that 100 of them will not fit into 1 MB."""
+    free = {"bytes": 10**6}
+    monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: SimpleNamespace(available=free["bytes"]))
+
+    def read(items: int, rate: float = 1.0) -> list[str]:
+        caplog.clear()
+        PatchDataset([{"image": f"{k}"} for k in range(items)], lambda _: {"image": torch.rand(1, 16, 16, 16)},
+                     spatial_size=16, progress=False, cache_rate=rate)  # fmt: skip
+        return [r.getMessage() for r in caplog.records if "kept in memory" in r.getMessage()]
+
+    (told,) = read(100)
+    assert told.startswith("100 volumes are to be kept in memory: by the first 1, 0.0 GB more")
+    assert "--spacing" in told and "--cache_rate 0.49" in told and "every patch" in told
+    assert not read(50) and not read(100, rate=0.49), "so many fit"
+    free["bytes"] = 0
+    assert read(2) and not read(1)
 
 
 def isotropic_ct(folder: Path) -> Path:

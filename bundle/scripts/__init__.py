@@ -3,7 +3,7 @@
     errors -> precision -> distributed
     dataio:      files -> phantom -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings -> readers
                  -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> create -> public_datasets
-                 -> sizes -> volume_grid -> loaders -> patches
+                 -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
     training:    memory -> trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> inferer -> volume_inferer -> predict -> metrics -> export

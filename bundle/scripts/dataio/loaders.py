@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import psutil
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
@@ -94,6 +95,8 @@ class SliceDataset(Dataset, Randomizable):
 
     #: what one item, and several, are called in messages
     unit = ("slice", "slices")
+    #: what makes volumes smaller in memory, for messages
+    smaller = "A smaller --spatial_size"
 
     def __init__(
         self,
@@ -123,6 +126,7 @@ class SliceDataset(Dataset, Randomizable):
         self.data, self.transform, self.slice_transform = list(data), transform, slice_transform
         self.keys = tuple(keys)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
+        self._told = False
         #: pixels that slices are reduced to before ``slice_transform``; ``None``: as ``transform`` gives them
         self.size: tuple[int, ...] | None = None
         #: (volume, slice) for every index of the dataset
@@ -142,9 +146,26 @@ class SliceDataset(Dataset, Randomizable):
                 continue
             if number < count:
                 self._cache[number] = volume
+                self._look_at_memory(count)
         raise_all(problems)
         if missing := [repr(name) for c, name in enumerate(class_names) if self.data and c not in shown]:
             logger.warning(f"No label of `training` shows {', '.join(missing)}: it cannot be learnt.")
+
+    def _look_at_memory(self, count: int) -> None:
+        """Warn once, early, where the ``count`` volumes that are to be kept will not fit: the system ends a process."""
+        read = len(self._cache)
+        if self._told or read & (read - 1):  # after 1, 2, 4, 8, ... of them
+            return
+        size = sum(x.nbytes for volume in self._cache.values() for x in volume.values()) / read
+        missing, free = size * (count - read), psutil.virtual_memory().available
+        if missing > free:
+            self._told = True
+            rate = int(80 * (free / size + read) / len(self.data)) / 100  # and a fifth for what else a training needs
+            logger.warning(
+                f"{count} volumes are to be kept in memory: by the first {read}, {missing / 1e9:.1f} GB more, and "
+                f"{free / 1e9:.1f} GB are free. {self.smaller} takes less; with --cache_rate {rate:g} the volumes that "
+                f"are not kept are read anew for every {self.unit[0]}, which is slow."
+            )
 
     def _read(self, number: int) -> dict[str, torch.Tensor]:
         """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view."""

@@ -29,6 +29,7 @@ class PatchDataset(SliceDataset):
     """
 
     unit = ("patch", "patches")
+    smaller = 'A --spacing of larger voxels, "[2,2,2]" say,'
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class PatchDataset(SliceDataset):
         for _ in range(DRAWS):
             corner = self._corner(number, image.shape[1:])
             window = (slice(None), *(slice(c, c + n) for c, n in zip(corner, self.patch_size)))
-            if bool((image[window] != image[window].flatten()[0]).any()):
+            patch = image[window]
+            if bool((patch != patch[:, :1, :1, :1]).any()):
                 break
         return {key: volume[key][window].clone() for key in volume}
 

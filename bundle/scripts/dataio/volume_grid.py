@@ -21,6 +21,7 @@ from .geometry import file_name
 from .readers import read_grid
 from .sizes import check_dims
 from .slice_axis import MOST_FILES, world_axes
+from .smoothing import smoothed
 
 logger = logging.getLogger("semsim")
 
@@ -58,8 +59,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
         self.spacing = checked_spacing(spacing)
         self.turn = Orientation(axcodes="RAS", labels=None)
         self.resize = {
-            key: Resize((1, 1, 1), mode=m, anti_aliasing=m != "nearest-exact")
-            for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
+            key: Resize((1, 1, 1), mode=m) for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
         }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -78,6 +78,10 @@ class VolumeGridd(MapTransform, InvertibleTransform):
             resize.spatial_size = tuple(
                 max(1, round(n * s / wanted)) for n, s, wanted in zip(turned.shape[1:], stored, self.spacing)
             )
+            # as scikit-image: of half a voxel for each whole one by which voxels become larger
+            sigma = [max(0.0, (n / m - 1) / 2) for n, m in zip(turned.shape[1:], resize.spatial_size)]
+            if any(sigma) and resize.mode != "nearest-exact":
+                turned = smoothed(turned.float(), sigma)
             result[key] = resize(turned)
         return result
 

@@ -1,0 +1,50 @@
+"""Gaussian smoothing for patches and volumes that end within the body: nothing gets darker towards the border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.transforms import RandGaussianSmooth, RandGaussianSmoothd
+from torch import Tensor
+
+
+def smoothed(image: Tensor, sigma: Sequence[float]) -> Tensor:
+    """An image smoothed by a Gaussian, the outermost voxels repeated beyond the border.
+
+    MONAI's ``GaussianSmooth`` has zeros there: a face of a patch loses up to half of its brightness, a corner seven
+    eighths.
+
+    Args:
+        image: ``(C, *spatial)``, float.
+        sigma: standard deviation in voxels along each spatial axis.
+
+    Returns:
+        ``(C, *spatial)``; what a ``MetaTensor`` knows is kept.
+    """
+    kernels = [gaussian_1d(torch.as_tensor(float(s))) for s in sigma]
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    result = separable_filtering(plain[None], kernels, mode="replicate")[0]
+    return MetaTensor(result).copy_meta_from(image) if isinstance(image, MetaTensor) else result
+
+
+class RandSmooth(RandGaussianSmooth):
+    """MONAI's ``RandGaussianSmooth`` with :func:`smoothed`."""
+
+    def __call__(self, img: Any, randomize: bool = True) -> Any:
+        if randomize:
+            self.randomize()
+        return smoothed(img, (self.x, self.y, self.z)[: img.ndim - 1]) if self._do_transform else img
+
+
+class RandSmoothd(RandGaussianSmoothd):
+    """MONAI's ``RandGaussianSmoothd`` with :func:`smoothed`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Arguments as of ``RandGaussianSmoothd``."""
+        super().__init__(*args, **kwargs)
+        drawn = self.rand_smooth
+        self.rand_smooth = RandSmooth(drawn.sigma_x, drawn.sigma_y, drawn.sigma_z, prob=1.0)
