@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import ignored_line, paired
+from .files import hidden_beside, ignored_line, paired
 from .layouts import Layout, recognise
 from .split import (
     as_names,
@@ -134,6 +134,7 @@ def create(
         for name, path in label_files.items()
         if name not in image_files
     ]
+    stray += hidden_beside(path for path in image_files.values() if isinstance(path, Path))
     raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}

@@ -32,9 +32,10 @@ from .files import (
     case_name,
     case_names,
     find_images,
+    hidden_beside,
     image_files,
     join_channels,
-    without_labels,
+    without_labels_told,
 )
 from .slice_axis import direction_of
 from .split import (
@@ -370,11 +371,9 @@ def read_images(
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
-    found = find_images(folder, recursive=True)
-    images = without_labels(found)
-    if len(images) < len(found):
-        first = next(path for name, path in found.items() if name not in images)
-        logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
+    images = without_labels_told(find_images(folder, recursive=True))
+    for line in hidden_beside(images.values()):
+        logger.warning(line)
     joined = (join_channels(images) if in_channels > 1 else images).values()
     return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 

@@ -21,6 +21,7 @@ from .files import (
     case_names,
     find_images,
     join_channels,
+    without_labels_told,
 )
 
 #: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
@@ -237,9 +238,8 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
 def _slicer(root: Path) -> Layout:
     found = find_images(root, recursive=True)
     labels = {name.removesuffix(".seg"): path for name, path in found.items() if path.name.endswith(".seg.nrrd")}
-    images: dict[str, Path | list[Path]] = {
-        name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")
-    }
+    scans = {name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")}
+    images: dict[str, Path | list[Path]] = dict(without_labels_told(scans))
     classes: dict[int, str] = {}
     first: dict[int, Path] = {}
     problems = []
@@ -259,8 +259,9 @@ def _slicer(root: Path) -> Layout:
                                 "the segments one order, and save again.")  # fmt: skip
             first.setdefault(value, path)
     raise_all(problems)
-    values = [0, *sorted(classes)]
-    return Layout("3D Slicer segmentations", images, labels, ["background", *(classes[v] for v in values[1:])], values)
+    values = [0, *sorted(classes)] if classes else []
+    names = ["background", *(classes[v] for v in values[1:])] if classes else []
+    return Layout("3D Slicer segmentations", images, labels, names, values)
 
 
 def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None:
