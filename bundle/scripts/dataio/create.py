@@ -22,6 +22,7 @@ from .split import (
 )  # fmt: skip
 from .survey import MOST_VALUES, foreground_window, survey
 from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
+from .value_names import contradictions
 
 
 def create(
@@ -107,6 +108,7 @@ def create(
         cases = replace(cases, found_by={"their folder": len(image_files)})
     names = [str(name) for name in _words(class_names)]
     values, doubts = [int(v) for v in _words(label_values)], []
+    said = layout.label_values != label_values and bool(values)
     found = (
         survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
     )
@@ -115,6 +117,8 @@ def create(
             values = class_values(found, names, values, ignore_label)
         except InputError as error:
             doubts = [str(error)]
+        if not said:
+            doubts += contradictions((facts.path, facts.values) for facts in found.labels.values())
         patients = cases.known * len(cases.groups)
         shown = [] if doubts else names  # whose values are not known
         print_rows(

@@ -23,9 +23,7 @@ from .files import (
     join_channels,
     without_labels_told,
 )
-
-#: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
-SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+from .value_names import segments
 
 KNOWN = (
     "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
@@ -244,15 +242,11 @@ def _slicer(root: Path) -> Layout:
     first: dict[int, Path] = {}
     problems = []
     for path in labels.values():
-        with path.open("rb") as file:
-            header = file.read(200_000).split(b"\n\n")[0]
-        told: dict[str, dict[str, str]] = {}
-        for number, key, value in SEGMENT.findall(header):
-            told.setdefault(number.decode(), {})[key.decode()] = value.decode(errors="replace").strip()
-        if any(segment.get("Layer", "0") != "0" for segment in told.values()):
+        told = segments(path)
+        if any(segment.get("Layer", "0") != "0" for segment in told):
             problems.append(f"{path}: its segments lie in several layers, for they overlap; in 3D Slicer export a "
                             "labelmap (Segmentations, Export), in which one counts.")  # fmt: skip
-        for segment in told.values():
+        for segment in told:
             value, name = int(segment.get("LabelValue", 1)), segment.get("Name", "")
             if classes.setdefault(value, name) != name:
                 problems.append(f"{path}: the value {value} is {name!r}, in {first[value]} {classes[value]!r}; give "
