@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import samples
+from helpers import workflow
+from PIL import Image
 from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
+from scripts.dataio.survey import look
 from scripts.errors import InputError
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
@@ -57,3 +61,49 @@ def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidde
         create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "m.json"))
     assert [item["image"] for item in read_images(tmp_path / "images")] == [str(tmp_path / "images" / "p")]
     assert f"{hidden}: lies in the folder" in caplog.text
+
+
+def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
+    for name in ("new/a.nii.gz", "predictions/b_seg.nii.gz", "predictions/c.nii.gz"):
+        samples.write_nifti(tmp_path / name, IMAGE)
+    options = {"output_dir": tmp_path / "predictions", "output_postfix": "seg", "output_ext": ".nii.gz"}
+    found = read_images(tmp_path, **options)
+    assert [item["image"] for item in found] == [str(tmp_path / n) for n in ("new/a.nii.gz", "predictions/c.nii.gz")]
+    assert "1 files in" in caplog.text and "not predicted again" in caplog.text
+    assert len(read_images(tmp_path / "predictions", **options)) == 2, "asked for, so predicted"
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "predictions"))
+    assert flow.parser.get_parsed_content("images") == found
+
+
+@pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3)])
+def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, unit):
+    """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres."""
+    image = nib.Nifti1Image(IMAGE, np.diag([-2.0, 2.0, 3.0, 1.0]))
+    image.set_qform(None if not codes[0] else image.affine, code=codes[0], update_affine=False)
+    image.set_sform(None if not codes[1] else image.affine, code=codes[1], update_affine=False)
+    image = nib.Nifti1Image(IMAGE, None if not any(codes) else image.affine, image.header)
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "a.nii.gz")
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
+                    show_progress=False, flip_tta=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    stored, predicted = (nib.load(tmp_path / name) for name in ("a.nii.gz", "out/a_seg.nii.gz"))
+    assert [bool(predicted.header[f"{name}form_code"]) for name in "qs"] == [any(codes)] * 2
+    assert predicted.header.get_xyzt_units()[0] == stored.header.get_xyzt_units()[0]
+    np.testing.assert_allclose(predicted.affine, stored.affine)
+    np.testing.assert_allclose(predicted.header.get_zooms(), (2, 2, 3))
+
+
+@pytest.mark.parametrize(("described", "refused"), [
+    ("ImageJ=1.53\nimages=3\nchannels=3\nslices=1\n", False), ("ImageJ=1.53\nimages=3\nslices=3\n", False),
+    ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
+])  # fmt: skip
+def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
+    pages = [Image.fromarray(IMAGE[..., k].T.astype(np.uint8)) for k in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={270: described})
+    if not refused:
+        assert look(tmp_path / "a.tif").shape == IMAGE.shape
+        return
+    with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are 2 channels of each slice"):
+        look(tmp_path / "a.tif")

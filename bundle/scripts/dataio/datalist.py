@@ -36,6 +36,7 @@ from .files import (
     image_files,
     join_channels,
     without_labels_told,
+    without_predictions,
 )
 from .slice_axis import direction_of
 from .split import (
@@ -344,6 +345,9 @@ def read_images(
     *,
     allow_outside: bool = False,
     in_channels: int = 1,
+    output_dir: str | os.PathLike = "",
+    output_postfix: str = "",
+    output_ext: str = "",
 ) -> list[dict[str, Any]]:
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
@@ -353,6 +357,8 @@ def read_images(
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
         in_channels: of the network; with more than one, files of nnU-Net's names (``_0000``, ``_0001``) are joined.
+        output_dir, output_postfix, output_ext: of the predictions. Where their folder lies among the images, those that
+            are there already are no images.
 
     Returns:
         one ``{"image": path}`` an image, sorted by name.
@@ -371,7 +377,8 @@ def read_images(
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
-    images = without_labels_told(find_images(folder, recursive=True))
+    found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
+    images = without_labels_told(found)
     for line in hidden_beside(images.values()):
         logger.warning(line)
     joined = (join_channels(images) if in_channels > 1 else images).values()

@@ -182,6 +182,24 @@ def without_labels_told(found: Mapping[str, Path]) -> dict[str, Path]:
     return images
 
 
+def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike, ending: str) -> dict[str, Path]:
+    """Those of :func:`find_images` that are no predictions of before, with a warning.
+
+    Args:
+        found: files by case name.
+        output_dir: folder of the predictions, which counts where other images lie outside of it.
+        ending: of the predictions' names.
+    """
+    folder = os.path.join(os.path.abspath(output_dir), "")
+    inside = {name for name, path in found.items() if os.path.abspath(path).startswith(folder)}
+    if not output_dir or ending.startswith("_.") or len(inside) == len(found):
+        return dict(found)
+    old = {name for name in inside if found[name].name.endswith(ending)}
+    if old:
+        logger.warning(f"{len(old)} files in {output_dir} are predictions and not predicted again.")
+    return {name: path for name, path in found.items() if name not in old}
+
+
 def hidden_beside(images: Iterable[Path]) -> list[str]:
     """A line for each DICOM series in whose folder other volumes lie, or series below it: nothing reads those.
 
