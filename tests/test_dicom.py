@@ -86,3 +86,61 @@ def test_a_single_slice_is_an_image(tmp_path):
     samples.write_dicom(tmp_path / "s", IMAGE[..., :1])
     assert look(tmp_path / "s").shape[:2] == (10, 8)
     np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)
+
+
+def multi_frame(path, places, *, implicit: bool = False) -> np.ndarray:
+    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames."""
+
+    def element(group, number, kind, value) -> bytes:
+        value = value if isinstance(value, bytes) else value.encode()
+        value += (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
+        tag = group.to_bytes(2, "little") + number.to_bytes(2, "little")
+        if implicit and group > 2:
+            return tag + len(value).to_bytes(4, "little") + value
+        long = kind in ("OB", "OW", "SQ")
+        return tag + kind.encode() + (b"\0\0" * long) + len(value).to_bytes(4 if long else 2, "little") + value
+
+    def sequence(group, number, *items) -> bytes:
+        inside = b"".join(b"\xfe\xff\0\xe0" + len(item).to_bytes(4, "little") + item for item in items)
+        return element(group, number, "SQ", inside)
+
+    frames = np.stack([np.full((8, 6), 10 * (k + 1), "<i2") for k in range(len(places))], axis=-1)
+    storage = "1.2.840.10008.5.1.4.1.1.4.1"
+    meta = element(2, 1, "OB", b"\0\1") + element(2, 2, "UI", storage) + element(2, 3, "UI", "1.2.3")
+    meta += element(2, 16, "UI", "1.2.840.10008.1.2" + ("" if implicit else ".1"))
+    shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
+    shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
+    each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
+    numbers = {0x02: 1, 0x10: 6, 0x11: 8, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
+    image = {number: element(0x28, number, "US", value.to_bytes(2, "little")) for number, value in numbers.items()}
+    image[4], image[8] = element(0x28, 4, "CS", "MONOCHROME2"), element(0x28, 8, "IS", str(len(places)))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(
+        b"\0" * 128 + b"DICM" + element(2, 0, "UL", len(meta).to_bytes(4, "little")) + meta
+        + element(8, 8, "CS", "ORIGINAL\\PRIMARY\\M\\NONE") + element(8, 0x16, "UI", storage)
+        + element(8, 0x18, "UI", "1.2.3") + element(8, 0x60, "CS", "MR") + element(0x20, 0xE, "UI", "1.2.9")
+        + b"".join(image[number] for number in sorted(image)) + sequence(0x5200, 0x9229, shared)
+        + sequence(0x5200, 0x9230, *each) + element(0x7FE0, 0x10, "OW", frames.T.tobytes())
+    )  # fmt: skip
+    return frames
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("places", [(0, 5, 10, 15), (15, 10, 5, 0)])
+def test_frames_of_one_volume_pass(tmp_path, places, implicit):
+    frames = multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+    read = image_loader()(tmp_path / "s")
+    np.testing.assert_array_equal(read[0], frames)
+    np.testing.assert_allclose(read.affine[2, 2:], (places[1] - places[0], places[0]))
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize(("places", "message"), [
+    ((0, 5, 0, 5), "2 of 4 slices lie where another does"), ((0, 5, 10, 30), "gaps of 5 mm and one of 20 mm"),
+    ((5, 0, 15, 10), "not stored in the order in which they lie"),
+])  # fmt: skip
+def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implicit):
+    """Time points, echoes or stacks in one file, which ITK takes for one volume."""
+    multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+    with pytest.raises(InputError, match=rf"a\.dcm: of 4 frames in one file: .*{message}.*dcm2niix"):
+        look(tmp_path / "s")

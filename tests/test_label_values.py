@@ -12,7 +12,9 @@ import pytest
 import samples
 import torch
 from helpers import workflow
+from PIL import Image
 from scripts.dataio.create import create
+from scripts.dataio.survey import look
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
 from scripts.method.augmentation import CutMix
@@ -97,6 +99,45 @@ def test_nearly_whole_numbers_are_whole(tmp_path, capsys):
     assert mapped.unique().tolist() == [0, 1]
     with pytest.raises(InputError, match=r"received 0\.5"):
         CheckVolumed(in_channels=1, num_classes=2)({"image": torch.zeros(1, *SHAPE), "label": label * 0.5})
+
+
+def test_a_value_that_stands_for_two_things_is_refused(tmp_path, capsys):
+    """Segments of 3D Slicer in another order, palettes of other colours; `label_values` says that the values count."""
+    label = organ()[..., 0].astype(np.uint8)
+    for number, shown in enumerate((label, 1 - label)):
+        samples.write_picture(tmp_path / f"images/p{number}.png", samples.blob(SHAPE)[0][..., 0].astype(np.uint8))
+        picture = Image.fromarray(np.moveaxis(shown, 0, 1))
+        picture.putpalette(([0] * 3 + [255] * 3)[:: 1 - 2 * number])
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"labels/p{number}.png")
+    options = [str(tmp_path / name) for name in ("images", "labels", "d.json")]
+    with pytest.raises(InputError, match=r"p1\.png: the value 0 is 'colour 255 255 255', in .*p0\.png 'colour 0 0 0'"):
+        create(*options)
+    create(*options, label_values="0,1", dry_run=True)
+    header = (
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 16 12 3\nencoding: raw\nSegment0_LabelValue:=1\nSegment0_Name:={}"
+    )
+    names = ["Tumour", "tumour", "Segment_1", "liver"]
+    for number, name in enumerate(names):
+        samples.write_nifti(tmp_path / f"scans/p{number}.nii.gz", samples.blob(SHAPE)[0])
+        (tmp_path / "segments").mkdir(exist_ok=True)
+        voxels = organ().astype(np.uint8).tobytes(order="F")
+        (tmp_path / f"segments/p{number}.seg.nrrd").write_bytes(f"{header.format(name)}\n\n".encode() + voxels)
+    options = [str(tmp_path / name) for name in ("scans", "segments", "d.json")]
+    with pytest.raises(
+        InputError, match=r"p3\.seg\.nrrd: the value 1 is 'liver', in .*p0\.seg\.nrrd 'Tumour'"
+    ) as error:
+        create(*options, trust="voxels")
+    assert len(str(error.value).splitlines()) == 1
+    (tmp_path / "scans/p3.nii.gz").unlink()
+    (tmp_path / "segments/p3.seg.nrrd").unlink()
+    create(*options, trust="voxels", dry_run=True)
+
+
+def test_a_jpeg_smears_the_values_of_a_label(tmp_path):
+    samples.write_picture(tmp_path / "a.jpg", organ()[..., 0].astype(np.uint8) * 200, quality=95)
+    with pytest.raises(InputError, match=r"a\.jpg: \d+ different values .*JPEG stores with losses: use PNG"):
+        look(tmp_path / "a.jpg", label=True)
 
 
 def test_the_limit_of_classes_is_named_and_can_be_raised(tmp_path, capsys):

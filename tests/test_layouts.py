@@ -126,6 +126,50 @@ def test_from_a_data_set_as_it_comes_to_a_scored_prediction(tmp_path, capsys, la
     assert len(list((tmp_path / "out").rglob("*_seg.nii.gz"))) == 5 * each, "every image, no label"
 
 
+def test_no_image_of_a_dataset_json_is_lost(tmp_path):
+    """Files of one name in the folders of several patients, and lists besides Decathlon's."""
+    lists = {"training": [0, 1], "validation": [2], "testing": [3], "unlabeled": [4]}
+    for n in range(5):
+        scan(tmp_path / f"P{n}/image.nii.gz", n)
+        truth(tmp_path / f"P{n}/label.nii.gz", n)
+    item = {"image": "P{}/image.nii.gz", "label": "P{}/label.nii.gz"}
+    content = {key: [{k: v.format(n) for k, v in item.items() if n != 4 or k == "image"} for n in members]
+               for key, members in lists.items()}  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"labels": {"0": "b", "1": "t"}}))
+    create(data=str(tmp_path), output=str(tmp_path / "l.json"))
+    made = json.loads((tmp_path / "l.json").read_text())
+    assert made["testing"] == [{k: v.format(3) for k, v in item.items()}]
+    assert made["training"] == [{k: v.format(n) for k, v in item.items()} for n in range(3)]
+    assert made["unlabeled"] == [{"image": "P4/image.nii.gz"}]
+    content["training"][0]["label"] = 3
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="an item of `training` should name a file"):
+        create(data=str(tmp_path), output=str(tmp_path / "m.json"))
+
+
+def test_nnunet_of_old_names_images_without_their_channel(tmp_path):
+    nnunet(tmp_path)
+    pairs = [{"image": f"./imagesTr/BRAIN_{n:03d}.nii.gz", "label": f"./labelsTr/BRAIN_{n:03d}.nii.gz"} for n in (0, 1)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": pairs, "labels": {"0": "background", "1": "t"}}))
+    create(data=str(tmp_path), output=str(tmp_path / "l.json"), class_names="b,t")
+    made = json.loads((tmp_path / "l.json").read_text())
+    assert made["training"][0]["image"] == [f"imagesTr/BRAIN_000_000{c}.nii.gz" for c in (0, 1)]
+    assert len(made["training"]) == 3 and len(made["unlabeled"]) == 2
+
+
+def test_visits_of_a_patient_are_paired_with_their_own_labels(tmp_path):
+    for n in range(2):
+        for visit in ("v1", "v2"):
+            scan(tmp_path / f"P{n}/{visit}/imaging.nii.gz", n)
+        truth(tmp_path / f"P{n}/v1/segmentation.nii.gz", n)
+    truth(tmp_path / "P0/v2/segmentation.nii.gz", 0)
+    folder = str(tmp_path)
+    create(folder, folder, str(tmp_path / "l.json"), image_suffix="imaging", label_suffix="segmentation")
+    made = json.loads((tmp_path / "l.json").read_text())
+    pairs = [{"image": f"P0/{v}/imaging.nii.gz", "label": f"P0/{v}/segmentation.nii.gz"} for v in ("v1", "v2")]
+    assert made["training"] == pairs and len(made["unlabeled"]) == 2, "a patient is labelled wholly or not at all"
+
+
 def test_two_folders_of_nnunet_leak_no_channel_into_the_unlabelled(tmp_path):
     nnunet(tmp_path)
     create(str(tmp_path / "imagesTr"), str(tmp_path / "labelsTr"), str(tmp_path / "l.json"), class_names="b,t")
@@ -162,6 +206,11 @@ def spoil_patients(root: Path) -> None:
     scan(root / "P1/other.nii.gz", 1)
 
 
+def spoil_patients_visits(root: Path) -> None:
+    patients(root)
+    scan(root / "P1/later/imaging.nii.gz", 1)
+
+
 def spoil_nnunet(root: Path) -> None:
     nnunet(root)
     content = json.loads((root / "dataset.json").read_text())
@@ -193,6 +242,7 @@ def two_folders(root: Path) -> None:
         (spoil_bids, r"images of several kinds, T1w \(10\), FLAIR \(1\); say which by --image_suffix _T1w"),
         (spoil_bids_label, "a second label of sub-00_ses-1 .*--label_suffix"),
         (spoil_patients, r"P1: 2 images .*--image_suffix"),
+        (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*visits of one patient .*--images and as --labels"),
         (spoil_nnunet, "regions of several values, which overlap"),
         (spoil_slicer, r"scan1\.seg\.nrrd: the value 1 is 'liver', in .*scan0.* 'tumour'"),
         (spoil_slicer_layers, r"scan1\.seg\.nrrd: its segments lie in several layers"),

@@ -42,6 +42,8 @@ def test_pictures_and_volumes_of_one_slice():
     volume = score_case(truth.roll(1, 0), truth, num_classes=2, spacing=(2.0, 2.0, 9.0))
     flat = score_case(truth.roll(1, 0)[..., 0], truth[..., 0], num_classes=2, spacing=(2.0, 2.0))
     assert volume == flat and flat["hd95"] == [2.0]
+    sagittal = score_case(truth.roll(1, 0).movedim(-1, 0), truth.movedim(-1, 0), num_classes=2, spacing=(9.0, 2.0, 2.0))
+    assert sagittal == flat, "of one slice along any axis"
 
 
 def test_shapes_must_agree():

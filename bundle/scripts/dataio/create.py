@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import ignored_line, paired
+from .files import hidden_beside, ignored_line, paired
 from .layouts import Layout, recognise
 from .split import (
     as_names,
@@ -22,6 +22,7 @@ from .split import (
 )  # fmt: skip
 from .survey import MOST_VALUES, foreground_window, survey
 from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
+from .value_names import contradictions
 
 
 def create(
@@ -107,6 +108,7 @@ def create(
         cases = replace(cases, found_by={"their folder": len(image_files)})
     names = [str(name) for name in _words(class_names)]
     values, doubts = [int(v) for v in _words(label_values)], []
+    said = layout.label_values != label_values and bool(values)
     found = (
         survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
     )
@@ -115,6 +117,8 @@ def create(
             values = class_values(found, names, values, ignore_label)
         except InputError as error:
             doubts = [str(error)]
+        if not said:
+            doubts += contradictions((facts.path, facts.values) for facts in found.labels.values())
         patients = cases.known * len(cases.groups)
         shown = [] if doubts else names  # whose values are not known
         print_rows(
@@ -134,6 +138,7 @@ def create(
         for name, path in label_files.items()
         if name not in image_files
     ]
+    stray += hidden_beside(path for path in image_files.values() if isinstance(path, Path))
     raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}

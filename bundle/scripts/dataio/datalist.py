@@ -32,9 +32,11 @@ from .files import (
     case_name,
     case_names,
     find_images,
+    hidden_beside,
     image_files,
     join_channels,
-    without_labels,
+    without_labels_told,
+    without_predictions,
 )
 from .slice_axis import direction_of
 from .split import (
@@ -343,6 +345,9 @@ def read_images(
     *,
     allow_outside: bool = False,
     in_channels: int = 1,
+    output_dir: str | os.PathLike = "",
+    output_postfix: str = "",
+    output_ext: str = "",
 ) -> list[dict[str, Any]]:
     """Images to predict: every image file below ``dataset_dir``, or ``testing`` of a datalist.
 
@@ -352,6 +357,8 @@ def read_images(
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
         in_channels: of the network; with more than one, files of nnU-Net's names (``_0000``, ``_0001``) are joined.
+        output_dir, output_postfix, output_ext: of the predictions. Where their folder lies among the images, those that
+            are there already are no images.
 
     Returns:
         one ``{"image": path}`` an image, sorted by name.
@@ -370,11 +377,10 @@ def read_images(
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
         folder = folder / "images"
-    found = find_images(folder, recursive=True)
-    images = without_labels(found)
-    if len(images) < len(found):
-        first = next(path for name, path in found.items() if name not in images)
-        logger.warning(f"{len(found) - len(images)} files are labels by their names and not predicted, {first} first.")
+    found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
+    images = without_labels_told(found)
+    for line in hidden_beside(images.values()):
+        logger.warning(line)
     joined = (join_channels(images) if in_channels > 1 else images).values()
     return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 

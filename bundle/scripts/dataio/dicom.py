@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,10 @@ from .files import is_dicom, is_segmentation
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
+#: Position and directions of a frame as they stand in a file, with or without the type of the value.
+FRAME_TAGS = {
+    tag: re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL) for tag in (b"\x20\0\x32\0", b"\x20\0\x37\0")
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Slice:
         size: rows, columns, and their spacing.
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
+        frames: how many images it holds.
     """
 
     file: str
@@ -34,6 +41,7 @@ class Slice:
     size: tuple[str, ...]
     position: np.ndarray | None
     directions: np.ndarray | None
+    frames: int = 1
 
 
 def _numbers(text: str, count: int) -> np.ndarray | None:
@@ -65,7 +73,42 @@ def read_slice(path: str | os.PathLike) -> Slice:
 
     size = (value("0028|0010"), value("0028|0011"), value("0028|0030"))
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
-    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions)
+    frames = _numbers(value("0028|0008"), 1)
+    number = 1 if frames is None else int(frames[0])
+    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number)
+
+
+def read_frames(path: str | os.PathLike) -> list[Slice]:
+    """The frames of a multi-frame file as slices in the order in which they are stored.
+
+    ITK stacks frames in that order and does not tell their places, so they are looked for in the bytes of the file.
+
+    Returns:
+        none for a file of one frame, and where not every frame has a position.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        places, axes = ([_frame_numbers(content, match) for match in pattern.finditer(content)]
+                        for pattern in FRAME_TAGS.values())  # fmt: skip
+    positions = [found for text in places if (found := _numbers(text, 3)) is not None]
+    directions = [found for text in axes if (found := _numbers(text, 6)) is not None]
+    if len(positions) < 2 or len(directions) not in (1, len(positions)):
+        return []
+    directions = directions * (len(positions) // len(directions))
+    return [Slice(f"frame {k + 1}", "", (), p, d) for k, (p, d) in enumerate(zip(positions, directions))]
+
+
+def _frame_numbers(content: mmap.mmap, match: re.Match[bytes]) -> str:
+    length = int.from_bytes(match[1] or match[2], "little")
+    return content[match.end() : match.end() + length].decode("ascii", "replace")
+
+
+def _disordered(frames: Sequence[Slice]) -> str:
+    """Whether frames are stored in another order than they lie; empty for no."""
+    directions = np.asarray(frames[0].directions)
+    steps = np.diff([one.position for one in frames], axis=0) @ np.cross(directions[:3], directions[3:])
+    return (
+        "" if (steps > 0).all() or (steps < 0).all() else "frames that are not stored in the order in which they lie."
+    )
 
 
 def check_series(path: str | os.PathLike) -> None:
@@ -87,6 +130,14 @@ def check_series(path: str | os.PathLike) -> None:
         problem = _mixed(slices) or _uneven(slices)
         if problem:
             raise InputError(f"{path}: {problem}")
+    elif slices and slices[0].frames > 1:
+        frames = read_frames(files[0])
+        told = len(frames) == slices[0].frames
+        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if told else ""
+        if problem:
+            raise InputError(
+                f"{files[0]}: of {len(frames)} frames in one file: {problem} dcm2niix sorts them into volumes."
+            )
 
 
 def _mixed(slices: Sequence[Slice]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError, raise_all
+
+logger = logging.getLogger("semsim")
 
 T = TypeVar("T")
 
@@ -171,6 +174,57 @@ def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
     return images or dict(found)
 
 
+def without_labels_told(found: Mapping[str, Path]) -> dict[str, Path]:
+    """:func:`without_labels`, with a warning that names the first file that is left out."""
+    images = without_labels(found)
+    if left := [path for name, path in found.items() if name not in images]:
+        logger.warning(f"{len(left)} files are labels by their names and not taken for images, {left[0]} first.")
+    return images
+
+
+def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike, ending: str) -> dict[str, Path]:
+    """Those of :func:`find_images` that are no predictions of before, with a warning.
+
+    Args:
+        found: files by case name.
+        output_dir: folder of the predictions, which counts where other images lie outside of it.
+        ending: of the predictions' names.
+    """
+    folder = os.path.join(os.path.abspath(output_dir), "")
+    inside = {name for name, path in found.items() if os.path.abspath(path).startswith(folder)}
+    if not output_dir or ending.startswith("_.") or len(inside) == len(found):
+        return dict(found)
+    old = {name for name in inside if found[name].name.endswith(ending)}
+    if old:
+        logger.warning(f"{len(old)} files in {output_dir} are predictions and not predicted again.")
+    return {name: path for name, path in found.items() if name not in old}
+
+
+def hidden_beside(images: Iterable[Path]) -> list[str]:
+    """A line for each DICOM series in whose folder other volumes lie, or series below it: nothing reads those.
+
+    Args:
+        images: files and folders of DICOM series.
+    """
+    lines = []
+    for folder in images:
+        if not folder.is_dir():
+            continue
+        volumes = (
+            path
+            for path in sorted(folder.rglob("*"))
+            if not path.name.startswith(".") and path.is_file() and not is_picture(path)
+            if path.name.lower().endswith(IMAGE_SUFFIXES)
+            or (path.parent != folder and (is_dicom(path) or is_segmentation(path)))
+        )
+        if other := next(volumes, None):
+            lines.append(
+                f"{other}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each series "
+                "and each label in a folder of its own."
+            )
+    return lines
+
+
 def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
     """Files of a case name with ``_0000``, ``_0001``, ... behind it as the channels of one image, as nnU-Net has them.
 
@@ -205,7 +259,7 @@ def pair_files(
     """Image and label files by the name that they share.
 
     Args:
-        images: folder of images, with all below it.
+        images: folder of images, with all below it but ``labels`` and what is a label by its name.
         labels: folder of labels; with a ``label_suffix`` it may be the same.
         image_suffix: what image names end with and label names do not.
         label_suffix: what label names end with and image names do not.
@@ -229,6 +283,12 @@ def pair_files(
                 f"{images}: expected images, and labels whose names end with {label_suffix}, received only one of the "
                 "two; give the ending that tells them apart as --label_suffix."
             )
+    else:
+        below = os.path.join(os.path.abspath(labels), "")
+        image_files = {name: path for name, path in image_files.items() if not os.path.abspath(path).startswith(below)}
+        if not image_files:
+            raise InputError(f"{images}: expected images beside the labels in {labels}, found none.")
+        image_files = without_labels_told(image_files)
     return (
         {name.removesuffix(image_suffix): path for name, path in image_files.items()},
         {name.removesuffix(label_suffix): path for name, path in label_files.items()},

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import BIDS_LABELS, IMAGE_SUFFIXES, LABEL_FOLDERS, LABEL_NAMES, case_name, find_images, join_channels
-
-#: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
-SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+from .files import (
+    BIDS_LABELS,
+    IMAGE_SUFFIXES,
+    LABEL_FOLDERS,
+    LABEL_NAMES,
+    case_name,
+    case_names,
+    find_images,
+    join_channels,
+    without_labels_told,
+)
+from .value_names import segments
 
 KNOWN = (
     "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
@@ -65,7 +73,7 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the data set's as --data.")
     content = _json(root / "dataset.json")
-    if isinstance(content.get("training"), list):
+    if isinstance(content.get("training"), list) and not _numbered(root, content):
         return _decathlon(root, content)
     if content and any(root.glob("imagesTr")):
         return _nnunet(root, content)
@@ -111,25 +119,45 @@ def _classes(path: Path, labels: Any) -> tuple[list[str], list[int], int | None]
     return [name for _, name in kept], [value for value, _ in kept], ignored[0] if ignored else None
 
 
+#: Lists of a dataset.json: Decathlon's own, and those that MONAI's users add.
+LISTED = ("training", "validation", "test", "testing", "unlabeled")
+
+
 def _decathlon(root: Path, content: Mapping[str, Any]) -> Layout:
-    names, values, ignored = _classes(root / "dataset.json", content.get("labels"))
+    source = root / "dataset.json"
+    names, values, ignored = _classes(source, content.get("labels"))
+    items: list[tuple[str, list[str], str]] = []  # list, files of the image, label
+    problems = []
+    for key in LISTED:
+        for item in content.get(key) or []:
+            image, label = (item.get("image"), item.get("label")) if isinstance(item, Mapping) else (item, "")
+            files: list[Any] = image if isinstance(image, list) else [image]
+            if not files or not all(isinstance(f, str) and f for f in (*files, label or "none")):
+                problems.append(f"{source}: an item of `{key}` should name a file as its image and one or none as its "
+                                f"label, received {item!r}.")  # fmt: skip
+                continue
+            items.append((key, files, label or ""))
+            problems += [f"{root / f}: no such file, named in {source}; unpack the data set again."
+                         for f in (*files, label or "") if f and not (root / f).exists()]  # fmt: skip
+    raise_all(problems)
     images: dict[str, Path | list[Path]] = {}
     labels: dict[str, Path] = {}
-    problems = []
-    for item in [*content["training"], *(content.get("test") or [])]:
-        image = item["image"] if isinstance(item, Mapping) else item
-        case = case_name(image)
-        images[case] = root / image
-        if isinstance(item, Mapping) and item.get("label"):
-            labels[case] = root / item["label"]
-        problems += [
-            f"{path}: no such file, named in {root / 'dataset.json'}; unpack the data set again."
-            for path in (images[case], labels.get(case))
-            if isinstance(path, Path) and not path.exists()
-        ]
+    cases = case_names([root / files[0] for _, files, _ in items])
+    for case, (_, files, label) in zip(cases, items):
+        images[case] = [root / f for f in files] if len(files) > 1 else root / files[0]
+        if label and labels.setdefault(case, root / label) != root / label:
+            problems.append(f"{source}: two labels of {images[case]}, {labels[case]} and {root / label}; keep one.")
     raise_all(problems)
+    testing = [case for case, (key, _, label) in zip(cases, items) if label and key in ("test", "testing")]
     channels = len(content.get("modality") or {}) or None
-    return Layout("Medical Segmentation Decathlon", images, labels, names, values, ignored, channels)
+    return Layout("Medical Segmentation Decathlon", images, labels, names, values, ignored, channels, testing)
+
+
+def _numbered(root: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a list is nnU-Net's of old, whose files end with a channel that the list leaves out."""
+    first = next(iter(content["training"]), None)
+    image = first.get("image") if isinstance(first, Mapping) else first
+    return isinstance(image, str) and not (root / image).exists() and any(root.glob("imagesTr/*_0000.*"))
 
 
 def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
@@ -208,30 +236,26 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
 def _slicer(root: Path) -> Layout:
     found = find_images(root, recursive=True)
     labels = {name.removesuffix(".seg"): path for name, path in found.items() if path.name.endswith(".seg.nrrd")}
-    images: dict[str, Path | list[Path]] = {
-        name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")
-    }
+    scans = {name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")}
+    images: dict[str, Path | list[Path]] = dict(without_labels_told(scans))
     classes: dict[int, str] = {}
     first: dict[int, Path] = {}
     problems = []
     for path in labels.values():
-        with path.open("rb") as file:
-            header = file.read(200_000).split(b"\n\n")[0]
-        told: dict[str, dict[str, str]] = {}
-        for number, key, value in SEGMENT.findall(header):
-            told.setdefault(number.decode(), {})[key.decode()] = value.decode(errors="replace").strip()
-        if any(segment.get("Layer", "0") != "0" for segment in told.values()):
+        told = segments(path)
+        if any(segment.get("Layer", "0") != "0" for segment in told):
             problems.append(f"{path}: its segments lie in several layers, for they overlap; in 3D Slicer export a "
                             "labelmap (Segmentations, Export), in which one counts.")  # fmt: skip
-        for segment in told.values():
+        for segment in told:
             value, name = int(segment.get("LabelValue", 1)), segment.get("Name", "")
             if classes.setdefault(value, name) != name:
                 problems.append(f"{path}: the value {value} is {name!r}, in {first[value]} {classes[value]!r}; give "
                                 "the segments one order, and save again.")  # fmt: skip
             first.setdefault(value, path)
     raise_all(problems)
-    values = [0, *sorted(classes)]
-    return Layout("3D Slicer segmentations", images, labels, ["background", *(classes[v] for v in values[1:])], values)
+    values = [0, *sorted(classes)] if classes else []
+    names = ["background", *(classes[v] for v in values[1:])] if classes else []
+    return Layout("3D Slicer segmentations", images, labels, names, values)
 
 
 def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None:
@@ -242,14 +266,16 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
         if not any(path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm")) for path in folder.rglob("*")):
             continue
         for name, path in find_images(folder, recursive=True).items():
-            role = name.rpartition("/")[2].removeprefix(folder.name).lstrip("_.-") or "image"
-            among_labels = any(LABEL_FOLDERS.fullmatch(part) for part in name.split("/")[:-1])
+            *below, own = name.split("/")
+            role = own.removeprefix(folder.name).lstrip("_.-") or "image"
+            among_labels = any(LABEL_FOLDERS.fullmatch(part) for part in below)
             is_label = (
                 role.endswith(label_suffix.lstrip("_"))
                 if label_suffix
                 else bool(LABEL_NAMES.fullmatch(re.split(r"[_.-]", role)[-1]))
             )
-            (truth if is_label or among_labels else scans).setdefault(folder.name, {})[role] = path
+            files = (truth if is_label or among_labels else scans).setdefault(folder.name, {})
+            files["/".join([*below, role])] = path  # visits have files of one name
     if not truth or not scans:
         return None
     roles = Counter(role for parts in scans.values() for role in parts)
@@ -265,7 +291,9 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
         else:
             shown = ", ".join(role for role, _ in roles.most_common(6))
             problems.append(f"{root / patient}: {len(chosen)} images ({shown}), expected one; say which by "
-                            "--image_suffix, or several with commas as the channels of one image.")  # fmt: skip
+                            "--image_suffix, or several with commas as the channels of one image; for visits of one "
+                            "patient give this folder both as --images and as --labels, with --image_suffix and "
+                            "--label_suffix.")  # fmt: skip
     problems += [
         f"{root / patient}: {len(parts)} labels ({', '.join(parts)}), expected one; say which by --label_suffix."
         for patient, parts in truth.items()

@@ -33,6 +33,10 @@ warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
 
+#: TIFF: where ImageJ describes a stack whose pages are not slices alone.
+DESCRIPTION_TAG = 270
+HYPERSTACK = re.compile(r"^(channels|frames)=([2-9]|\d\d+)\s*$(?=[\s\S]*^slices=([2-9]|\d\d+)\s*$)", re.MULTILINE)
+
 #: What the headers of MetaImage and NRRD call a signed byte.
 SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
 
@@ -100,6 +104,12 @@ class TiffReader(ITKReader):
         for name in ensure_tuple(data):
             with Image.open(name) as picture:
                 turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
+                described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
+            if mixed := HYPERSTACK.search(described):
+                raise InputError(
+                    f"{name}: an ImageJ stack whose pages are {mixed[2]} {mixed[1]} of each slice in turn; save each "
+                    "as a stack of its own (Image > Color > Split Channels, or Hyperstacks > Reduce Dimensionality)."
+                )
             if turn != 1 or mode == "P":
                 what = "a palette" if mode == "P" else f"an orientation ({turn}) that viewers turn it by"
                 raise InputError(

@@ -121,14 +121,15 @@ def look(
         return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
     values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
     fractions = bool((values != np.round(values)).any())
-    if most_classes < len(values) <= MOST_CLASSES and not fractions and path.suffix.lower() not in (".jpg", ".jpeg"):
+    smeared = path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2
+    if most_classes < len(values) <= MOST_CLASSES and not fractions and not smeared:
         raise InputError(
             f"{path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
             f"{most_classes} classes that a label may show; if these are classes give --most_classes {len(values)} "
             f"(at most {MOST_CLASSES}), if it is an image take it out of the labels."
         )
-    if len(values) > most_classes or fractions:
-        lossy = " (JPEG stores with losses: use PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
+    if len(values) > most_classes or fractions or smeared:
+        lossy = " (JPEG stores with losses: use PNG)" if smeared else ""
         raise InputError(
             f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a few "
             f"whole numbers, one a class{lossy}."

@@ -71,10 +71,11 @@ def score_case(
         p, t = (prediction == c)[None, None], (truth == c)[None, None]
         shown = bool(p.any()), bool(t.any())
         if all(shown):
-            if p.shape[-1] == 1 and p.ndim == 5:  # a volume of one slice is a plane
-                p, t, voxel = p[..., 0], t[..., 0], list(spacing[:2])
-            else:
-                voxel = list(spacing)
+            single = [axis for axis in range(truth.ndim) if truth.shape[axis] == 1]
+            voxel = list(spacing)
+            if truth.ndim == 3 and len(single) == 1:  # a volume of one slice is a plane
+                p, t = p.squeeze(2 + single[0]), t.squeeze(2 + single[0])
+                del voxel[single[0]]
             row = [float(_COMPUTE[name](p, t, voxel)) for name in metrics]
         else:
             one_sided = {"dice": 0.0, "hd95": diagonal, "assd": diagonal}

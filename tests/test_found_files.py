@@ -1,0 +1,109 @@
+"""What lies in people's folders besides images and labels: no label is taken for an image, and nothing is hidden."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import samples
+from helpers import workflow
+from PIL import Image
+from scripts.dataio.create import create
+from scripts.dataio.datalist import read_images
+from scripts.dataio.survey import look
+from scripts.errors import InputError
+
+IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
+
+
+def made(folder, **options) -> dict[str, list[str]]:
+    """Images of each list that has some."""
+    create(output=str(folder / "l.json"), **{key: str(value) for key, value in options.items()})
+    lists = json.loads((folder / "l.json").read_text())
+    return {key: [item["image"] for item in lists[key]] for key in ("training", "unlabeled") if lists[key]}
+
+
+def test_labels_below_the_images_and_beside_them_are_no_unlabelled_images(tmp_path, caplog):
+    for name in ("a", "b", "c"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+    samples.write_nifti(tmp_path / "b_seg.nii.gz", LABEL)
+    expected = {"training": ["a.nii.gz"], "unlabeled": ["b.nii.gz", "c.nii.gz"]}
+    assert made(tmp_path, images=tmp_path, labels=tmp_path / "labels") == expected
+    assert "1 files are labels by their names" in caplog.text and "b_seg.nii.gz first" in caplog.text
+    for path in tmp_path.glob("*.nii.gz"):
+        path.unlink()
+    with pytest.raises(InputError, match="expected images beside the labels"):
+        create(str(tmp_path), str(tmp_path / "labels"), str(tmp_path / "m.json"))
+
+
+def test_labelmaps_beside_slicers_segmentations_are_no_images(tmp_path):
+    for name in ("a", "b"):
+        samples.write_itk(tmp_path / f"{name}.nrrd", IMAGE)
+    for name in ("a.seg.nrrd", "b-label.nrrd"):
+        samples.write_itk(tmp_path / name, LABEL)
+    assert made(tmp_path, data=tmp_path) == {"training": ["a.nrrd"], "unlabeled": ["b.nrrd"]}
+
+
+@pytest.mark.parametrize("hidden", ["seg.nii.gz", "later/s1_001.dcm"])
+def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidden):
+    samples.write_dicom(tmp_path / "images" / "p", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "p.nii.gz", LABEL, (-0.9, -0.9, 6.0))
+    samples.write_picture(tmp_path / "images" / "p" / "preview.png", np.zeros((9, 9), np.uint8))
+    assert made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels") == {"training": ["images/p"]}
+    if hidden.endswith(".dcm"):
+        samples.write_dicom(tmp_path / "images" / "p" / "later", IMAGE)
+    else:
+        samples.write_nifti(tmp_path / "images" / "p" / hidden, LABEL)
+    with pytest.raises(InputError, match=rf"images/p/{hidden}: lies in the folder of a DICOM series .*nothing reads"):
+        create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "m.json"))
+    assert [item["image"] for item in read_images(tmp_path / "images")] == [str(tmp_path / "images" / "p")]
+    assert f"{hidden}: lies in the folder" in caplog.text
+
+
+def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
+    for name in ("new/a.nii.gz", "predictions/b_seg.nii.gz", "predictions/c.nii.gz"):
+        samples.write_nifti(tmp_path / name, IMAGE)
+    options = {"output_dir": tmp_path / "predictions", "output_postfix": "seg", "output_ext": ".nii.gz"}
+    found = read_images(tmp_path, **options)
+    assert [item["image"] for item in found] == [str(tmp_path / n) for n in ("new/a.nii.gz", "predictions/c.nii.gz")]
+    assert "1 files in" in caplog.text and "not predicted again" in caplog.text
+    assert len(read_images(tmp_path / "predictions", **options)) == 2, "asked for, so predicted"
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "predictions"))
+    assert flow.parser.get_parsed_content("images") == found
+
+
+@pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3)])
+def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, unit):
+    """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres."""
+    image = nib.Nifti1Image(IMAGE, np.diag([-2.0, 2.0, 3.0, 1.0]))
+    image.set_qform(None if not codes[0] else image.affine, code=codes[0], update_affine=False)
+    image.set_sform(None if not codes[1] else image.affine, code=codes[1], update_affine=False)
+    image = nib.Nifti1Image(IMAGE, None if not any(codes) else image.affine, image.header)
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "a.nii.gz")
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
+                    show_progress=False, flip_tta=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    stored, predicted = (nib.load(tmp_path / name) for name in ("a.nii.gz", "out/a_seg.nii.gz"))
+    assert [bool(predicted.header[f"{name}form_code"]) for name in "qs"] == [any(codes)] * 2
+    assert predicted.header.get_xyzt_units()[0] == stored.header.get_xyzt_units()[0]
+    np.testing.assert_allclose(predicted.affine, stored.affine)
+    np.testing.assert_allclose(predicted.header.get_zooms(), (2, 2, 3))
+
+
+@pytest.mark.parametrize(("described", "refused"), [
+    ("ImageJ=1.53\nimages=3\nchannels=3\nslices=1\n", False), ("ImageJ=1.53\nimages=3\nslices=3\n", False),
+    ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
+])  # fmt: skip
+def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
+    pages = [Image.fromarray(IMAGE[..., k].T.astype(np.uint8)) for k in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={270: described})
+    if not refused:
+        assert look(tmp_path / "a.tif").shape == IMAGE.shape
+        return
+    with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are 2 channels of each slice"):
+        look(tmp_path / "a.tif")
