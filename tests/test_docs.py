@@ -163,7 +163,7 @@ def test_links_lead_somewhere():
 
 def test_tests_named_in_the_table_of_reliability_exist():
     text = (ROOT / "benchmarks" / "RELIABILITY.md").read_text()
-    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("*.py"))
+    tests = "".join(p.read_text() for p in (ROOT / "tests").rglob("*.py"))
     named = re.findall(r"`(test_\w+)`", text)
     assert len(named) > 15
     for name in named:
@@ -173,7 +173,7 @@ def test_tests_named_in_the_table_of_reliability_exist():
 def test_functions_and_tests_named_in_the_method_exist():
     text = (ROOT / "bundle" / "docs" / "METHOD.md").read_text()
     source = "".join(p.read_text() for p in (ROOT / "bundle" / "scripts").rglob("*.py"))
-    tests = "".join(p.read_text() for p in (ROOT / "tests").glob("*.py"))
+    tests = "".join(p.read_text() for p in (ROOT / "tests").rglob("*.py"))
     train = (ROOT / "bundle" / "configs" / "train.yaml").read_text()
     for name in re.findall(r"^\| [^|]+ \| `([A-Za-z_.]+)`", text, flags=re.M):
         assert f" {name.rsplit('.', 1)[-1]}(" in source, name
