@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_segmentation_objects_are_read_by_highdicom(tmp_path):
     made.save_as(tmp_path / "label.dcm")
     image, read = image_loader()(tmp_path / "image"), image_loader(label=True)(tmp_path / "label.dcm")
     np.testing.assert_array_equal(on_image_grid(read, image)[0], label)
+
+
+def test_a_slope_for_every_slice_keeps_its_fractions(tmp_path):
+    """As in PET, where the values of the first slice may happen to be whole numbers."""
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    slopes = [1, 0.1, 2.5, 0.3, 1, 0.7]
+    for path, slope in zip(sorted((tmp_path / "s").iterdir(), reverse=True), slopes):
+        content = re.sub(rb"\x28\0[\x52\x53]\x10\x02\0\0\0[01] ", b"", path.read_bytes())  # those of the writer
+        pixels = content.rindex(b"\xe0\x7f\x10\x00")
+        told = b"".join(
+            b"\x28\0" + tag + len(text).to_bytes(4, "little") + text
+            for tag, text in ((b"\x52\x10", b"0 "), (b"\x53\x10", f"{slope:<4g}".encode()))
+        )
+        path.write_bytes(content[:pixels] + told + content[pixels:])
+    read = image_loader()(tmp_path / "s").numpy()[0]
+    np.testing.assert_allclose(np.sort(read, axis=None), np.sort(IMAGE * np.array(slopes), axis=None), rtol=1e-5)
 
 
 def test_a_single_slice_is_an_image(tmp_path):

@@ -34,6 +34,7 @@ class Slice:
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
         frames: how many images it holds.
+        rescale: slope and intercept that make values of what is stored, as they are written.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Slice:
     position: np.ndarray | None
     directions: np.ndarray | None
     frames: int = 1
+    rescale: tuple[str, str] = ("", "")
 
 
 def _numbers(text: str, count: int) -> np.ndarray | None:
@@ -75,7 +77,8 @@ def read_slice(path: str | os.PathLike) -> Slice:
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
-    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number)
+    rescale = (value("0028|1053"), value("0028|1052"))
+    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, rescale)
 
 
 def read_frames(path: str | os.PathLike) -> list[Slice]:
@@ -111,8 +114,11 @@ def _disordered(frames: Sequence[Slice]) -> str:
     )
 
 
-def check_series(path: str | os.PathLike) -> None:
+def check_series(path: str | os.PathLike) -> list[Slice]:
     """Refuse a folder of DICOM slices (or a file) that do not make one volume of parallel, evenly spaced slices.
+
+    Returns:
+        its files.
 
     Raises:
         InputError: in one line, what they are and what to do.
@@ -138,6 +144,7 @@ def check_series(path: str | os.PathLike) -> None:
             raise InputError(
                 f"{files[0]}: of {len(frames)} frames in one file: {problem} dcm2niix sorts them into volumes."
             )
+    return slices
 
 
 def _mixed(slices: Sequence[Slice]) -> str:

@@ -130,11 +130,15 @@ class MedicalReader(ITKReader):
         return all(os.path.isdir(name) or name.lower().endswith(".nrrd") or is_dicom(name) for name in names)
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        import itk  # slow, and few data sets need it
+
         for name in map(os.fspath, ensure_tuple(data)):
             if name.lower().endswith(".nrrd"):
                 _refuse_layers(name)
             else:
-                check_series(name)
+                scales = {one.rescale for one in check_series(name)}
+                if len(scales) > 1:  # PET: else the numbers of all slices are whole where those of the first are
+                    kwargs = {**kwargs, "pixel_type": itk.F}
         return super().read(data, **kwargs)
 
 
