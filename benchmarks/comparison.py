@@ -213,11 +213,11 @@ PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md", ROOT / "benchm
 def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (all pages without one) from results, between its marks.
 
-    Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``curves``, ``patients``
-    and ``differences`` for pictures, ``cells`` for methods by labelled patients (``cells_post_processed``: with flips
-    and the largest component), ``quality`` for pseudo-labels, ``classes`` for differences class by class,
-    ``similarities`` for what pseudo_labels.py found, each closed by ``<!-- end -->``; PATTERN chooses result files by
-    name.
+    Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``methods`` without
+    the results of changes, ``curves``, ``patients`` and ``differences`` for pictures, ``cells`` for methods by labelled
+    patients (``cells_post_processed``: with flips and the largest component), ``quality`` for pseudo-labels,
+    ``classes`` for differences class by class, ``similarities`` for what pseudo_labels.py found, each closed by
+    ``<!-- end -->``; PATTERN chooses result files by name.
 
     Args:
         page: Markdown file; default ``README.md``, ``ACCURACY.md`` and ``RECIPE.md``.
@@ -250,6 +250,7 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
 
 TABLES: dict[str, Callable[..., list[str]]] = {
     "table": table_lines,
+    "methods": lambda records, against: table_lines([r for r in records if not r["change"]], against),
     "cells": lambda records, _: cells_lines(records),
     "cells_post_processed": lambda records, _: cells_lines(records, PROCESSED),
     "quality": lambda records, _: quality_lines(records),

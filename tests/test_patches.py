@@ -6,15 +6,9 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
-import pytest
 import torch
-import torch.nn.functional as F
-from helpers import CONFIGS
-from monai.bundle import ConfigParser
-from monai.transforms import Compose
 from scripts.dataio import loaders
 from scripts.dataio.patches import PatchDataset
-from scripts.errors import InputError
 from test_volumes import KEYS, SIZE, prepared, write
 
 
@@ -36,52 +30,6 @@ def test_patches_have_one_size_and_enough_of_every_organ(tmp_path):
     patches[0]["image"].zero_()
     dataset.set_random_state(0)
     assert dataset[0]["image"].abs().sum() > 0 and first.shape == (1, *SIZE), "a patch is a copy"
-
-
-def test_rotation_and_scaling_turn_in_what_lies_around_a_patch():
-    """The volume is bright wherever it has voxels, so zeros come from outside of it: the margin leaves few of them."""
-    parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in ("train", "volumes")])
-    parser["spatial_size"] = [32, 32, 16]
-    volume = {"image": torch.ones(1, 96, 96, 64), "label": torch.ones(1, 96, 96, 64, dtype=torch.uint8)}
-    volume["label"][:, 40:56, 40:56, 24:40] = 2  # far from the border
-    affine = next(t for t in parser["labeled_transforms"] if t["_target_"] == "RandAffined")
-    parser["only"] = [{**affine, "prob": 1.0}]
-    seen = {}
-    for margin in (0.0, parser["margin"]):
-        transform = Compose(parser.get_parsed_content("only"))
-        transform.set_random_state(0)
-        dataset = PatchDataset([{"image": "a"}], lambda _: volume, transform, spatial_size=[32, 32, 16], patches=20,
-                               foreground=1.0, margin=margin, progress=False)  # fmt: skip
-        dataset._places[0] = dataset._places[0][1:]  # centred on the inner block
-        items = [dataset[k] for k in range(20)]
-        assert all(item["image"].shape == item["label"].shape == (1, 32, 32, 16) for item in items)
-        assert all(((item["image"] > 0.5) == (item["label"] > 0)).float().mean() > 0.99 for item in items)
-        seen[margin] = float(np.mean([(item["image"] == 0).float().mean() for item in items]))
-    assert seen[0.0] > 0.1 and seen[parser["margin"]] < 0.01
-
-
-def test_a_margin_stays_on_its_own_side_and_is_zero_beyond_the_volume():
-    image = torch.arange(1, 1 + 24 * 18 * 16).reshape(1, 24, 18, 16).float()
-    seen = []
-
-    def middle(item):
-        seen.append(item["image"])
-        return {"image": item["image"][:, 8:24, 8:24, 8:24]}
-
-    dataset = PatchDataset([{"image": "a"}], lambda _: {"image": image}, middle, spatial_size=16, patches=9, margin=0.5,
-                           progress=False)  # fmt: skip
-    for k in range(9):
-        patch = dataset[k]["image"]
-        corner = int(patch[0, 0, 0, 0]) - 1
-        x, y, z = corner // (18 * 16), corner // 16 % 18, corner % 16
-        assert torch.equal(patch, image[:, x : x + 16, y : y + 16, z : z + 16])
-        assert torch.equal(seen[-1], F.pad(image, [8] * 6)[:, x : x + 32, y : y + 32, z : z + 32])
-    dataset.slice_transform = None
-    with pytest.raises(InputError, match=r"expected patches of \(16, 16, 16\) voxels, received \(32, 32, 32\)"):
-        dataset[0]
-    with pytest.raises(InputError, match="margin: a share"):
-        PatchDataset([], prepared(), spatial_size=16, margin=-1)
 
 
 def test_a_patch_of_air_is_drawn_anew(tmp_path):

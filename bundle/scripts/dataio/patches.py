@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.transforms import Randomizable, SpatialPad, generate_label_classes_crop_centers, map_classes_to_indices
 from monai.utils import convert_to_tensor
@@ -41,7 +40,6 @@ class PatchDataset(SliceDataset):
         spatial_size: Sequence[int] | int,
         patches: int = 4,
         foreground: float = 0.0,
-        margin: float = 0.0,
         **options: Any,
     ) -> None:
         """
@@ -53,25 +51,19 @@ class PatchDataset(SliceDataset):
             patches: of each volume in an epoch.
             foreground: share of the labelled patches whose centre is of a class, each class of the volume as likely as
                 the others; the other patches lie anywhere.
-            margin: what ``slice_transform`` sees beyond each side of a patch, as a share of that side; zeros where the
-                volume ends. It has to give the patch in the middle, as ``RandAffined`` with ``spatial_size`` does.
             options: ``keys``, ``cache_rate``, ``progress``, ``class_names`` as in
                 :class:`~scripts.dataio.loaders.SliceDataset`.
 
         Raises:
-            InputError: a size or a number that makes no sense, or listing every file that cannot be used; of an item,
-                where ``slice_transform`` gives another size than a patch's.
+            InputError: a size or a number that makes no sense, or listing every file that cannot be used.
         """
         if not isinstance(patches, int) or patches < 1:
             raise InputError(f"patches: expected a whole number of patches a volume and epoch, received {patches!r}.")
         if not 0 <= foreground <= 1:
             raise InputError(f"foreground: a share of the patches, expected 0 to 1, received {foreground!r}.")
-        if not 0 <= margin <= 2:
-            raise InputError(f"margin: a share of a patch's side, expected 0 to 2, received {margin!r}.")
         self.patch_size = patch_size(spatial_size)
         self.pad = SpatialPad(self.patch_size)
         self.patches, self.foreground = patches, foreground
-        self.margin = [round(margin * n) for n in self.patch_size]
         #: of each volume, places of its foreground classes as flat indices
         self._places: dict[int, list[np.ndarray]] = {}
         Randomizable.set_random_state(self, 0)
@@ -124,25 +116,7 @@ class PatchDataset(SliceDataset):
             patch = image[window]
             if bool((patch != patch[:, :1, :1, :1]).any()):
                 break
-        first = [c - m for c, m in zip(corner, self.margin)]
-        last = [c + n + m for c, n, m in zip(corner, self.patch_size, self.margin)]
-        return {key: _window(volume[key], first, last) for key in volume}
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        item = super().__getitem__(position)
-        if (found := tuple(item["image"].shape[1:])) != tuple(self.patch_size):
-            raise InputError(
-                f"labeled_transforms, weak_transforms: expected patches of {tuple(self.patch_size)} voxels, received "
-                f"{found}; end with CenterSpatialCropd, give RandAffined its spatial_size, or set margin to 0."
-            )
-        return item
-
-
-def _window(volume: torch.Tensor, first: Sequence[int], last: Sequence[int]) -> torch.Tensor:
-    """A copy of the voxels ``first`` to ``last`` of ``(C, X, Y, Z)``, zeros outside of it."""
-    sides = list(zip(first, last, volume.shape[1:]))
-    inside = volume[(slice(None), *(slice(max(a, 0), b) for a, b, _ in sides))]
-    return F.pad(inside, [n for a, b, length in reversed(sides) for n in (max(-a, 0), max(b - length, 0))])
+        return {key: volume[key][window].clone() for key in volume}
 
 
 def middle_slice(x: torch.Tensor) -> torch.Tensor:
