@@ -29,8 +29,8 @@ from common import BUNDLE, child, command, markdown, provenance, resources, writ
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from scripts.evaluation.inferer import SliceLabelInferer
+from scripts.memory import PeakMemory, keep_freed_memory
 from scripts.precision import precision
-from scripts.training.memory import PeakMemory, keep_freed_memory
 from step import Step, count, make_data, seconds_of, spread
 
 CKPT = BUNDLE / "models" / "model.pt"

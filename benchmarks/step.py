@@ -27,10 +27,10 @@ from common import BUNDLE, markdown, provenance, write_json
 from monai.bundle import ConfigParser
 from naive_step import NaiveSemSim
 from scripts.dataio import phantom
+from scripts.memory import PeakMemory, keep_freed_memory
 from scripts.method.augmentation import RandCutMix
 from scripts.method.similarity import affinity, refine
 from scripts.precision import precision
-from scripts.training.memory import PeakMemory, keep_freed_memory
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 

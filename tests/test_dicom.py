@@ -159,5 +159,5 @@ def test_frames_of_one_volume_pass(tmp_path, places, implicit):
 def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implicit):
     """Time points, echoes or stacks in one file, which ITK takes for one volume."""
     multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
-    with pytest.raises(InputError, match=rf"a\.dcm: of 4 frames in one file: .*{message}.*dcm2niix"):
+    with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")

@@ -63,6 +63,22 @@ def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidde
     assert f"{hidden}: lies in the folder" in caplog.text
 
 
+def test_what_is_no_loss_among_the_slices_of_a_series_is_said_and_not_refused(tmp_path, capsys):
+    """The NIfTI file that dcm2niix writes beside them, one report as DICOM, and the label that is given."""
+    folders = {"images": tmp_path / "p", "labels": tmp_path / "p" / "labels"}
+    samples.write_dicom(folders["images"], IMAGE)
+    samples.write_nifti(folders["labels"] / "p.nii.gz", LABEL, (-0.9, -0.9, 6.0))
+    for name in ("", "a_report/s1_001.dcm", "p_t1.nii.gz"):
+        if name.endswith(".dcm"):
+            samples.write_dicom(folders["images"] / "a_report", IMAGE[..., :1])
+        elif name:
+            samples.write_nifti(folders["images"] / name, IMAGE)
+        assert made(tmp_path, **folders) == {"training": ["."]}
+        (tmp_path / "l.json").unlink()
+        said = capsys.readouterr().out
+        assert ("lies in the folder of a DICOM series" in said) == (name == "p_t1.nii.gz"), said
+
+
 def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     for name in ("new/a.nii.gz", "predictions/b_seg.nii.gz", "predictions/c.nii.gz"):
         samples.write_nifti(tmp_path / name, IMAGE)
@@ -98,6 +114,8 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
 @pytest.mark.parametrize(("described", "refused"), [
     ("ImageJ=1.53\nimages=3\nchannels=3\nslices=1\n", False), ("ImageJ=1.53\nimages=3\nslices=3\n", False),
     ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
+    ("ImageJ=1.53\nimages=20\nslices=4\nframes=5\nhyperstack=true\n", True),
+    ("ImageJ=1.53\nimages=6\nchannels=2\nframes=3\nhyperstack=true\n", True),
 ])  # fmt: skip
 def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
     pages = [Image.fromarray(IMAGE[..., k].T.astype(np.uint8)) for k in range(3)]
@@ -105,5 +123,5 @@ def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
     if not refused:
         assert look(tmp_path / "a.tif").shape == IMAGE.shape
         return
-    with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are 2 channels of each slice"):
+    with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are [24] .* times [235] .* in turn"):
         look(tmp_path / "a.tif")

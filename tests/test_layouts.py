@@ -139,7 +139,8 @@ def test_no_image_of_a_dataset_json_is_lost(tmp_path):
     create(data=str(tmp_path), output=str(tmp_path / "l.json"))
     made = json.loads((tmp_path / "l.json").read_text())
     assert made["testing"] == [{k: v.format(3) for k, v in item.items()}]
-    assert made["training"] == [{k: v.format(n) for k, v in item.items()} for n in range(3)]
+    assert made["training"] == [{k: v.format(n) for k, v in item.items()} for n in range(2)]
+    assert made["validation"] == [{k: v.format(2) for k, v in item.items()}]
     assert made["unlabeled"] == [{"image": "P4/image.nii.gz"}]
     content["training"][0]["label"] = 3
     (tmp_path / "dataset.json").write_text(json.dumps(content))

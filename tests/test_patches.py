@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import nibabel as nib
 import numpy as np
 import torch
@@ -50,9 +48,9 @@ def test_a_patch_of_air_is_drawn_anew_whatever_value_air_has_in_each_channel():
 
 
 def test_volumes_that_will_not_fit_into_memory_are_warned_of_early(monkeypatch, caplog):
-    """16 kB each, as float32: the first one says that 100 of them will not fit into 1 MB."""
+    """16 kB each, as float32: the first four say that 100 of them will not fit into 1 MB."""
     free = {"bytes": 10**6}
-    monkeypatch.setattr(loaders.psutil, "virtual_memory", lambda: SimpleNamespace(available=free["bytes"]))
+    monkeypatch.setattr(loaders, "free_memory", lambda: free["bytes"])
 
     def read(items: int, rate: float = 1.0) -> list[str]:
         caplog.clear()
@@ -61,8 +59,8 @@ def test_volumes_that_will_not_fit_into_memory_are_warned_of_early(monkeypatch, 
         return [r.getMessage() for r in caplog.records if "kept in memory" in r.getMessage()]
 
     (told,) = read(100)
-    assert told.startswith("100 volumes are to be kept in memory: by the first 1, 0.0 GB more")
-    assert "--spacing" in told and "--cache_rate 0.49" in told and "every patch" in told
-    assert not read(50) and not read(100, rate=0.49), "so many fit"
+    assert told.startswith("100 volumes are to be kept in memory: by the first 4, 0.0 GB more")
+    assert "--spacing" in told and "--cache_rate 0.52" in told and "every patch" in told
+    assert not read(50) and not read(100, rate=0.52), "so many fit"
     free["bytes"] = 0
-    assert read(2) and not read(1)
+    assert read(5) and not read(4)

@@ -1,11 +1,11 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
-    errors -> precision -> distributed
+    errors -> precision -> memory -> distributed
     dataio:      files -> phantom -> value_names -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings
                  -> readers -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> create
                  -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
-    training:    memory -> trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
+    training:    trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> running_config -> options

@@ -100,7 +100,7 @@ def create(
         label_values = label_values or layout.label_values
         ignore_label = layout.ignore_label if ignore_label is None else ignore_label
         channels = channels or layout.channels
-        testing = testing or layout.testing
+        testing, validation = testing or layout.testing, validation or layout.validation
     elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
         print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
     cases = group_cases(image_files, label_files, group_by)
@@ -138,7 +138,10 @@ def create(
         for name, path in label_files.items()
         if name not in image_files
     ]
-    stray += hidden_beside(path for path in image_files.values() if isinstance(path, Path))
+    hidden, remarks = hidden_beside([p for p in image_files.values() if isinstance(p, Path)], label_files.values())
+    for remark in remarks:
+        print(remark)
+    stray += hidden
     raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}

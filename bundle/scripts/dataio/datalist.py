@@ -379,8 +379,9 @@ def read_images(
         folder = folder / "images"
     found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
-    for line in hidden_beside(images.values()):
-        logger.warning(line)
+    for lines in hidden_beside(images.values()):
+        for line in lines:
+            logger.warning(line)
     joined = (join_channels(images) if in_channels > 1 else images).values()
     return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 

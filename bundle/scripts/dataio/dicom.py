@@ -142,7 +142,8 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if told else ""
         if problem:
             raise InputError(
-                f"{files[0]}: of {len(frames)} frames in one file: {problem} dcm2niix sorts them into volumes."
+                f"{files[0]}: {len(frames)} frames in one file, {problem.rpartition(';')[0] or problem.rstrip('.')}; "
+                "convert it with dcm2niix, which sorts them into volumes."
             )
     return slices
 

@@ -200,29 +200,37 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
     return {name: path for name, path in found.items() if name not in old}
 
 
-def hidden_beside(images: Iterable[Path]) -> list[str]:
+def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[list[str], list[str]]:
     """A line for each DICOM series in whose folder other volumes lie, or series below it: nothing reads those.
 
     Args:
         images: files and folders of DICOM series.
+        labels: what is read as a label.
+
+    Returns:
+        of labels and of whole series; and of the rest, such as a NIfTI file that was made of the slices.
     """
-    lines = []
-    for folder in images:
-        if not folder.is_dir():
-            continue
-        volumes = (
-            path
-            for path in sorted(folder.rglob("*"))
-            if not path.name.startswith(".") and path.is_file() and not is_picture(path)
-            if path.name.lower().endswith(IMAGE_SUFFIXES)
-            or (path.parent != folder and (is_dicom(path) or is_segmentation(path)))
-        )
-        if other := next(volumes, None):
-            lines.append(
-                f"{other}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each series "
-                "and each label in a folder of its own."
-            )
-    return lines
+    known = {os.path.abspath(path) for path in labels}
+    grave: list[str] = []
+    slight: list[str] = []
+    for folder in (path for path in images if path.is_dir()):
+        for path in sorted(folder.rglob("*")):
+            image = path.name.lower().endswith(IMAGE_SUFFIXES)
+            if path.name.startswith(".") or not (image or path.parent != folder) or is_picture(path):
+                continue
+            own = os.path.abspath(path)
+            if own in known or os.path.dirname(own) in known or not path.is_file():
+                continue
+            named = LABEL_NAMES.fullmatch(re.split(r"[_.-]", case_name(path))[-1]) or path.name.endswith(".seg.nrrd")
+            label = (image and bool(named)) or is_segmentation(path)
+            series = not image and not label and sum(map(is_dicom, path.parent.iterdir())) > 1
+            if image or label or series:
+                (grave if label or series else slight).append(
+                    f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each "
+                    "series and each label in a folder of its own."
+                )
+                break
+    return grave, slight
 
 
 def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:

@@ -23,7 +23,7 @@ from .files import (
     join_channels,
     without_labels_told,
 )
-from .value_names import segments
+from .value_names import UNNAMED, segments
 
 KNOWN = (
     "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
@@ -44,6 +44,7 @@ class Layout:
         ignore_label: value of voxels to ignore.
         channels: of the images, where 4D files hold them.
         testing: cases that the folder keeps for testing, with labels.
+        validation: those that it keeps for validation.
         by_patient: whether it has one image of each patient.
     """
 
@@ -55,6 +56,7 @@ class Layout:
     ignore_label: int | None = None
     channels: int | None = None
     testing: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
     by_patient: bool = False
 
 
@@ -149,8 +151,11 @@ def _decathlon(root: Path, content: Mapping[str, Any]) -> Layout:
             problems.append(f"{source}: two labels of {images[case]}, {labels[case]} and {root / label}; keep one.")
     raise_all(problems)
     testing = [case for case, (key, _, label) in zip(cases, items) if label and key in ("test", "testing")]
+    validation = [case for case, (key, _, label) in zip(cases, items) if label and key == "validation"]
     channels = len(content.get("modality") or {}) or None
-    return Layout("Medical Segmentation Decathlon", images, labels, names, values, ignored, channels, testing)
+    return Layout(
+        "Medical Segmentation Decathlon", images, labels, names, values, ignored, channels, testing, validation
+    )
 
 
 def _numbered(root: Path, content: Mapping[str, Any]) -> bool:
@@ -239,7 +244,6 @@ def _slicer(root: Path) -> Layout:
     scans = {name: path for name, path in found.items() if not path.name.endswith(".seg.nrrd")}
     images: dict[str, Path | list[Path]] = dict(without_labels_told(scans))
     classes: dict[int, str] = {}
-    first: dict[int, Path] = {}
     problems = []
     for path in labels.values():
         told = segments(path)
@@ -248,10 +252,8 @@ def _slicer(root: Path) -> Layout:
                             "labelmap (Segmentations, Export), in which one counts.")  # fmt: skip
         for segment in told:
             value, name = int(segment.get("LabelValue", 1)), segment.get("Name", "")
-            if classes.setdefault(value, name) != name:
-                problems.append(f"{path}: the value {value} is {name!r}, in {first[value]} {classes[value]!r}; give "
-                                "the segments one order, and save again.")  # fmt: skip
-            first.setdefault(value, path)
+            if UNNAMED.fullmatch(classes.setdefault(value, name)):  # until a file has a name for it
+                classes[value] = name
     raise_all(problems)
     values = [0, *sorted(classes)] if classes else []
     names = ["background", *(classes[v] for v in values[1:])] if classes else []

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import psutil
 import torch
 import torch.nn.functional as F
 from monai.data import CacheDataset, DataLoader, get_track_meta, set_track_meta
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from ..distributed import rank_and_size
 from ..errors import InputError, find_input_error, raise_all
+from ..memory import free_memory
 from .files import case_name, image_files
 from .sizes import Stage, Stages
 
@@ -154,10 +154,10 @@ class SliceDataset(Dataset, Randomizable):
     def _look_at_memory(self, count: int) -> None:
         """Warn once, early, where the ``count`` volumes that are to be kept will not fit: the system ends a process."""
         read = len(self._cache)
-        if self._told or read & (read - 1):  # after 1, 2, 4, 8, ... of them
+        if self._told or read < 4 or read & (read - 1):  # after 4, 8, 16, ... of them
             return
         size = sum(x.nbytes for volume in self._cache.values() for x in volume.values()) / read
-        missing, free = size * (count - read), psutil.virtual_memory().available
+        missing, free = size * (count - read), free_memory()
         if missing > free:
             self._told = True
             rate = int(80 * (free / size + read) / len(self.data)) / 100  # and a fifth for what else a training needs

@@ -35,7 +35,7 @@ ORIENTATION_TAG = 274
 
 #: TIFF: where ImageJ describes a stack whose pages are not slices alone.
 DESCRIPTION_TAG = 270
-HYPERSTACK = re.compile(r"^(channels|frames)=([2-9]|\d\d+)\s*$(?=[\s\S]*^slices=([2-9]|\d\d+)\s*$)", re.MULTILINE)
+HYPERSTACK = re.compile(r"^(channels|slices|frames)=(\d+)\s*$", re.MULTILINE)
 
 #: What the headers of MetaImage and NRRD call a signed byte.
 SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
@@ -105,10 +105,11 @@ class TiffReader(ITKReader):
             with Image.open(name) as picture:
                 turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
                 described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
-            if mixed := HYPERSTACK.search(described):
+            if len(axes := [f"{count} {axis}" for axis, count in HYPERSTACK.findall(described) if int(count) > 1]) > 1:
                 raise InputError(
-                    f"{name}: an ImageJ stack whose pages are {mixed[2]} {mixed[1]} of each slice in turn; save each "
-                    "as a stack of its own (Image > Color > Split Channels, or Hyperstacks > Reduce Dimensionality)."
+                    f"{name}: an ImageJ stack whose pages are {' times '.join(axes)} in turn; save each channel "
+                    "or frame as a stack of its own (Image > Color > Split Channels, or Hyperstacks > Reduce "
+                    "Dimensionality)."
                 )
             if turn != 1 or mode == "P":
                 what = "a palette" if mode == "P" else f"an orientation ({turn}) that viewers turn it by"

@@ -40,7 +40,8 @@ def value_names(path: Path) -> dict[int, str]:
         from highdicom.seg import segread  # installed, or the file could not have been read
 
         found = segread(path)
-        return {int(k): str(found.get_segment_description(k).segment_label) for k in found.segment_numbers}
+        named = {int(k): str(found.get_segment_description(k).segment_label) for k in found.segment_numbers}
+        return {value: name for value, name in named.items() if not UNNAMED.fullmatch(name)}
     return {}
 
 

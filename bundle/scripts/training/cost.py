@@ -18,8 +18,8 @@ from ..dataio.loaders import TwoStreamLoader
 from ..dataio.sizes import Stage
 from ..distributed import of_rank_0
 from ..errors import InputError
+from ..memory import PeakMemory, available_memory
 from .budget import RESERVE, Length, affordable, age, bought, duration
-from .memory import PeakMemory, available_memory
 from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")

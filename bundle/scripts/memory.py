@@ -90,3 +90,8 @@ def available_memory(device: torch.device) -> int:
         if Path(path).exists() and (limit := Path(path).read_text().strip()).isdigit():
             total = min(total, int(limit))
     return total
+
+
+def free_memory() -> int:
+    """Bytes that this process may take besides what it holds, within the limit of its container."""
+    return available_memory(torch.device("cpu")) - psutil.Process().memory_info().rss
