@@ -206,7 +206,7 @@ def shown(d: Mapping[str, Any]) -> str:
 
 
 #: Parts of a page that are made from results.
-KINDS = "table|cells|cells_post_processed|quality|classes|curves?|patients|differences|similarities"
+KINDS = "table|methods|cells|cells_post_processed|quality|classes|curves?|patients|differences|similarities"
 MARKED = re.compile(
     rf"(<!-- ({KINDS})(?: (\S+?))?(?: against (.+?))? -->\n)"
     r".*?(<!-- end -->)",
@@ -221,4 +221,7 @@ def fill(text: str, part: Callable[[str, str, str], str]) -> str:
         text: of the page.
         part: makes it from kind, name and label; the latter two may be empty.
     """
+    marks = re.findall(r"^<!-- (?!end )(\w+) .*-->$", text, re.MULTILINE)
+    if unknown := [mark for mark in marks if not re.fullmatch(KINDS, mark)]:
+        raise SystemExit(f"Marks of an unknown kind, whose parts would never be made anew: {', '.join(unknown)}.")
     return MARKED.sub(lambda m: f"{m[1]}{part(m[2], m[3] or '', m[4] or '')}\n{m[5]}", text)

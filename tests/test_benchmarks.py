@@ -11,6 +11,7 @@ import pytest
 from conftest import BUNDLE, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import comparison
 import infer
 import plan_check
 import processes
@@ -124,3 +125,9 @@ def test_the_shipped_weights_are_those_of_their_result():
         shown = [ways[way]["classes"].get(name, ways[way]["mean"]) for way in weights.WAYS]
         assert f"| {name} | " + " | ".join(f"{v['dice']:.3f} / {v['hd95']:.1f}" for v in shown) + " |" in card
     assert record["command"] in " ".join(card.replace("\\\n", " ").split())
+
+
+def test_a_mark_of_an_unknown_kind_is_named():
+    """Else its part would keep the figures of before."""
+    with pytest.raises(SystemExit, match=r"unknown kind.*tabel"):
+        comparison.fill("<!-- tabel acdc* -->\n<!-- end -->\n", ROOT / "benchmarks" / "results" / "accuracy")
