@@ -223,7 +223,7 @@ def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[
                 continue
             named = LABEL_NAMES.fullmatch(re.split(r"[_.-]", case_name(path))[-1]) or path.name.endswith(".seg.nrrd")
             label = (image and bool(named)) or is_segmentation(path)
-            series = not image and not label and sum(map(is_dicom, path.parent.iterdir())) > 1
+            series = not image and not label and is_dicom(path) and sum(map(is_dicom, path.parent.iterdir())) > 1
             if image or label or series:
                 (grave if label or series else slight).append(
                     f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each "
