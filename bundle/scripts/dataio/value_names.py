@@ -13,8 +13,8 @@ from .files import is_segmentation
 
 #: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
 SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
-#: Names that 3D Slicer makes up.
-UNNAMED = re.compile(r"segment[ _]?\d*", re.IGNORECASE)
+#: Names that 3D Slicer makes up, or none.
+UNNAMED = re.compile(r"(segment[ _]?\d*)?", re.IGNORECASE)
 
 
 def segments(path: Path) -> list[dict[str, str]]:
@@ -31,7 +31,7 @@ def value_names(path: Path) -> dict[int, str]:
     """Names of the values in a label: of 3D Slicer's and DICOM's segments, or the colours of a palette; else none."""
     if path.name.lower().endswith(".seg.nrrd"):
         named = {int(one.get("LabelValue", 1)): one.get("Name", "") for one in segments(path)}
-        return {value: name for value, name in named.items() if name and not UNNAMED.fullmatch(name)}
+        return {value: name for value, name in named.items() if not UNNAMED.fullmatch(name)}
     if path.suffix.lower() in (".png", ".bmp"):
         with Image.open(path) as picture:
             palette = picture.getpalette() if picture.mode == "P" else None
