@@ -25,7 +25,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,10 +34,9 @@ from typing import Any
 import common
 import numpy as np
 import yaml
-from common import BUNDLE, CONFIGS, ROOT, environment, note_start, patient_of, versions, write_json
-from common import read_rows as _rows
+from common import BUNDLE, CONFIGS, ROOT, RUN, environment, note_start, patient_of, write_json
+from scoring import RESULTS, add_post_processed, collect, post_processed, predict
 
-RESULTS = common.RESULTS / "accuracy"
 #: Overlay of train.yaml for each method; SemSim is train.yaml itself.
 METHODS = {
     "labeled_only": ["labeled_only"],
@@ -51,14 +49,6 @@ METHODS = {
 DATASETS = ("acdc", "la")
 #: slices or patches of either stream in a step, unless said otherwise
 BATCH = {2: 8, 3: 4}
-RUN = [sys.executable, "-m", "monai.bundle", "run"]
-METRICS = ("dice", "hd95", "assd")
-EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
-#: How the last iteration is scored besides: mean over the flips of a slice, and the largest component of each class.
-POST_PROCESSING = {
-    "flips": {"flip_tta": True, "keep_largest": False},
-    "post_processed": {"flip_tta": True, "keep_largest": True},
-}
 
 
 class Unfinished(Exception):
@@ -184,6 +174,27 @@ def train(
     args = ["--config_file", str(config_files(method, dims, dataset)), "--dataset_dir", str(Path(data).resolve())]
     args += ["--datalist", str(folder / "datalist.json"), "--output_dir", str(folder), "--resume", "auto"]
     args += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    _run(args, folder, threads, minutes, plan)
+    options = {"dataset": (dataset, "acdc"), "change": ("+".join(applied), ""), "batch_size": (batch_size, BATCH[dims])}
+    options |= {"splits": ("FILE" if splits else "", ""), "threads": (threads, 1), "workers": (workers, 0)}
+    options["initial"] = (initial, "")
+    command = f"python benchmarks/accuracy.py train --data DIR --method {method} --cases {cases} --seed {seed} "
+    command += f"--spatial_size {spatial_size} --iterations {iterations}".replace(", ", ",")
+    command += "".join(f" --{key} {value}" for key, (value, default) in options.items() if value != default)
+    record = {"name": name, "dataset": dataset, "method": method, "change": applied, "cases": cases, "seed": seed}
+    record |= collect(folder)
+    if initial:
+        record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
+    record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
+    record |= post_processed(folder, data, threads)
+    write_json(result, record)
+    if test:
+        predict(str(folder), test, threads=threads)
+    print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
+
+
+def _run(args: Sequence[str], folder: Path, threads: int, minutes: float, plan: bool) -> None:
+    """Train, in a process of its own, until it is finished; :class:`Unfinished` after so many minutes."""
     env = environment(threads)
     if plan and not (folder / "training_log.csv").exists():
         subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=env, check=True)
@@ -194,164 +205,13 @@ def train(
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-            raise Unfinished(name) from None
+            raise Unfinished(folder.name) from None
         except BaseException:
             process.kill()
             raise
     if code:
         tail = "\n".join((folder / "output.log").read_text(errors="replace").splitlines()[-5:])
-        raise SystemExit(f"{name}: training failed with exit code {code}, see {folder / 'output.log'}:\n{tail}")
-    command = f"python benchmarks/accuracy.py train --data DIR --method {method} --cases {cases} --seed {seed} "
-    size = str(spatial_size).replace(" ", "")
-    command += f"--spatial_size {size} --iterations {iterations}"
-    command += f" --dataset {dataset}" if dataset != "acdc" else ""
-    command += f" --change {'+'.join(applied)}" if applied else ""
-    command += f" --batch_size {batch_size}" if batch_size != BATCH[dims] else ""
-    command += " --splits FILE" if splits else ""
-    command += f" --threads {threads}" if threads != 1 else ""
-    command += f" --workers {workers}" if workers else ""
-    command += f" --initial {initial}" if initial else ""
-    record = {"name": name, "dataset": dataset, "method": method, "change": applied, "cases": cases, "seed": seed}
-    record |= collect(folder)
-    if initial:
-        record["initial_sha256"] = hashlib.sha256(Path(initial).read_bytes()).hexdigest()
-    record |= {"spatial_size": spatial_size, "iterations": iterations, "threads": threads, "command": command}
-    if dims == 2:  # patches are not flipped by default
-        record |= post_processed(folder, data, threads)
-    write_json(result, record)
-    if test:
-        predict(str(folder), test, threads=threads)
-    print(f"{name}: mean Dice {record['last']['mean']['dice']:.4f} (last iteration) -> {result}")
-
-
-def post_processed(folder: Path, data: str, threads: int = 1) -> dict[str, Any]:
-    """Scores of the last iteration as :data:`POST_PROCESSING` predicts."""
-    found = {}
-    for name, options in POST_PROCESSING.items():
-        with tempfile.TemporaryDirectory() as output:
-            evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **options)
-            found[name] = {**options, **_scores([Path(output)])}
-    return found
-
-
-def evaluate(weights: Path, datalist: str | Path, data: str, output: str, threads: int = 1, **options: Any) -> None:
-    """Score weights on the validation patients into ``scores.csv`` and ``scores.json`` of a folder."""
-    line = common.command(
-        "", ["train", "evaluate"], dataset_dir=Path(data).resolve(), datalist=datalist, output_dir=output,
-        ckpt_path=weights.resolve(), evaluate_list="validation", show_progress=False, **options,
-    )  # fmt: skip
-    common.run(line, Path(output, "output.log"), threads)
-
-
-def add_post_processed(run: str, data: str, results: str = "", threads: int = 1) -> None:
-    """Add the post-processed scores to a result that was written without them.
-
-    Args:
-        run: folder of the training, named as its result.
-        data: as for ``train``.
-        results: folder of the result; default ``benchmarks/results/accuracy``.
-        threads: CPU threads.
-    """
-    path = (Path(results) if results else RESULTS) / f"{Path(run).name}.json"
-    record = json.loads(path.read_text())
-    write_json(path, record | post_processed(Path(run).resolve(), data, threads))
-
-
-def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
-    """Predict images with the last weights of a finished training, to be scored elsewhere; nothing is overwritten.
-
-    Args:
-        run: folder of the training, named as its result.
-        images: folder of the images.
-        output: ``.npz`` to write, class indices on the grid of each image under its name; default
-            ``benchmarks/predictions/NAME.npz``.
-        threads: CPU threads.
-    """
-    import nibabel as nib
-
-    weights = (Path(run) / "model_last.pt").resolve()
-    target = Path(output) if output else ROOT / "benchmarks" / "predictions" / f"{Path(run).name}.npz"
-    if target.exists():
-        print(f"{target} exists; nothing to do.")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
-        args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False", "--flip_tta", "False"]
-        subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment(threads), check=True, capture_output=True)
-        files = sorted(Path(folder).glob("*_seg.nii.gz"))
-        arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
-    print(f"{target}: {len(arrays)} images predicted with {weights}.")
-
-
-def _number(text: str) -> float | None:
-    return round(float(text), 5) if text else None
-
-
-def _scores(folders: Sequence[Path]) -> dict[str, Any]:
-    """Means over evaluations of the scores of every case and class."""
-    tables = [_rows(folder / "scores.csv") for folder in folders]
-    names = list(dict.fromkeys(row["class"] for row in tables[0]))
-    cases: dict[str, dict[str, list[float | None]]] = {}
-    for number, row in enumerate(tables[0]):
-        for metric in METRICS:
-            values = [v for table in tables if (v := _number(table[number][metric])) is not None]
-            mean = round(float(np.mean(values)), 5) if values else None
-            cases.setdefault(row["case"], {}).setdefault(metric, []).append(mean)
-    per_class = {
-        name: {m: mean_known(case[m][c] for case in cases.values()) for m in METRICS} for c, name in enumerate(names)
-    }
-    return {
-        "mean": {m: mean_known(row[m] for row in per_class.values()) for m in METRICS},
-        "classes": per_class,
-        "per_case": cases,
-        "distance_unit": tables[0][0]["unit"],
-    }
-
-
-def _of_epochs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Those of validations during the training, ``epoch_N``."""
-    return {"epochs": [int(folder.name.split("_")[1]) for folder in folders], **_scores(folders)}
-
-
-def mean_known(values: Iterable[float | None]) -> float:
-    known = [v for v in values if v is not None]
-    return round(float(np.mean(known)), 5) if known else float("nan")
-
-
-def collect(folder: Path) -> dict[str, Any]:
-    """What a finished training left, as the body of its result."""
-    settings = json.loads((folder / "training.json").read_text())
-    log = _rows(folder / "training_log.csv")
-    curve = _rows(folder / "validation_log.csv")
-    evaluated = sorted((folder / "validations").iterdir(), key=lambda p: int(p.name.split("_")[1]))
-    if int(curve[-1]["epoch"]) != int(log[-1]["epoch"]):
-        raise SystemExit(f"{folder}: the last epoch, {log[-1]['epoch']}, is not among the validated ones.")
-    best = max(curve, key=lambda row: float(row["mean_dice"]))["epoch"]
-    starts = json.loads((folder / "starts.json").read_text())
-    recipe = ("early_sizes", "features", "copy_paste", "learning_rate", "batch_size")
-    record: dict[str, Any] = {
-        "recipe": {key: settings[key] for key in recipe},
-        "labelled_cases": settings["labeled_cases"],
-        "class_names": settings["class_names"],
-        "steps": int(log[-1]["iteration"]),
-        "steps_per_epoch": settings["steps_per_epoch"],
-        "commit": sorted({s["commit"] for s in starts}),
-        "changed_since_commit": any(s["changed"] for s in starts),
-        "versions": versions("pytorch-ignite"),
-        "machine": "; ".join(sorted({s["machine"] for s in starts})),
-        "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
-        "last": _of_epochs(evaluated[-1:]),
-        "mean_of_last_five": _of_epochs(evaluated[-5:]),
-        "best_on_validation": _of_epochs([folder / "validations" / f"epoch_{best}"]),
-    }
-    shown = [k for k in log[-1] if k.startswith(("loss", "mask", "agreement", "pseudo"))]
-    record["training_curve"] = {k: [_number(row[k]) for row in log] for k in ("iteration", *shown)}
-    hidden = _rows(folder / "pseudo_labels.csv")
-    record["pseudo_labels"] = {k: [_number(row[k]) for row in hidden] for k in hidden[0]}
-    record["validation_curve"] = {k: [_number(row[k]) for row in curve] for k in curve[0]}
-    return record
+        raise SystemExit(f"{folder.name}: training failed with exit code {code}, see {folder / 'output.log'}:\n{tail}")
 
 
 def queue(

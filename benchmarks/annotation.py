@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import accuracy
 import common
 import comparison
 from common import BUNDLE, CONFIGS, ROOT, markdown
+from scoring import scores_of
 
 RESULTS = common.RESULTS / "annotation"
 FILES = ("configs/train.yaml", "configs/semsim_minus.yaml", str(CONFIGS / "annotation.yaml"))
@@ -192,7 +192,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
         "commit": sorted({s["commit"] for s in starts}), "changed_since_commit": any(s["changed"] for s in starts),
         "versions": common.versions(),
-        "last": accuracy._scores(validations[-1:]),
+        "last": scores_of(validations[-1:]),
     }  # fmt: skip
 
 

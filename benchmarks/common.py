@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 CONFIGS = ROOT / "benchmarks" / "configs"
 RESULTS = ROOT / "benchmarks" / "results"
+RUN = [sys.executable, "-m", "monai.bundle", "run"]
 sys.path[:0] = [str(BUNDLE), str(ROOT / "benchmarks")]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see the Makefile
 
@@ -116,7 +117,7 @@ def protocol_lists(
 def command(run_id: str, files: Sequence[str], **options: Any) -> list[str]:
     """``monai.bundle run`` on files of ``configs/`` (by name, or by path); empty ``run_id``: ``run``."""
     names = [file if file.endswith(".yaml") else f"configs/{file}.yaml" for file in files]
-    line = [sys.executable, "-m", "monai.bundle", "run", *([run_id] if run_id else []), "--config_file", str(names)]
+    line = [*RUN, *([run_id] if run_id else []), "--config_file", str(names)]
     return line + [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 

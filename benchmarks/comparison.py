@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import EVALUATIONS, METHODS, RESULTS, mean_known
+from accuracy import METHODS
 from common import ROOT, interval, markdown, patient_of, read_splits, shown
 from common import fill as fill_page
+from scoring import EVALUATIONS, RESULTS, mean_known
 
 PROCESSED = "post_processed"
 #: methods of the table, as it names them
@@ -120,20 +121,29 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
             cells.append(shown(paired(groups[first], groups[second], PROCESSED)) if known else "-")
         rows.append([*cells, ", ".join(f"{s:+.3f}" for s in found[0]["seeds"])])
     head = ["method", "against", "Dice, last iteration", "Dice, mean of last five"]
-    head += [*["flips and largest component"] * bool(processed), "each seed, last"]
+    head += [*[_way(processed)] * bool(processed), "each seed, last"]
     return [*lines, "", *markdown(head, rows)] if rows else lines
 
 
+def _way(groups: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    """How the post-processed scores of results were made: patches are not flipped by default."""
+    flips = {r[PROCESSED]["flip_tta"] for group in groups.values() for r in group}
+    return "flips and largest component" if flips == {True} else "largest component"
+
+
 def _processed_lines(groups: Mapping[str, list[Mapping[str, Any]]], names: Sequence[str], unit: str) -> list[str]:
-    """Scores of the last iteration over flips and with the largest component; Dice over flips alone."""
+    """Scores of the last iteration with the largest component, of slices over flips; then Dice over flips alone."""
+    flips = all("flips" in r for group in groups.values() for r in group)
     rows = []
     for name, group in groups.items():
         cells = [f"{np.mean([r[PROCESSED]['classes'][c]['dice'] for r in group]):.3f}" for c in names]
         cells.append(_over_seeds(group, lambda r: r[PROCESSED]["mean"]["dice"], 3))
         cells.append(_over_seeds(group, lambda r: r[PROCESSED]["mean"]["hd95"], 1))
-        rows.append([name, str(len(group)), *cells, _over_seeds(group, lambda r: r["flips"]["mean"]["dice"], 3)])
-    head = ["flips and largest component", "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
-    return markdown([*head, "mean Dice, flips alone"], rows)
+        if flips:
+            cells.append(_over_seeds(group, lambda r: r["flips"]["mean"]["dice"], 3))
+        rows.append([name, str(len(group)), *cells])
+    head = [_way(groups), "seeds", *names, "mean Dice, last iteration", f"95HD ({unit}), last"]
+    return markdown([*head, *["mean Dice, flips alone"] * flips], rows)
 
 
 def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> list[str]:
@@ -148,7 +158,7 @@ def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> li
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
         rows.append([title, *cells])
-    return markdown(["Dice / 95HD", *(f"{count} labelled" for count in (1, 3, 7))], rows)
+    return markdown(["Dice / 95HD", *(f"{count} labelled" for count in counts)], rows)
 
 
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:

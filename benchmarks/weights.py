@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from accuracy import METRICS, POST_PROCESSING, evaluate, make_datalist
+from accuracy import make_datalist
 from common import BUNDLE, RESULTS, git, versions, write_json
+from scoring import METRICS, POST_PROCESSING, evaluate
 
 #: Ways of predicting: a slice as it is, over its flips, and the largest component of each class alone besides.
-WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING}
+WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING[2]}
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ import accuracy
 import common
 import comparison
 import pseudo_labels
+import scoring
 
 SIZES = {"spatial_size": 224, "iterations": 3000}  # where a plan does not say
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
@@ -28,7 +29,8 @@ RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 @pytest.fixture
 def protocol(phantom_dir, tmp_path, monkeypatch):
     """Arguments of a tiny protocol: 1 labelled, 2 unlabelled, 1 validation patient."""
-    monkeypatch.setattr(accuracy, "subprocess", warm)
+    for module in (accuracy, scoring):
+        monkeypatch.setattr(module, "subprocess", warm)
     names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
     splits = {"training": names[:3], "validation": names[3:4], "labelled": {"1": names[:1]}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
@@ -54,13 +56,13 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
         accuracy.predict(str(run), protocol["data"] + "/images", str(tmp_path / "results" / "predictions.npz"))
     splits = json.loads(accuracy.Path(protocol["splits"]).read_text())
     assert record["labelled_cases"] == splits["labelled"]["1"] and record["steps"] == record["steps_per_epoch"] >= 1
-    for which in accuracy.EVALUATIONS:
+    for which in scoring.EVALUATIONS:
         assert set(record[which]["per_case"]) == set(splits["validation"])
         for metric in ("dice", "hd95"):
             values = [case[metric] for case in record[which]["per_case"].values()]
             assert np.shape(values) == (1, 3)
             assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
-    processed = {name: record.pop(name) for name in accuracy.POST_PROCESSING}
+    processed = {name: record.pop(name) for name in scoring.POST_PROCESSING[2]}
     for name, keep in (("flips", False), ("post_processed", True)):
         assert processed[name]["flip_tta"] and processed[name]["keep_largest"] is keep
         assert set(processed[name]["per_case"]) == set(splits["validation"])
@@ -119,7 +121,8 @@ def test_predictions_are_counted_by_the_confidence_of_the_decoder():
 
 def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     """Three numbers as size: patches of volumes, whole volumes scored in mm, hidden labels looked at."""
-    monkeypatch.setattr(accuracy, "subprocess", warm)
+    for module in (accuracy, scoring):
+        monkeypatch.setattr(module, "subprocess", warm)
     names = [f"train{n:03d}" for n in range(4)]
     place = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 20, 18)), indexing="ij"))
     for n, name in enumerate(names):
@@ -136,7 +139,10 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     )  # fmt: skip
     record = json.loads((tmp_path / "results" / "la4_16x16x16_1_semsim_minus_seed0.json").read_text())
     assert record["last"]["distance_unit"] == "mm" and list(record["last"]["per_case"]) == names[3:]
-    assert "--spatial_size [16,16,16] " in record["command"] and not set(accuracy.POST_PROCESSING) & set(record)
+    assert "--spatial_size [16,16,16] " in record["command"]
+    processed = record["post_processed"]
+    assert processed["keep_largest"] and not processed["flip_tta"] and list(processed["per_case"]) == names[3:]
+    assert "flips" not in record
     assert record["command"].endswith("--dataset la --splits FILE")
     assert record["recipe"]["batch_size"] == 4 and 0 <= record["pseudo_labels"]["left atrium confident"][0] <= 1
     pseudo_labels.measure(str(tmp_path / "work" / record["name"]), str(tmp_path), every=1, regions=2,
@@ -278,7 +284,7 @@ def made_up(method, seed, dice, change=()):
     scores = {"mean": {"dice": mean, "hd95": 2.0}, "classes": classes, "per_case": cases, "distance_unit": "voxel"}
     return {
         "method": method, "seed": seed, "cases": 3, "change": list(change), "steps_per_epoch": 10,
-        "class_names": ["background", "RV", "Myo", "LV"], **{w: scores for w in accuracy.EVALUATIONS},
+        "class_names": ["background", "RV", "Myo", "LV"], **{w: scores for w in scoring.EVALUATIONS},
         "validation_curve": {"epoch": [1, 2], "mean_dice": [0.1, mean]},
         "training_curve": {"loss_u": [0.9, dice(0)]},
         "pseudo_labels": {f"{c} {k}": [0.1, dice(1)] for c in classes for k in ("confident", "precision", "recall")},
@@ -328,7 +334,7 @@ def test_scores_with_post_processing_stand_beside_the_others():
     for record, gain in ((base, 0.1), (better, 0.2)):
         cases = {c: {**v, "dice": [d + gain for d in v["dice"]]} for c, v in record["last"]["per_case"].items()}
         mean = {"dice": record["last"]["mean"]["dice"] + gain, "hd95": 1.5}
-        record["post_processed"] = {**record["last"], "per_case": cases, "mean": mean}
+        record["post_processed"] = {**record["last"], "per_case": cases, "mean": mean, "flip_tta": True}
         record["flips"] = record["last"]
     lines = comparison.table_lines([base, better, older], "labeled_only")
     at = next(n for n, line in enumerate(lines) if line.startswith("| flips and largest component"))
@@ -337,6 +343,12 @@ def test_scores_with_post_processing_stand_beside_the_others():
     assert [line.split(" | ")[4] for line in lines[-2:]] == ["+0.200 (+0.200 to +0.200) ahead", "-"]
     cells = comparison.cells_lines([base, better], "post_processed")
     assert "| FixMatch | not run yet | 0.804 / 1.5 | not run yet |" in cells
+    for record in (base, better):  # patches are not flipped
+        record["post_processed"]["flip_tta"] = False
+        del record["flips"]
+    lines = comparison.table_lines([base, better])
+    at = next(n for n, line in enumerate(lines) if line.startswith("| largest component"))
+    assert lines[at + 3].endswith("| 0.804 | 1.5 |")
 
 
 def test_pages_are_filled_from_results(tmp_path):
@@ -398,7 +410,7 @@ def test_published_results_are_of_the_protocol(path):
     assert not record["changed_since_commit"], "trained on committed code"
     assert record["steps"] >= record["iterations"] > record["steps"] - record["steps_per_epoch"]
     assert {accuracy.patient_of(c) for c in record["labelled_cases"]} == set(splits["labelled"][str(record["cases"])])
-    for which in accuracy.EVALUATIONS:
+    for which in scoring.EVALUATIONS:
         assert {accuracy.patient_of(c) for c in record[which]["per_case"]} == set(splits["validation"])
     assert record["last"]["epochs"][0] * record["steps_per_epoch"] == record["steps"]
     assert len(record["mean_of_last_five"]["epochs"]) == min(5, len(record["validation_curve"]["epoch"]))
