@@ -18,7 +18,7 @@ JOBS ?= 2
 # of `make attack`
 MINUTES ?= 120
 
-.PHONY: install demo test test-long lint clean label-demo test-label attack
+.PHONY: install install-label demo test test-long lint clean label-demo test-label attack
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,8 @@ $(LABEL)/.installed: label_app/requirements.txt label_app/requirements-nodeps.tx
 	$(LABEL)/bin/python -m pip install --quiet --requirement label_app/requirements.txt
 	$(LABEL)/bin/python -m pip install --quiet --no-deps --requirement label_app/requirements-nodeps.txt
 	touch $@
+
+install-label: $(LABEL)/.installed
 
 label-demo: $(LABEL)/.installed
 	$(LABEL)/bin/python label_app/demo.py --port $(LABEL_PORT)

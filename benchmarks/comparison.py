@@ -17,6 +17,7 @@ from common import fill as fill_page
 from scoring import EVALUATIONS, RESULTS, mean_known
 
 PROCESSED = "post_processed"
+MISSING = "not run yet"
 #: methods of the table, as it names them
 TITLES = {
     "labeled_only": "labelled scans only", "fixmatch": "FixMatch", "unimatch": "UniMatch",
@@ -156,8 +157,9 @@ def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> li
             found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
             dice, distance = (np.mean([r[which]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
-            cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else "not run yet")
-        rows.append([title, *cells])
+            cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else MISSING)
+        if {*cells} != {MISSING}:
+            rows.append([title, *cells])
     return markdown(["Dice / 95HD", *(f"{count} labelled" for count in counts)], rows)
 
 
@@ -290,9 +292,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
-    """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
+    """Mean validation Dice over iterations, a line a method as it is, its seeds from lowest to highest shaded."""
     figure, ax = _figure(11, 4.5)
-    for name, group in groups_of(records).items():
+    for name, group in groups_of([r for r in records if not r["change"]]).items():
         steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
         values = np.array([r["validation_curve"]["mean_dice"] for r in group])
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{name} ({len(group)} seed{'s' * (len(group) > 1)})")

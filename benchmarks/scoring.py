@@ -17,22 +17,22 @@ from common import read_rows as _rows
 RESULTS = common.RESULTS / "accuracy"
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
-#: How the last iteration is scored besides, by spatial dimensions: over the flips of a slice, as it predicts by default
-#: (patches are not flipped), and with the largest component of each class.
+#: How the last iteration of a network is scored besides: with the largest component of each class, and over flips, with
+#: it and without, where it predicts over flips by default.
 POST_PROCESSING = {
-    2: {
+    True: {
         "flips": {"flip_tta": True, "keep_largest": False},
         "post_processed": {"flip_tta": True, "keep_largest": True},
     },
-    3: {"post_processed": {"flip_tta": False, "keep_largest": True}},
+    False: {"post_processed": {"flip_tta": False, "keep_largest": True}},
 }
 
 
 def post_processed(folder: Path, data: str, threads: int = 1) -> dict[str, Any]:
     """Scores of the last iteration as :data:`POST_PROCESSING` predicts."""
-    dims = json.loads((folder / "training.json").read_text())["spatial_dims"]
+    flips = json.loads((folder / "training.json").read_text())["flip_tta"]
     found = {}
-    for name, options in POST_PROCESSING[dims].items():
+    for name, options in POST_PROCESSING[flips].items():
         with tempfile.TemporaryDirectory() as output:
             evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **options)
             found[name] = {**options, **scores_of([Path(output)])}

@@ -27,7 +27,7 @@ from common import BUNDLE, RESULTS, git, versions, write_json
 from scoring import METRICS, POST_PROCESSING, evaluate
 
 #: Ways of predicting: a slice as it is, over its flips, and the largest component of each class alone besides.
-WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING[2]}
+WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING[True]}
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:

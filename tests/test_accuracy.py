@@ -62,7 +62,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
             values = [case[metric] for case in record[which]["per_case"].values()]
             assert np.shape(values) == (1, 3)
             assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
-    processed = {name: record.pop(name) for name in scoring.POST_PROCESSING[2]}
+    processed = {name: record.pop(name) for name in scoring.POST_PROCESSING[True]}
     for name, keep in (("flips", False), ("post_processed", True)):
         assert processed[name]["flip_tta"] and processed[name]["keep_largest"] is keep
         assert set(processed[name]["per_case"]) == set(splits["validation"])
@@ -226,12 +226,15 @@ def test_plans_name_what_exists():
 def test_changes_are_keys_of_the_configuration():
     from monai.bundle import ConfigParser
 
-    parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(ROOT / "benchmarks" / "configs" / "accuracy.yaml")])
-    parser["iterations"] = 3000
+    parsers = [ConfigParser(), ConfigParser()]
+    for parser, overlays in zip(parsers, (["train"], ["train", "volumes"])):
+        parser.read_config([*(str(BUNDLE / "configs" / f"{name}.yaml") for name in overlays),
+                            str(ROOT / "benchmarks" / "configs" / "accuracy.yaml")])  # fmt: skip
+        parser["iterations"] = 3000
     for name, settings in accuracy.changes().items():
         for key, value in settings.items():
-            assert key.replace("#", "::") in parser and parser[key] != value, f"{name}: {key}"
+            assert all(key.replace("#", "::") in parser for parser in parsers), f"{name}: {key}"
+            assert any(parser[key] != value for parser in parsers), f"{name}: {key}"
 
 
 def test_test_patients_are_never_touched(tmp_path):
@@ -397,7 +400,7 @@ def test_sub_regions_in_3d_are_told_as_measured():
     names = [f"pseudo_labels_la8_64x64x32_300_semsim_minus_seed0_320_regions_{n}.json" for n in (1, 2, 4)]
     a, b, c = (json.loads((common.RESULTS / name).read_text())["p_w2"]["dice"][0] for name in names)
     page = " ".join((BUNDLE / "docs" / "METHOD.md").read_text().split())
-    assert f"Dice of p_w2 {a:.3f}, {b:.3f} and {c:.3f}" in page
+    assert f"Dice of p_cr {a:.3f}, {b:.3f} and {c:.3f}" in page
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)

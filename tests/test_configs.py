@@ -354,5 +354,5 @@ def test_versions_agree():
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     assert metadata["version"] == version and version in metadata["changelog"]
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
-    names = yaml.safe_load((CONFIGS / "train.yaml").read_text())["class_names"]
+    names = yaml.safe_load((CONFIGS / "train.yaml").read_text())["class_names"]["default"]
     assert list(metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()) == names

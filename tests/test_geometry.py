@@ -9,8 +9,9 @@ import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.dataio.create import create
-from scripts.dataio.datalist import read_datalist, stated
+from scripts.dataio.datalist import read_datalist
 from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.stated import stated
 from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error
 

@@ -147,10 +147,7 @@ def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
            testing=2, class_names="background,lesion")  # fmt: skip
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     given = dict(zip(command[5::2], command[6::2]))
-    assert given["--in_channels"] == "3" and given["--label_values"] == "[0,255]"
-    options = {name[2:]: value for name, value in given.items() if name not in ("--config_file", "--output_dir")}
-    options |= {name: json.loads(options[name].replace("'", '"')) for name in ("label_values", "class_names")}
-    options["in_channels"] = int(options["in_channels"])
+    options = {name: given[f"--{name}"] for name in ("dataset_dir", "datalist")}
     small = {"epochs": 30, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
              "learning_rate": 0.005}  # fmt: skip
     output = train(tmp_path / "run", "semsim_minus", **options, **small)

@@ -13,6 +13,7 @@ import samples
 import torch
 from helpers import workflow
 from PIL import Image
+from scripts.dataio import stated
 from scripts.dataio.create import create
 from scripts.dataio.survey import look
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
@@ -67,25 +68,66 @@ def test_values_that_leave_the_classes_open_are_asked_for(tmp_path, labels, opti
 @pytest.mark.parametrize(
     "labels, options, expected",
     [
-        ([organ()], {}, {"class_names": "['background','class 1']"}),
-        ([organ() * 255], {}, {"label_values": "[0,255]", "class_names": "['background','class 1']"}),
-        ([organ(classes=5)], {}, {"class_names": "['background','class 1','class 2','class 3','class 4']"}),
+        ([organ()], {}, {"class_names": ["background", "class 1"]}),
+        ([organ() * 255], {}, {"class_names": ["background", "class 1"], "label_values": [0, 255]}),
+        ([organ(classes=5)], {}, {"class_names": ["background", "class 1", "class 2", "class 3", "class 4"]}),
         ([organ() + 1], {"label_values": "1,2", "class_names": "a,b"},
-         {"label_values": "[1,2]", "class_names": "['a','b']"}),
-        ([with_rim(255)], {"ignore_label": 255}, {"ignore_label": "255", "class_names": "['background','class 1']"}),
+         {"class_names": ["a", "b"], "label_values": [1, 2]}),
+        ([organ()], {"label_values": "1,0", "class_names": "outside,inside"},  # the background is what is marked
+         {"class_names": ["outside", "inside"], "label_values": [1, 0]}),
+        ([with_rim(255)], {"ignore_label": 255}, {"class_names": ["background", "class 1"], "ignore_label": 255}),
         ([with_rim(-1)], {"ignore_label": -1, "class_names": "background,Crohn's lesion"},
-         {"ignore_label": "-1", "class_names": "['background',\"Crohn's lesion\"]"}),
-        ([organ(classes=4)], {}, {"class_names": "['background','class 1','class 2','class 3']"}),
+         {"class_names": ["background", "Crohn's lesion"], "ignore_label": -1}),
     ],
 )  # fmt: skip
-def test_the_printed_command_is_what_a_shell_has_to_be_given(tmp_path, capsys, labels, options, expected):
+def test_the_printed_command_trains_on_the_classes_of_the_files(tmp_path, capsys, labels, options, expected):
+    """Names and values stand in the datalist, so the command has no option that could be left out."""
     folder = tmp_path / "my data (e)"
     create(*written(folder, *labels), **options)
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     given = dict(zip(command[5::2], command[6::2]))
-    assert given.pop("--config_file") == "configs/train.yaml" and given.pop("--output_dir") == "RUN"
-    assert given.pop("--dataset_dir") == str(folder) and given.pop("--datalist") == str(folder / "d.json")
-    assert given == {f"--{name}": value for name, value in expected.items()}
+    assert given == {
+        "--config_file": "['configs/train.yaml','configs/semsim_minus.yaml']", "--dataset_dir": str(folder),
+        "--datalist": str(folder / "d.json"), "--output_dir": "RUN", "--minutes": "60",
+    }  # fmt: skip
+    flow = workflow("train", "train", "semsim_minus", dataset_dir=str(folder), datalist=given["--datalist"],
+                    output_dir=str(tmp_path / "run"), batch_size=1)  # fmt: skip
+    flow.initialize()
+    settings = flow.parser.get_parsed_content("settings")
+    found = {name: settings[name] for name in ("class_names", "label_values", "ignore_label")}
+    assert found == {"label_values": None, "ignore_label": None, **expected}
+
+
+def test_an_option_goes_before_what_the_datalist_states(tmp_path):
+    create(*written(tmp_path, organ(classes=3)), class_names="background,liver,tumour")
+    given = {"class_names": ["nothing", "organ"], "label_values": [0, 2], "ignore_label": 1, "in_channels": 3}
+    flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"), **given)
+    flow.initialize()
+    assert {name: flow.parser.get_parsed_content(name) for name in given} == given
+
+
+@pytest.mark.parametrize("labels, order, expected", [
+    ({"0": "background", "1": "liver"}, None, (["background", "liver"], None, None)),
+    ({"background": 0, "liver": 3, "ignore": 4}, None, (["background", "liver"], [0, 3], 4)),  # as nnU-Net writes them
+    (["background", "liver"], None, (["background", "liver"], None, None)),
+    ({"0": "liver", "1": "background"}, [1, 0], (["background", "liver"], [1, 0], None)),
+    (None, None, (["some", "default"], None, None)),
+])  # fmt: skip
+def test_classes_of_a_datalist_written_by_hand(tmp_path, labels, order, expected):
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"labels": labels, "label_values": order, "training": []}))
+    found = (stated.class_names(path, ["some", "default"]), stated.label_values(path), stated.ignore_label(path))
+    assert found == expected
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"labels": {"0": "background", "one": "liver"}}, r"d\.json: expected `labels` such as"),
+    ({"labels": {"0": "outside", "1": "inside"}, "label_values": [0, 2]}, r"d\.json: expected `label_values` of"),
+])  # fmt: skip
+def test_classes_that_make_no_sense_are_refused(tmp_path, content, message):
+    (tmp_path / "d.json").write_text(json.dumps({**content, "training": []}))
+    with pytest.raises(InputError, match=message):
+        stated.class_names(tmp_path / "d.json", [])
 
 
 def test_nearly_whole_numbers_are_whole(tmp_path, capsys):
@@ -140,13 +182,13 @@ def test_a_jpeg_smears_the_values_of_a_label(tmp_path):
         look(tmp_path / "a.jpg", label=True)
 
 
-def test_the_limit_of_classes_is_named_and_can_be_raised(tmp_path, capsys):
+def test_the_limit_of_classes_is_named_and_can_be_raised(tmp_path):
     many = (np.arange(np.prod(SHAPE)).reshape(SHAPE) % 105).astype(np.uint8)
     folders = written(tmp_path, many)
     with pytest.raises(InputError, match=r"105 different whole numbers.*more than the 64 classes.*--most_classes 105"):
         create(*folders)
     create(*folders, most_classes=105)
-    assert "'class 104'" in capsys.readouterr().out
+    assert json.loads((tmp_path / "d.json").read_text())["labels"]["104"] == "class 104"
 
 
 def test_a_class_that_no_training_label_shows_is_warned_of(tmp_path, capsys, caplog):

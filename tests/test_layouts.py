@@ -85,13 +85,12 @@ def segmentation(path: Path, label: np.ndarray, *, name: str = "tumour", layer: 
     path.with_name("plain.nrrd").unlink()
 
 
-NAMED = "['background','tumour']"
 LAYOUTS = {
-    "nnU-Net": (nnunet, {}, {"in_channels": "2", "class_names": NAMED, "ignore_label": "2"}),
-    "Medical Segmentation Decathlon": (decathlon, {}, {"class_names": NAMED}),
-    "BIDS": (bids, {"class_names": "background,tumour"}, {"class_names": NAMED}),
-    "a folder for each patient": (patients, {"class_names": "background,tumour"}, {"class_names": NAMED}),
-    "3D Slicer segmentations": (slicer, {}, {"class_names": NAMED}),
+    "nnU-Net": (nnunet, {}, {"in_channels": 2, "ignore_label": 2}),
+    "Medical Segmentation Decathlon": (decathlon, {}, {}),
+    "BIDS": (bids, {"class_names": "background,tumour"}, {}),
+    "a folder for each patient": (patients, {"class_names": "background,tumour"}, {}),
+    "3D Slicer segmentations": (slicer, {}, {}),
 }
 
 
@@ -108,15 +107,16 @@ def test_from_a_data_set_as_it_comes_to_a_scored_prediction(tmp_path, capsys, la
     assert [len(lists[k]) for k in ("training", "validation", "testing", "unlabeled")] == [each, each, each, 2 * each]
     command = shlex.split(shown.splitlines()[-1])
     given = dict(zip(command[5::2], command[6::2]))
-    assert {k: given.get(f"--{k}") for k in expected} == expected
-    settings = {k.lstrip("-"): v for k, v in given.items() if k not in ("--config_file", "--output_dir")}
-    settings |= {"class_names": ["background", "tumour"], "output_dir": str(tmp_path / "run"), "show_progress": False}
-    settings |= {k: int(settings[k]) for k in ("in_channels", "ignore_label") if k in settings}
+    settings = {name: given[f"--{name}"] for name in ("dataset_dir", "datalist")}
+    settings |= {"output_dir": str(tmp_path / "run"), "show_progress": False}
     small = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "spatial_size": 32, "val_interval": 1}
     for names, more in ((["train", "semsim_minus"], small), (["train", "evaluate"], {})):
         flow = workflow("train", *names, **settings, **more)
         flow.initialize()
         flow.run()
+    found = json.loads((tmp_path / "run" / "training.json").read_text())
+    expected = {"in_channels": 1, "ignore_label": None, "class_names": ["background", "tumour"], **expected}
+    assert {name: found[name] for name in expected} == expected
     scores = pd.read_csv(tmp_path / "run" / "scores.csv")
     assert len(scores) == each and list(scores["class"].unique()) == ["tumour"]
     flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),

@@ -3,7 +3,7 @@
     errors -> precision -> memory -> distributed
     dataio:      files -> phantom -> value_names -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings
                  -> readers -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> create
-                 -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
+                 -> stated -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
     training:    trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export

@@ -21,7 +21,16 @@ from .split import (
     write_json,
 )  # fmt: skip
 from .survey import MOST_VALUES, foreground_window, survey
-from .tables import class_values, describe, named, print_rows, training_command, unseen_line, write_table
+from .tables import (
+    class_values,
+    describe,
+    label_names,
+    named,
+    print_rows,
+    training_command,
+    unseen_line,
+    write_table,
+)
 from .value_names import contradictions
 
 
@@ -156,17 +165,21 @@ def create(
     training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
     if found is not None and (line := unseen_line(found, training, values, named(values, names))):
         print(line)
-    command = training_command(root, output, channels=found.channels if found is not None else 1, class_names=names,
-                               values=values, ignore_label=ignore_label, window=window)  # fmt: skip
     if dry_run:
         print("nothing written (--dry_run)")
         return
-    classes = {"labels": dict(enumerate(names))} if names else {}
     axis = found.direction if found is not None and slice_axis is None else slice_axis
-    facts = {name: value for name, value in (("slice_axis", axis), ("trust", trust)) if value is not None}
-    write_json(output, {**classes, **facts, **lists})
-    print(f"wrote {output}; to train on it, in the bundle's folder:")
-    print(command)
+    many = found.channels if found is not None and found.channels > 1 else None
+    facts: dict[str, Any] = {
+        "labels": label_names(values, names, ignore_label) or None,
+        "channels": many,
+        "window": window,
+    }
+    facts["label_values"] = values if values != sorted(values) else None
+    facts |= {"window": window, "slice_axis": axis, "trust": trust}
+    write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
+    print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
+    print(training_command(root, output))
 
 
 def _words(value: Any) -> list[Any]:

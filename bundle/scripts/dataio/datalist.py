@@ -38,7 +38,6 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
-from .slice_axis import direction_of
 from .split import (
     LISTS,
 )  # fmt: skip
@@ -48,7 +47,12 @@ __all__ = ["case_name", "find_images"]  # for those that look for them here
 logger = logging.getLogger("semsim")
 
 
-def _load(datalist: str | os.PathLike) -> dict[str, Any]:
+def load_datalist(datalist: str | os.PathLike) -> dict[str, Any]:
+    """The content of a datalist.
+
+    Raises:
+        InputError: no such file, no JSON, or none of the lists in it.
+    """
     try:
         content = json.loads(Path(datalist).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -64,19 +68,6 @@ def _load(datalist: str | os.PathLike) -> dict[str, Any]:
             "own dataset.json make one with `python -m scripts datalist create --data DIR --output FILE`."
         )
     return content
-
-
-def stated(datalist: str | os.PathLike, name: str, given: Any = "auto") -> Any:
-    """What a datalist says about its data besides the lists; ``None`` where it does not, or where there is none.
-
-    Args:
-        datalist: JSON file.
-        name: ``trust``, ``slice_axis``.
-        given: returned instead, unless it is ``auto``.
-    """
-    if given != "auto":
-        return given
-    return _load(datalist).get(name) if os.path.isfile(datalist) else None
 
 
 #: Other names that people give the lists.
@@ -183,7 +174,7 @@ def read_datalist(
     """
     if key not in LISTS:
         raise ValueError(f"key should be one of {LISTS}, received {key!r}.")
-    content = _load(datalist)
+    content = load_datalist(datalist)
     if not os.path.isdir(dataset_dir):
         raise InputError(
             f"{dataset_dir}: no such folder; give the one that {datalist} is relative to as --dataset_dir."
@@ -287,31 +278,9 @@ def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, 
     return items
 
 
-def slice_axis(
-    given: str | int | None, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
-) -> str | int | None:
-    """What slices are stacked along: as given, or as the datalist says, or as most of its images suggest.
-
-    Args:
-        given: ``R``, ``A``, ``S``, a stored axis, ``None`` for the coarsest of each image, or ``auto``.
-        datalist: JSON file.
-        dataset_dir: folder that its paths are relative to.
-        options: of :func:`read_datalist`.
-
-    Returns:
-        the same but ``auto``; ``None`` where there are no volumes.
-    """
-    if given != "auto":
-        return given
-    if not os.path.isfile(datalist):
-        return None
-    known = stated(datalist, "slice_axis")
-    return direction_of(readable_items(datalist, dataset_dir, **options)) if known is None else known
-
-
 def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
     """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
-    content, problems = _load(datalist), []  # type: ignore[var-annotated]
+    content, problems = load_datalist(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
     raise_all(problems + _unread(datalist, content, "testing", ""))
     for key in ("testing", "validation"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections import Counter
@@ -107,15 +108,21 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _classes(path: Path, labels: Any) -> tuple[list[str], list[int], int | None]:
-    """Names, values and what is ignored, of ``labels`` in a dataset.json: by value (Decathlon) or by name (nnU-Net)."""
+def classes_of(path: str | os.PathLike, labels: Any) -> tuple[list[str], list[int], int | None]:
+    """Names, values and what is ignored, of ``labels`` in a JSON file: by value (Decathlon) or by name (nnU-Net)."""
+    if isinstance(labels, list):
+        labels = dict(enumerate(labels))
     if not isinstance(labels, Mapping) or not labels:
         return [], [], None
     if any(isinstance(value, (list, tuple)) for value in labels.values()):
         raise InputError(f"{path}: its classes are regions of several values, which overlap; here classes exclude "
                          "each other, so give --images and --labels, and the values by --label_values.")  # fmt: skip
     by_value = all(str(key).lstrip("-").isdigit() for key in labels)
-    pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
+    try:
+        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
+    except (TypeError, ValueError):
+        expected = '{"0": "background", "1": "liver"}'
+        raise InputError(f"{path}: expected `labels` such as {expected}, received {labels}.") from None
     ignored = [value for value, name in pairs if name.lower() == "ignore"]
     kept = sorted(pair for pair in pairs if pair[0] not in ignored)
     return [name for _, name in kept], [value for value, _ in kept], ignored[0] if ignored else None
@@ -127,7 +134,7 @@ LISTED = ("training", "validation", "test", "testing", "unlabeled")
 
 def _decathlon(root: Path, content: Mapping[str, Any]) -> Layout:
     source = root / "dataset.json"
-    names, values, ignored = _classes(source, content.get("labels"))
+    names, values, ignored = classes_of(source, content.get("labels"))
     items: list[tuple[str, list[str], str]] = []  # list, files of the image, label
     problems = []
     for key in LISTED:
@@ -166,7 +173,7 @@ def _numbered(root: Path, content: Mapping[str, Any]) -> bool:
 
 
 def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
-    names, values, ignored = _classes(root / "dataset.json", content.get("labels"))
+    names, values, ignored = classes_of(root / "dataset.json", content.get("labels"))
     images: dict[str, Path | list[Path]] = {}
     labels: dict[str, Path] = {}
     testing: list[str] = []

@@ -215,43 +215,30 @@ def unseen_line(found: Survey, training: Iterable[str], values: Sequence[int], c
     return f"warning: no label of `training` shows {', '.join(missing)}: it cannot be learnt" if missing else ""
 
 
-def training_command(
-    root: str | Path,
-    output: str | Path,
-    *,
-    channels: int = 1,
-    class_names: Sequence[str] = (),
-    values: Sequence[int] = (),
-    ignore_label: int | None = None,
-    window: Sequence[float] | None = None,
-) -> str:
-    """The command that trains on a datalist, with the options that its files ask for, to be pasted into a shell.
+def label_names(values: Sequence[int], class_names: Sequence[str], ignore_label: int | None) -> dict[str, str]:
+    """``labels`` of a datalist: names by value in the label files; empty where neither is known.
+
+    Args:
+        values: of the classes, background first, see :func:`class_values`.
+        class_names: their names, if they are known.
+        ignore_label: value of voxels to ignore.
+    """
+    values = values or range(len(class_names))
+    names = dict(zip(map(str, values), named(values, class_names) if values else []))
+    return names | ({str(ignore_label): "ignore"} if ignore_label is not None and names else {})
+
+
+def training_command(root: str | Path, output: str | Path) -> str:
+    """The command that trains on a datalist for an hour, to be pasted into a shell.
 
     Args:
         root: folder that the paths in it are relative to.
         output: the datalist.
-        channels: of the images.
-        class_names: names of the classes, background first.
-        values: of the classes in the label files, see :func:`class_values`.
-        ignore_label: value of voxels to ignore.
-        window: lowest and highest intensity that become 0 and 1.
     """
-    options = ["--dataset_dir", str(root), "--datalist", str(Path(output).absolute()), "--output_dir", "RUN"]
-    names = list(class_names)
-    if list(values) != list(range(len(values))):
-        options += ["--label_values", _compact(values)]
-    if ignore_label is not None:
-        options += ["--ignore_label", str(ignore_label)]
-    if not names and values:
-        names = named(values, ())
-    if names:
-        options += ["--class_names", _compact(names)]
-    if channels != 1:
-        options += ["--in_channels", str(channels)]
-    if window is not None:
-        options += ["--window", _compact([int(value) for value in window])]
-    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
-    return "  " + " ".join(quoted(part) for part in [*command, *options])
+    files = "['configs/train.yaml','configs/semsim_minus.yaml']"
+    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", files, "--dataset_dir", str(root)]
+    command += ["--datalist", str(Path(output).absolute()), "--output_dir", "RUN", "--minutes", "60"]
+    return "  " + " ".join(map(quoted, command))
 
 
 def quoted(text: str) -> str:
@@ -259,7 +246,3 @@ def quoted(text: str) -> str:
     if shlex.quote(text) == text or set('"$`!\\') & set(text):
         return shlex.quote(text)
     return f'"{text}"'
-
-
-def _compact(values: Sequence[object]) -> str:
-    return f"[{','.join(map(repr, values))}]"

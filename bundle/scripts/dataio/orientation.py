@@ -1,0 +1,81 @@
+"""Whether the images of a data set lie alike: a network that never sees a mirrored image knows left from right."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .datalist import readable_items
+from .files import evenly, image_files, is_picture
+from .readers import read_grid
+
+logger = logging.getLogger("semsim")
+
+#: Below this cosine to the nearest axis of the body, an axis may be taken for another one in the next patient.
+BETWEEN = 0.8
+#: Share of such images from which on they count, and how many files of a list are looked at.
+SHARE, MOST_FILES = 0.05, 20
+#: Probability of a flip where images do not lie alike.
+FLIPS = 0.5
+
+
+def flip_probability(
+    given: float | str, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
+) -> float:
+    """Probability of a flip along an axis: as given, or as the images of a data set suggest.
+
+    Args:
+        given: from 0 to 1, or ``auto``.
+        datalist: JSON file, whose lists ``training`` and ``unlabeled`` count.
+        dataset_dir: folder that its paths are relative to.
+        options: of :func:`~scripts.dataio.datalist.read_datalist`.
+
+    Raises:
+        InputError: anything else.
+    """
+    if given != "auto":
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+            raise InputError(f"flips: expected a probability from 0 to 1, or auto, received {given!r}.")
+        return float(given)
+    if not os.path.isfile(datalist):
+        return 0.0
+    flips = common_flips(_looked_at(readable_items(datalist, dataset_dir, **options)))
+    if flips:
+        logger.info(
+            "Images are flipped in training, because they may lie turned or mirrored against each other (pictures, or "
+            "oblique volumes); --flips 0 turns that off."
+        )
+    return flips
+
+
+def common_flips(images: Iterable[tuple[np.ndarray, bool]]) -> float:
+    """0 where images lie alike, once they are turned to the axes of the body; 0.5 where they may not.
+
+    Pictures say nothing of the body, and oblique volumes, as of the heart, may come out turned by 90 degrees or
+    mirrored against those of other patients.
+
+    Args:
+        images: of each, affine ``(4, 4)`` and whether it is a picture.
+    """
+    unsure = [picture or _oblique(affine) for affine, picture in images]
+    return FLIPS if sum(unsure) > SHARE * len(unsure) else 0.0
+
+
+def _oblique(affine: np.ndarray) -> bool:
+    """Whether an axis lies between two axes of the body."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes).max(axis=0).min() < BETWEEN)
+
+
+def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterable[tuple[np.ndarray, bool]]:
+    for item in evenly(items, MOST_FILES):
+        file = image_files(item)[0]
+        try:
+            yield read_grid(file)[0], is_picture(file)
+        except Exception as error:  # whoever reads it next names it
+            logger.debug(f"{file}: {error}")

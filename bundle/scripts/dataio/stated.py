@@ -1,0 +1,77 @@
+"""What a datalist states of its data besides the lists: classes, their values, channels, intensities, slices.
+
+The command ``create`` writes it down, so that a training needs no option for it; an option of its own goes first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import InputError
+from .datalist import load_datalist, readable_items
+from .layouts import classes_of
+from .slice_axis import direction_of
+
+
+def stated(datalist: str | os.PathLike, name: str, given: Any = "auto", default: Any = None) -> Any:
+    """What a datalist says under a name.
+
+    Args:
+        datalist: JSON file.
+        name: ``labels``, ``label_values``, ``channels``, ``window``, ``slice_axis``, ``trust``.
+        given: returned instead, unless it is ``auto``.
+        default: returned where the datalist does not say, or where there is none.
+    """
+    if given != "auto":
+        return given
+    return load_datalist(datalist).get(name, default) if os.path.isfile(datalist) else default
+
+
+def _classes(datalist: str | os.PathLike) -> tuple[list[str], list[int], int | None]:
+    """Names and values of the classes, background first, and the value to ignore; empty where ``labels`` is missing."""
+    names, values, ignored = classes_of(datalist, stated(datalist, "labels"))
+    order = stated(datalist, "label_values") or values
+    if sorted(order) != values:
+        raise InputError(f"{datalist}: expected `label_values` of the values in `labels`, {values}, received {order}.")
+    by_value = dict(zip(values, names))
+    return [by_value[value] for value in order], order, ignored
+
+
+def class_names(datalist: str | os.PathLike, default: Sequence[str]) -> list[str]:
+    """Names of the classes, background first: as in ``labels`` of a datalist, else the ``default``."""
+    return _classes(datalist)[0] or list(default)
+
+
+def label_values(datalist: str | os.PathLike) -> list[int] | None:
+    """Their values in the label files, as in ``labels``; ``None`` for 0, 1, 2, ..."""
+    values = _classes(datalist)[1]
+    return values if values != list(range(len(values))) else None
+
+
+def ignore_label(datalist: str | os.PathLike) -> int | None:
+    """Value of the voxels to ignore: that whose name in ``labels`` is ``ignore``; ``None`` where there is none."""
+    return _classes(datalist)[2]
+
+
+def slice_axis(
+    given: str | int | None, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
+) -> str | int | None:
+    """What slices are stacked along: as given, or as the datalist says, or as most of its images suggest.
+
+    Args:
+        given: ``R``, ``A``, ``S``, a stored axis, ``None`` for the coarsest of each image, or ``auto``.
+        datalist: JSON file.
+        dataset_dir: folder that its paths are relative to.
+        options: of :func:`read_datalist`.
+
+    Returns:
+        the same but ``auto``; ``None`` where there are no volumes.
+    """
+    if given != "auto":
+        return given
+    if not os.path.isfile(datalist):
+        return None
+    known = stated(datalist, "slice_axis")
+    return direction_of(readable_items(datalist, dataset_dir, **options)) if known is None else known

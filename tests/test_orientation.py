@@ -1,0 +1,64 @@
+"""Flips in training: of volumes none where they lie alike in the body, so that left is never taken for right."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers import workflow
+from monai.transforms import RandFlipd
+from scripts.dataio.orientation import common_flips, flip_probability
+from scripts.errors import InputError
+from test_volumes import oblique, write
+
+
+def turned(degrees: float) -> np.ndarray:
+    """An affine turned about the axis from feet to head."""
+    a, affine = np.deg2rad(degrees), np.diag([1.0, 2.0, 3.0, 1.0])
+    affine[:2, :2] = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ affine[:2, :2]
+    return affine
+
+
+@pytest.mark.parametrize(
+    "affine, expected",
+    [(np.eye(4), 0.0), (np.diag([-1.0, -1, 2, 1]), 0.0), (oblique((1, 1, 2), (2, 0, 1), (-1, 1, 1)), 0.0),
+     (turned(30), 0.0), (turned(45), 0.5), (turned(130), 0.5)],
+)  # fmt: skip
+def test_volumes_between_the_axes_of_the_body_may_come_out_turned(affine, expected):
+    assert common_flips([(affine, False)] * 3) == expected
+
+
+def test_one_odd_volume_among_many_changes_nothing_and_pictures_say_nothing():
+    straight = [(np.eye(4), False)] * 40
+    assert common_flips([*straight, (turned(45), False)]) == 0.0
+    assert common_flips([*straight, *[(turned(45), False)] * 5]) == 0.5
+    assert common_flips([(np.eye(4), True)] * 3) == 0.5
+    assert common_flips([]) == 0.0
+
+
+@pytest.mark.parametrize("names, turn, given, expected", [
+    (["train", "volumes"], 0, {}, 0.0), (["train", "volumes"], 45, {}, 0.5),
+    (["train", "volumes"], 0, {"flips": 0.3}, 0.3),
+    (["train"], 0, {}, 0.5), (["train"], 0, {"flips": "auto"}, 0.0), (["train"], 0, {"flips": 0}, 0.0),
+])  # fmt: skip
+def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expected):
+    item, *others = (write(tmp_path, f"ct{k}", affine=turned(turn)) for k in range(3))
+    datalist = {"training": [item], "unlabeled": [{"image": other["image"]} for other in others]}
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist))
+    flow = workflow("train", *names, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "run"), **given)
+    flow.initialize()
+    parser = flow.parser
+    for stream in ("labeled", "unlabeled"):
+        found = parser.get_parsed_content(f"train#{stream}_augmentation").flatten().transforms
+        flips = [t.prob for t in found if isinstance(t, RandFlipd)]
+        assert flips == [expected] * (3 if "volumes" in names else 2), stream
+    settings = parser.get_parsed_content("settings")
+    assert settings["flips"] == expected
+    assert settings["flip_tta"] is (expected > 0 and "volumes" not in names), "predicts over the flips that it knows"
+
+
+@pytest.mark.parametrize("given", ["half", 2, -0.1, True, None])
+def test_other_flips_are_refused(given):
+    with pytest.raises(InputError, match="expected a probability from 0 to 1, or auto, received"):
+        flip_probability(given, "", "")
