@@ -78,7 +78,7 @@ def make_datalist(
 def config_files(method: str, dims: int, dataset: str) -> list[str]:
     """What a training reads, in the bundle's folder: ``train.yaml``, overlays of the method and of the protocol."""
     overlays = ["train", *["volumes"] * (dims == 3), *METHODS[method]]
-    protocol = ["accuracy", *["la"] * (dataset == "la"), *["patches"] * (dims == 3)]
+    protocol = ["accuracy", dataset, *["patches"] * (dims == 3)]
     return [f"configs/{name}.yaml" for name in overlays] + [str(CONFIGS / f"{name}.yaml") for name in protocol]
 
 

@@ -128,8 +128,8 @@ def table_lines(records: Sequence[Mapping[str, Any]], against: str = "") -> list
 
 def _way(groups: Mapping[str, list[Mapping[str, Any]]]) -> str:
     """How the post-processed scores of results were made: patches are not flipped by default."""
-    flips = {r[PROCESSED]["flip_tta"] for group in groups.values() for r in group}
-    return "flips and largest component" if flips == {True} else "largest component"
+    flips = all(r[PROCESSED]["flip_tta"] for group in groups.values() for r in group)
+    return "flips and largest component" if flips else "largest component"
 
 
 def _processed_lines(groups: Mapping[str, list[Mapping[str, Any]]], names: Sequence[str], unit: str) -> list[str]:
@@ -147,14 +147,21 @@ def _processed_lines(groups: Mapping[str, list[Mapping[str, Any]]], names: Seque
     return markdown([*head, *["mean Dice, flips alone"] * flips], rows)
 
 
-def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last") -> list[str]:
-    """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds."""
+def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last", change: str = "") -> list[str]:
+    """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds.
+
+    Args:
+        records: results.
+        which: evaluation.
+        change: of the methods; default: none.
+    """
+    changed = [change] if change else []
     counts = [int(count) for count in read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]]
     rows = []
     for method, title in TITLES.items():
         cells = []
         for count in counts:
-            found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, [])]
+            found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, changed)]
             dice, distance = (np.mean([r[which]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
             seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else MISSING)
@@ -227,7 +234,8 @@ def report(page: str = "", results: str = "") -> None:
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``methods`` without
     the results of changes, ``curves``, ``patients`` and ``differences`` for pictures, ``cells`` for methods by labelled
-    patients (``cells_post_processed``: with flips and the largest component), ``quality`` for pseudo-labels,
+    patients (``cells_post_processed``: with flips and the largest component; ``against CHANGE``: of the methods with
+    that change), ``quality`` for pseudo-labels,
     ``classes`` for differences class by class, ``similarities`` for what pseudo_labels.py found, each closed by
     ``<!-- end -->``; PATTERN chooses result files by name.
 
@@ -263,8 +271,8 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
 TABLES: dict[str, Callable[..., list[str]]] = {
     "table": table_lines,
     "methods": lambda records, against: table_lines([r for r in records if not r["change"]], against),
-    "cells": lambda records, _: cells_lines(records),
-    "cells_post_processed": lambda records, _: cells_lines(records, PROCESSED),
+    "cells": lambda records, change: cells_lines(records, change=change),
+    "cells_post_processed": lambda records, change: cells_lines(records, PROCESSED, change),
     "quality": lambda records, _: quality_lines(records),
     "classes": class_lines,
 }
@@ -292,9 +300,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
-    """Mean validation Dice over iterations, a line a method as it is, its seeds from lowest to highest shaded."""
+    """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
     figure, ax = _figure(11, 4.5)
-    for name, group in groups_of([r for r in records if not r["change"]]).items():
+    for name, group in groups_of(records).items():
         steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
         values = np.array([r["validation_curve"]["mean_dice"] for r in group])
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{name} ({len(group)} seed{'s' * (len(group) > 1)})")

@@ -17,22 +17,19 @@ from common import read_rows as _rows
 RESULTS = common.RESULTS / "accuracy"
 METRICS = ("dice", "hd95", "assd")
 EVALUATIONS = ("last", "mean_of_last_five", "best_on_validation")
-#: How the last iteration of a network is scored besides: with the largest component of each class, and over flips, with
-#: it and without, where it predicts over flips by default.
-POST_PROCESSING = {
-    True: {
-        "flips": {"flip_tta": True, "keep_largest": False},
-        "post_processed": {"flip_tta": True, "keep_largest": True},
-    },
-    False: {"post_processed": {"flip_tta": False, "keep_largest": True}},
-}
+
+
+def ways(flip_tta: bool | Sequence[int]) -> dict[str, dict[str, Any]]:
+    """How the last iteration is scored besides: over the flips that it knows, and with the largest component."""
+    over = {"flip_tta": flip_tta, "keep_largest": False}
+    return ({"flips": over} if flip_tta else {}) | {"post_processed": {**over, "keep_largest": True}}
 
 
 def post_processed(folder: Path, data: str, threads: int = 1) -> dict[str, Any]:
-    """Scores of the last iteration as :data:`POST_PROCESSING` predicts."""
-    flips = json.loads((folder / "training.json").read_text())["flip_tta"]
+    """Scores of the last iteration in other :func:`ways`."""
+    flip_tta = json.loads((folder / "training.json").read_text())["flip_tta"]
     found = {}
-    for name, options in POST_PROCESSING[flips].items():
+    for name, options in ways(flip_tta).items():
         with tempfile.TemporaryDirectory() as output:
             evaluate(folder / "model_last.pt", folder / "datalist.json", data, output, threads=threads, **options)
             found[name] = {**options, **scores_of([Path(output)])}

@@ -24,10 +24,10 @@ from typing import Any
 import fire
 from accuracy import make_datalist
 from common import BUNDLE, RESULTS, git, versions, write_json
-from scoring import METRICS, POST_PROCESSING, evaluate
+from scoring import METRICS, evaluate, ways
 
 #: Ways of predicting: a slice as it is, over its flips, and the largest component of each class alone besides.
-WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **POST_PROCESSING[True]}
+WAYS = {"plain": {"flip_tta": False, "keep_largest": False}, **ways(flip_tta=True)}
 
 
 def metrics(scores: dict[str, Any]) -> dict[str, float]:

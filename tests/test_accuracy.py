@@ -62,7 +62,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
             values = [case[metric] for case in record[which]["per_case"].values()]
             assert np.shape(values) == (1, 3)
             assert record[which]["mean"][metric] == pytest.approx(np.mean(values), abs=1e-4)
-    processed = {name: record.pop(name) for name in scoring.POST_PROCESSING[True]}
+    processed = {name: record.pop(name) for name in scoring.ways(flip_tta=True)}
     for name, keep in (("flips", False), ("post_processed", True)):
         assert processed[name]["flip_tta"] and processed[name]["keep_largest"] is keep
         assert set(processed[name]["per_case"]) == set(splits["validation"])

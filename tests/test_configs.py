@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 OWN_TEST = {"train", "evaluate", "inference"}
 #: of benchmarks: run by test_accuracy.py, and plans whose entries it checks
-ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml", "la.yaml", "la_table.yaml", "patches.yaml"}
+ACCURACY = {"accuracy.yaml", "changes.yaml", "table.yaml", "weights.yaml", "acdc.yaml", "la.yaml", "la_table.yaml",
+            "patches.yaml"}  # fmt: skip
 #: of benchmarks: run by test_annotation.py
 ANNOTATION = {"annotation.yaml"}
 #: run by test_docs.py, as the README writes it

@@ -167,14 +167,24 @@ def test_half_precision_gives_the_labels_of_float32(network, tmp_path, caplog):
     assert len(said) == 2 and "float32 (amp is False)" in said[0] and "bfloat16" in said[1]
 
 
-def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
+@pytest.mark.parametrize("given", [[2], [-1], "yes", [0.5], 1.0, [True]])
+def test_flips_along_other_axes_are_refused(given):
+    with pytest.raises(InputError, match="flip_tta: expected true, false or axes from 0 to 1, received"):
+        SliceLabelInferer(roi_size=(32, 32), spatial_dim=2, flip_tta=given)
+
+
+@pytest.mark.parametrize(
+    "flip_tta, flips",
+    [(True, ((), (2,), (3,), (2, 3))), ([1], ((), (3,))), ([1, 0], ((), (2,), (3,), (2, 3)))],
+)
+def test_flips_give_the_mean_of_the_predictions(network, tmp_path, flip_tta, flips):
     """By hand: probabilities of each flip, flipped back, and their mean."""
     volume = prepared(32)({"image": write(tmp_path / "a.nii.gz")})["image"].as_tensor()[None]
     plain, flipped = (SliceLabelInferer(roi_size=(32, 32), sw_batch_size=4, spatial_dim=2, flip_tta=t)
-                      for t in (False, True))  # fmt: skip
+                      for t in (False, flip_tta))  # fmt: skip
     with torch.no_grad():
         found = flipped.logits(volume, network).softmax(1)
-        p = [plain.logits(volume.flip(d), network).softmax(1).flip(d) for d in ((), (2,), (3,), (2, 3))]
+        p = [plain.logits(volume.flip(d), network).softmax(1).flip(d) for d in flips]
     assert torch.allclose(found, torch.stack(p).mean(0), atol=1e-5) and not torch.allclose(found, p[0], atol=1e-2)
 
 
@@ -183,11 +193,11 @@ def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
     [
         ([RandFlipd("image", 0.5, 0), RandRotate90d("image"), RandFlipd("image", 0.5, -1)], True),
         ([RandAxisFlipd("image")], True),
-        ([RandFlipd("image", 0.5, 0)], False),  # left and right are different classes
+        ([RandFlipd("image", 0.5, 1)], [1]),  # left and right are different classes
         ([RandFlipd("image", 0.5, None)], False),  # both axes at once, never one of them
         ([RandFlipd("image", 0.5, [0, 1])], False),
         ([RandRotate90d("image")], False),
-        ([RandFlipd("image", 0.0, 0), RandFlipd("image", 0.5, 1)], False),  # turned off by an option
+        ([RandFlipd("image", 0.0, 0), RandFlipd("image", 0.5, 1)], [1]),  # turned off by an option
         ([RandFlipd("label", 0.5, 0), RandFlipd("label", 0.5, 1)], False),
         ([], False),
         (None, False),
@@ -196,8 +206,8 @@ def test_flips_give_the_mean_of_four_predictions(network, tmp_path):
         (RandAxisFlipd("image", 0.1), True),
     ],
 )
-def test_a_network_knows_the_flips_that_it_has_seen(transforms, known):
-    assert module.flips_learnt(transforms) is known
+def test_a_network_knows_the_flips_that_it_has_seen(transforms, known):  # true: along both axes
+    assert module.flips_learnt(transforms) == known
 
 
 def test_the_precision_is_the_one_rule_and_probabilities_are_float32(monkeypatch, network):

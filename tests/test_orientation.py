@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from helpers import workflow
-from monai.transforms import RandFlipd
+from monai.transforms import RandFlipd, RandRotate90d
 from scripts.dataio.orientation import common_flips, flip_probability
 from scripts.errors import InputError
 from test_volumes import oblique, write
@@ -37,12 +37,14 @@ def test_one_odd_volume_among_many_changes_nothing_and_pictures_say_nothing():
     assert common_flips([]) == 0.0
 
 
-@pytest.mark.parametrize("names, turn, given, expected", [
-    (["train", "volumes"], 0, {}, 0.0), (["train", "volumes"], 45, {}, 0.5),
-    (["train", "volumes"], 0, {"flips": 0.3}, 0.3),
-    (["train"], 0, {}, 0.5), (["train"], 0, {"flips": "auto"}, 0.0), (["train"], 0, {"flips": 0}, 0.0),
+@pytest.mark.parametrize("names, turn, given, expected, flip_tta", [
+    (["train", "volumes"], 0, {}, [0.0] * 3, False), (["train", "volumes"], 45, {}, [0.5] * 3, False),
+    (["train", "volumes"], 0, {"flips": [0, 0.3, 0]}, [0.0, 0.3, 0.0], False),
+    (["train"], 0, {}, [0.5, 0.5, 0.5], True), (["train"], 0, {"flips": "auto"}, [0.0] * 3, False),
+    (["train"], 0, {"flips": 0}, [0.0] * 3, False), (["train"], 0, {"flips": [0, 0.5]}, [0.0, 0.5, 0.0], [1]),
 ])  # fmt: skip
-def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expected):
+def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expected, flip_tta):
+    """Probabilities of flips, and in 2D of a turn by 90 degrees, which swaps the axes."""
     item, *others = (write(tmp_path, f"ct{k}", affine=turned(turn)) for k in range(3))
     datalist = {"training": [item], "unlabeled": [{"image": other["image"]} for other in others]}
     (tmp_path / "datalist.json").write_text(json.dumps(datalist))
@@ -51,14 +53,13 @@ def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expe
     parser = flow.parser
     for stream in ("labeled", "unlabeled"):
         found = parser.get_parsed_content(f"train#{stream}_augmentation").flatten().transforms
-        flips = [t.prob for t in found if isinstance(t, RandFlipd)]
-        assert flips == [expected] * (3 if "volumes" in names else 2), stream
+        assert [t.prob for t in found if isinstance(t, RandFlipd | RandRotate90d)] == expected, stream
     settings = parser.get_parsed_content("settings")
-    assert settings["flips"] == expected
-    assert settings["flip_tta"] is (expected > 0 and "volumes" not in names), "predicts over the flips that it knows"
+    assert settings["flips"] == (expected if "volumes" in names else expected[:2])
+    assert settings["flip_tta"] == flip_tta, "slices are predicted over the flips that the network knows"
 
 
-@pytest.mark.parametrize("given", ["half", 2, -0.1, True, None])
+@pytest.mark.parametrize("given", ["half", 2, -0.1, True, None, [0.5], [0, 0.5, 0], ["a", 0]])
 def test_other_flips_are_refused(given):
-    with pytest.raises(InputError, match="expected a probability from 0 to 1, or auto, received"):
-        flip_probability(given, "", "")
+    with pytest.raises(InputError, match="expected a probability from 0 to 1, or one for each of 2 axes, or auto"):
+        flip_probability(given, 2, "", "")

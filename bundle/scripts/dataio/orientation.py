@@ -25,12 +25,17 @@ FLIPS = 0.5
 
 
 def flip_probability(
-    given: float | str, datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any
-) -> float:
-    """Probability of a flip along an axis: as given, or as the images of a data set suggest.
+    given: float | Sequence[float] | str,
+    spatial_dims: int,
+    datalist: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    **options: Any,
+) -> list[float]:
+    """Probability of a flip along each axis: as given, or as the images of a data set suggest.
 
     Args:
-        given: from 0 to 1, or ``auto``.
+        given: from 0 to 1, one for all axes or one for each, or ``auto``.
+        spatial_dims: 2 or 3.
         datalist: JSON file, whose lists ``training`` and ``unlabeled`` count.
         dataset_dir: folder that its paths are relative to.
         options: of :func:`~scripts.dataio.datalist.read_datalist`.
@@ -39,18 +44,22 @@ def flip_probability(
         InputError: anything else.
     """
     if given != "auto":
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-            raise InputError(f"flips: expected a probability from 0 to 1, or auto, received {given!r}.")
-        return float(given)
+        each: list[Any] = list(given) if isinstance(given, list | tuple) else [given] * spatial_dims
+        if len(each) != spatial_dims or not all(type(p) in (int, float) and 0 <= p <= 1 for p in each):
+            raise InputError(
+                f"flips: expected a probability from 0 to 1, or one for each of {spatial_dims} axes, or auto, received "
+                f"{given!r}."
+            )
+        return [float(p) for p in each]
     if not os.path.isfile(datalist):
-        return 0.0
+        return [0.0] * spatial_dims
     flips = common_flips(_looked_at(readable_items(datalist, dataset_dir, **options)))
     if flips:
         logger.info(
             "Images are flipped in training, because they may lie turned or mirrored against each other (pictures, or "
             "oblique volumes); --flips 0 turns that off."
         )
-    return flips
+    return [flips] * spatial_dims
 
 
 def common_flips(images: Iterable[tuple[np.ndarray, bool]]) -> float:

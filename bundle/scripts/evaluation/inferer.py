@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..errors import InputError
 from ..precision import Precision, precision
 from .stored_grid import StoredGrid
 
@@ -71,11 +73,11 @@ class InPrecision:
 
     Attributes:
         amp: what the network computes in, see :func:`~scripts.precision.precision`.
-        flip_tta: whether probabilities are the mean over the flips of what the network sees.
+        flip_tta: whether probabilities are the mean over the flips of what the network sees, or the axes of those.
     """
 
     amp: bool | str
-    flip_tta: bool
+    flip_tta: bool | Sequence[int]
     _told: Precision | None = None
 
     def prepared(self, network: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
@@ -87,11 +89,46 @@ class InPrecision:
         return for_mixed_precision(network) if chosen.mixed else network
 
 
-def flips_learnt(transforms: Any) -> bool:
-    """Whether an augmentation flips slices along both axes: a network knows the flips that it has seen.
+def flip_axes(flip_tta: bool | Sequence[int], dims: int) -> list[int]:
+    """Axes along which a prediction is flipped: all, none, or those given.
+
+    Raises:
+        InputError: other than true, false or axes from 0 to ``dims`` - 1.
+    """
+    if isinstance(flip_tta, bool):
+        return list(range(dims)) if flip_tta else []
+    axes: list[Any] = list(flip_tta) if isinstance(flip_tta, list | tuple) else [flip_tta]
+    if not all(type(axis) is int and 0 <= axis < dims for axis in axes):
+        raise InputError(f"flip_tta: expected true, false or axes from 0 to {dims - 1}, received {flip_tta!r}.")
+    return sorted({*axes})
+
+
+def mean_over_flips(logits: Callable[[Tensor], Tensor], x: Tensor, flip_tta: bool | Sequence[int]) -> Tensor:
+    """Logits of ``x: (B, C, *spatial)``, whose softmax is the mean over the flips.
+
+    Args:
+        logits: of the network, ``(B, K, *spatial)``, float32.
+        x: slices or patches.
+        flip_tta: see :func:`flip_axes`.
+    """
+    learnt = [2 + axis for axis in flip_axes(flip_tta, x.ndim - 2)]
+    if not learnt:
+        return logits(x)
+    flips = [axes for number in range(len(learnt) + 1) for axes in combinations(learnt, number)]
+    total: Any = 0
+    for axes in flips:
+        total = total + logits(x.flip(axes)).softmax(dim=1).flip(axes)
+    return (total / len(flips)).log()
+
+
+def flips_learnt(transforms: Any) -> bool | list[int]:
+    """Axes along which an augmentation flips slices, for a network knows the flips that it has seen.
 
     Args:
         transforms: of slices, a transform or a list of them; those in a ``OneOf`` or ``SomeOf`` do not count.
+
+    Returns:
+        true for both axes, false for none, else the one; see :func:`flip_axes`.
     """
     axes: set[int] = set()
     for transform in _one_by_one(transforms):
@@ -101,7 +138,7 @@ def flips_learnt(transforms: Any) -> bool:
             axes |= {0, 1}
         elif len(axis := ensure_tuple(transform.flipper.spatial_axis)) == 1 and axis[0] is not None:  # one at a time
             axes |= {axis[0] % 2}
-    return axes == {0, 1}
+    return len(axes) == 2 if len(axes) != 1 else [*axes]
 
 
 def _one_by_one(transforms: Any) -> Iterator[Any]:
@@ -121,18 +158,20 @@ class SliceLabelInferer(InPrecision, SliceInferer):
     :class:`AsStoredd`.
     """
 
-    def __init__(self, *args: Any, amp: bool | str = "auto", flip_tta: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, amp: bool | str = "auto", flip_tta: bool | Sequence[int] = False, **kwargs: Any
+    ) -> None:
         """
         Args:
             args, kwargs: as in MONAI's ``SliceInferer``.
             amp: what the network computes in, see :func:`~scripts.precision.precision`.
-            flip_tta: whether probabilities are the mean over the four flips of a slice.
+            flip_tta: whether probabilities are the mean over the four flips of a slice, or the axes of fewer.
 
         Raises:
-            InputError: another ``amp``.
+            InputError: another ``amp`` or ``flip_tta``.
         """
         super().__init__(*args, **kwargs)
-        self.amp, self.flip_tta = amp, flip_tta
+        self.amp, self.flip_tta = amp, flip_axes(flip_tta, 2)
         precision(amp, "cpu")
 
     def __call__(  # type: ignore[override]
@@ -180,9 +219,4 @@ class SliceLabelInferer(InPrecision, SliceInferer):
                 out = super(SliceLabelInferer, self).network_wrapper(network, flipped, condition, *args, **kwargs)
             return out.float()  # type: ignore[union-attr]
 
-        if not self.flip_tta:
-            return logits(x)
-        total: Any = 0
-        for axes in ((), (2,), (3,), (2, 3)):
-            total = total + logits(x.flip(axes)).softmax(dim=1).flip(axes)
-        return (total / 4).log()  # whose softmax is the mean
+        return mean_over_flips(logits, x, self.flip_tta)

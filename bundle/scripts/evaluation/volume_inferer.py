@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ..dataio.sizes import check_dims, patch_size
 from ..dataio.volume_grid import turned_back
 from ..errors import InputError
 from ..precision import precision
-from .inferer import InPrecision, SliceLabelInferer
+from .inferer import InPrecision, SliceLabelInferer, flip_axes, mean_over_flips
 from .stored_grid import applied
 
 
@@ -71,7 +70,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
         *,
         overlap: float = 0.25,
         amp: bool | str = "auto",
-        flip_tta: bool = False,
+        flip_tta: bool | Sequence[int] = False,
     ) -> None:
         """
         Args:
@@ -79,15 +78,15 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
             sw_batch_size: patches predicted at once.
             overlap: of neighbouring patches, as a share of their sides, in [0, 1).
             amp: what the network computes in, see :func:`~scripts.precision.precision`.
-            flip_tta: whether probabilities are the mean over the eight flips of a patch.
+            flip_tta: whether probabilities are the mean over the eight flips of a patch, or the axes of fewer.
 
         Raises:
-            InputError: another ``amp`` or ``overlap``.
+            InputError: another ``amp``, ``flip_tta`` or ``overlap``.
         """
         if not 0 <= overlap < 1:
             raise InputError(f"overlap: a share of a patch's sides, expected 0 to below 1, received {overlap}.")
         super().__init__(tuple(roi_size), sw_batch_size, overlap, mode="gaussian")
-        self.height, self.amp, self.flip_tta = roi_size[2], amp, flip_tta
+        self.height, self.amp, self.flip_tta = roi_size[2], amp, flip_axes(flip_tta, 3)
         precision(amp, "cpu")
 
     def __call__(  # type: ignore[override]
@@ -155,13 +154,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
             with precision(self.amp, x.device).autocast():
                 return network(patch, *args, **kwargs).float()
 
-        if not self.flip_tta:
-            return once(x)
-        total: Any = 0
-        for chosen in product((False, True), repeat=3):
-            axes = [axis for axis, flipped in enumerate(chosen, 2) if flipped]
-            total = total + once(x.flip(axes)).softmax(dim=1).flip(axes)
-        return (total / 8).log()  # whose softmax is the mean
+        return mean_over_flips(once, x, self.flip_tta)
 
 
 def _resampled(planes: Iterator[Tensor], number: int, wanted: int) -> Iterator[Tensor]:
