@@ -99,6 +99,17 @@ def test_a_slope_for_every_slice_keeps_its_fractions(tmp_path):
     np.testing.assert_allclose(np.sort(read, axis=None), np.sort(IMAGE * np.array(slopes), axis=None), rtol=1e-5)
 
 
+def test_contours_are_named_as_such(tmp_path):
+    """RTSTRUCT: an image's header says what the file stores; it has no pixels."""
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")
+    (path,) = (tmp_path / "s").iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"\x28\x00")])
+    for label in (path, tmp_path / "s"):
+        with pytest.raises(InputError, match=r"contours \(RTSTRUCT\), which are not read; export them as a labelmap"):
+            look(label, label=True)
+
+
 def test_a_single_slice_is_an_image(tmp_path):
     samples.write_dicom(tmp_path / "s", IMAGE[..., :1])
     assert look(tmp_path / "s").shape[:2] == (10, 8)

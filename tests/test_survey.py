@@ -46,7 +46,7 @@ def test_every_format_is_found_and_reported(mixed, capsys):
     shown = capsys.readouterr().out
     for part in (
         "6, 2 with a label", "DICOM series 2", ".mhd 1", "12x10x3 to 17x10x3 voxels", "0.6x0.6x3.6 to",
-        "label 1 heart", "ignored", ".txt 1", "0.5 and 99.5 percentile", "monai.bundle run training", "heart']",
+        "label 1 heart", "ignored", ".txt 1", "0.5 and 99.5 percentile", "monai.bundle run training",
     ):  # fmt: skip
         assert part in shown, shown
     assert {item["image"] for name in ("unlabeled", "training", "validation") for item in content[name]} == {
@@ -161,7 +161,8 @@ def test_class_names_have_to_fit_the_values(tmp_path):
     with pytest.raises(InputError, match="one name for each value"):
         make(tmp_path, class_names="background,organ")
     assert not (tmp_path / "datalist.json").exists()
-    assert make(tmp_path, class_names="background,organ,lesion")["labels"]["2"] == "lesion"
+    found = make(tmp_path, class_names="background,organ,lesion")
+    assert found["labels"] == {"0": "background", "100": "organ", "200": "lesion"}
 
 
 @pytest.mark.parametrize("label_format", ["identity", "png"])

@@ -141,16 +141,7 @@ def create(
     print(f"{'patients':<11} {patients_line(cases)}")
     if ignored := ignored_line(images or data):
         print(ignored)
-    stray = [
-        f"{path}: a label without an image of that name in {images or data}; rename or remove it, or say what label "
-        "names end with by --label_suffix."
-        for name, path in label_files.items()
-        if name not in image_files
-    ]
-    hidden, remarks = hidden_beside([p for p in image_files.values() if isinstance(p, Path)], label_files.values())
-    for remark in remarks:
-        print(remark)
-    stray += hidden
+    stray = _stray(layout, images or data)
     raise_all(stray + (found.problems if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}
@@ -168,18 +159,34 @@ def create(
     if dry_run:
         print("nothing written (--dry_run)")
         return
-    axis = found.direction if found is not None and slice_axis is None else slice_axis
-    many = found.channels if found is not None and found.channels > 1 else None
-    facts: dict[str, Any] = {
+    facts = {
         "labels": label_names(values, names, ignore_label) or None,
-        "channels": many,
+        "label_values": values if values != sorted(values) else None,
+        "channels": found.channels if found is not None else channels,
         "window": window,
+        "slice_axis": found.direction if found is not None and slice_axis is None else slice_axis,
+        "trust": trust,
     }
-    facts["label_values"] = values if values != sorted(values) else None
-    facts |= {"window": window, "slice_axis": axis, "trust": trust}
+    if facts["channels"] == 1:
+        del facts["channels"]
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
     print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
     print(training_command(root, output))
+
+
+def _stray(layout: Layout, where: str) -> list[str]:
+    """Labels that belong to no image, and images that are none, a line each; prints what is merely worth knowing."""
+    stray = [
+        f"{path}: a label without an image of that name in {where}; rename or remove it, or say what label names end "
+        "with by --label_suffix."
+        for name, path in layout.labels.items()
+        if name not in layout.images
+    ]
+    alone = [path for path in layout.images.values() if isinstance(path, Path)]
+    hidden, remarks = hidden_beside(alone, layout.labels.values())
+    for remark in remarks:
+        print(remark)
+    return stray + hidden
 
 
 def _words(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import is_dicom, is_segmentation
+from .files import CONTOURS, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
@@ -67,6 +67,10 @@ def read_slice(path: str | os.PathLike) -> Slice:
     try:
         io.ReadImageInformation()
     except RuntimeError as error:
+        if stores(path, CONTOURS):
+            raise InputError(
+                f"{path}: contours (RTSTRUCT), which are not read; export them as a labelmap, by SlicerRT in 3D Slicer."
+            ) from error
         raise InputError(f"{path}: a DICOM file without a readable image; take it out of the folder.") from error
     tags = io.GetMetaDataDictionary()
 

@@ -22,8 +22,8 @@ T = TypeVar("T")
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 #: Endings of the slices of a DICOM series; many have none at all.
 DICOM_SUFFIXES = (".dcm", ".ima", "")
-#: Storage class of DICOM segmentation objects.
-SEGMENTATION = b"1.2.840.10008.5.1.4.1.1.66.4"
+#: Storage classes of DICOM segmentation objects, and of contours (RTSTRUCT).
+SEGMENTATION, CONTOURS = b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.481.3"
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
@@ -101,9 +101,14 @@ def is_segmentation(path: str | os.PathLike) -> bool:
     """Whether a file is a DICOM segmentation object, by its ending and the storage class in its first bytes."""
     if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
         return False
+    return stores(path, SEGMENTATION)
+
+
+def stores(path: str | os.PathLike, storage: bytes) -> bool:
+    """Whether a file is DICOM of a storage class, by its first bytes."""
     with open(path, "rb") as file:
         start = file.read(1024)
-    return start[128:132] == b"DICM" and SEGMENTATION in start
+    return start[128:132] == b"DICM" and storage in start
 
 
 def is_series(folder: Path) -> bool:
