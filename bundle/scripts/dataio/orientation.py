@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError
 from .datalist import readable_items
 from .files import evenly, image_files, is_picture
+from .geometry import states_grid
 from .readers import read_grid
 
 logger = logging.getLogger("semsim")
@@ -56,8 +57,8 @@ def flip_probability(
     flips = common_flips(_looked_at(readable_items(datalist, dataset_dir, **options)))
     if flips:
         logger.info(
-            "Images are flipped in training, because they may lie turned or mirrored against each other (pictures, or "
-            "oblique volumes); --flips 0 turns that off."
+            "Images are flipped in training, because they may lie turned or mirrored against each other (pictures, "
+            "files that state no place in space, oblique volumes); --flips 0 turns that off."
         )
     return [flips] * spatial_dims
 
@@ -65,13 +66,13 @@ def flip_probability(
 def common_flips(images: Iterable[tuple[np.ndarray, bool]]) -> float:
     """0 where images lie alike, once they are turned to the axes of the body; 0.5 where they may not.
 
-    Pictures say nothing of the body, and oblique volumes, as of the heart, may come out turned by 90 degrees or
-    mirrored against those of other patients.
+    Pictures, and files that state no place in space, say nothing of the body; oblique volumes, as of the heart, may
+    come out turned by 90 degrees or mirrored against those of other patients.
 
     Args:
         images: of each, affine ``(4, 4)`` and whether it is a picture.
     """
-    unsure = [picture or _oblique(affine) for affine, picture in images]
+    unsure = [picture or not states_grid(affine) or _oblique(affine) for affine, picture in images]
     return FLIPS if sum(unsure) > SHARE * len(unsure) else 0.0
 
 
