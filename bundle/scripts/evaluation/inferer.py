@@ -118,7 +118,8 @@ def mean_over_flips(logits: Callable[[Tensor], Tensor], x: Tensor, flip_tta: boo
     total: Any = 0
     for axes in flips:
         total = total + logits(x.flip(axes)).softmax(dim=1).flip(axes)
-    return (total / len(flips)).log()
+    # a probability may be 0, and overlapping patches add up
+    return (total / len(flips)).clamp(min=torch.finfo(total.dtype).tiny).log()
 
 
 def flips_learnt(transforms: Any) -> bool | list[int]:
