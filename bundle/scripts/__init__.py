@@ -5,7 +5,7 @@
                  -> readers -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> create
                  -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
-    training:    trainer -> checkpoints -> settings -> warm_start -> budget -> handlers -> cost -> clock
+    training:    trainer -> checkpoints -> recipe -> settings -> warm_start -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> running_config -> options

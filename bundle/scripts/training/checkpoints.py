@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from ignite.engine import Events
@@ -285,12 +285,22 @@ def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
 
 
 def write_whole(content: Mapping[str, Any], path: Path) -> None:
-    """Save beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
+    """Save tensors and plain values, as :func:`replace_file` does."""
+    replace_file(path, lambda file: torch.save(content, file))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, as :func:`replace_file` does."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:
-            torch.save(content, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:

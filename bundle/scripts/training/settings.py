@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, saved_name
-from ..distributed import check_agreed
+from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
-from .checkpoints import load_weights, resume_checkpoints, weights_file
+from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
+from .recipe import calling_parser, recipe
 
 logger = logging.getLogger("semsim")
 
@@ -97,7 +98,9 @@ class SaveSettings:
         labeled: Sequence[Mapping[str, Any]],
         *,
         unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        validation: Sequence[Mapping[str, Any]] | None = None,
         dataset_dir: str | os.PathLike = "",
+        resume: str = "",
     ) -> None:
         """
         Args:
@@ -106,16 +109,21 @@ class SaveSettings:
                 is worth it.
             labeled: items of the datalist that were trained on with their labels.
             unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            validation: items that choose the best weights; ``None``: not to be compared either.
             dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
+            resume: as for :class:`~scripts.training.checkpoints.ResumeFrom`; a file may be of another folder.
         """
-        self.path = Path(output_dir) / SETTINGS_FILE
+        self.path, self.parser = Path(output_dir) / SETTINGS_FILE, calling_parser()
+        self.begun = Path(resume).parent if isinstance(resume, str) and os.path.isfile(resume) else self.path.parent
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
-        self.settings = {**settings, "labeled_cases": cases}
+        self.settings = {**settings, "processes": rank_and_size()[1], "labeled_cases": cases}
         root = os.path.abspath(dataset_dir) if dataset_dir else ""
         self.lists = {"labelled": [_identity(item, root) for item in labeled]}
         if unlabeled is not None:
             self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
+        if validation is not None:
+            self.lists["validation"] = [_identity(item, root) for item in validation]
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, before what resumes it."""
@@ -123,24 +131,34 @@ class SaveSettings:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and resume_checkpoints(self.path.parent):
-            earlier, now = map(saved_name, (json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))))
-            free = ("epochs", "minutes", "keep_largest", "flip_tta")  # may change on the way
-            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
-            if other:
-                raise InputError(
-                    f"{self.path}: the training here began with other settings ("
-                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
-                    + "); resume with those, or give another --output_dir."
-                )
+        # by now the training is made, and its configuration resolved
+        settings = {**self.settings, "recipe": recipe(self.parser) if self.parser else {}}
+        before = self.begun / SETTINGS_FILE
+        if before.exists() and resume_checkpoints(self.begun):
+            self._compare(before, json.loads(json.dumps(settings)))
             self._compare_lists()
         versions = {"monai": monai.__version__, "torch": torch.__version__}
-        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
-        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+        write_settings(self.path, {**settings, "versions": versions})
+        write_text(self.path.with_name(LISTS_FILE), json.dumps(self.lists, indent=0) + "\n")
+
+    def _compare(self, path: Path, now: dict[str, Any]) -> None:
+        """That a training is resumed with the settings that it began with, as far as they were saved then."""
+        began = json.loads(path.read_text())
+        free = {"epochs", "minutes", "keep_largest", "flip_tta", "recipe"}  # the others may change on the way
+        other = differences(saved_name(began), saved_name(now), (now.keys() & began.keys()) - free)
+        was, values = began.get("recipe"), now["recipe"]
+        if was and values:  # what a setting says is not said again
+            other = other or differences(was, values, was.keys() | values.keys())
+        if other:
+            more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
+            raise InputError(
+                f"{path}: the training here began with other settings ({'; '.join(other[:4])}{more}); resume with "
+                "those, or begin anew in another --output_dir."
+            )
 
     def _compare_lists(self) -> None:
         """That a resumed training reads the files that it began with, in their order."""
-        path = self.path.with_name(LISTS_FILE)
+        path = self.begun / LISTS_FILE
         began = json.loads(path.read_text()) if path.is_file() else {}
         for stream, now in self.lists.items():
             earlier = began.get(stream, now)
@@ -150,8 +168,33 @@ class SaveSettings:
             parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
             raise InputError(
                 f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
-                "resume with the datalist that it began with, or give another --output_dir."
+                "resume with the datalist that it began with, or begin anew in another --output_dir."
             )
+
+
+def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """A line for each of the names whose value is another than it was, or that is there on one side only."""
+
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return json.dumps(values[name]) if name in values else "nothing"
+
+    return [
+        f"{name}: expected {shown(began, name)}, received {shown(now, name)}"
+        for name in sorted(names)
+        if name not in began or name not in now or began[name] != now[name]
+    ]
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write ``training.json``, with a line for each setting and for each value of the recipe."""
+
+    def lines(values: Mapping[str, Any], indent: str) -> str:
+        return ",\n".join(f"{indent}{json.dumps(name)}: {value}" for name, value in values.items())
+
+    texts = {name: json.dumps(value) for name, value in settings.items()}
+    if known := settings.get("recipe"):
+        texts["recipe"] = "{\n" + lines({name: json.dumps(value) for name, value in known.items()}, "    ") + "\n  }"
+    write_text(path, "{\n" + lines(texts, "  ") + "\n}\n")
 
 
 def _identity(item: Mapping[str, Any], root: str) -> str:
