@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -46,6 +47,19 @@ def recipe(parser: ConfigParser) -> dict[str, Any]:
     return found
 
 
+def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """A line for each of the names whose value is another than it was, or that is there on one side only."""
+
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return json.dumps(values[name]) if name in values else "nothing"
+
+    return [
+        f"{name}: expected {shown(began, name)}, received {shown(now, name)}"
+        for name in sorted(names)
+        if name not in began or name not in now or began[name] != now[name]
+    ]
+
+
 def _collect(parser: ConfigParser, key: str, found: dict[str, Any]) -> None:
     name = key.replace("::", "#")
     if name in found or name.split("#")[-1] in FREE:
@@ -54,7 +68,7 @@ def _collect(parser: ConfigParser, key: str, found: dict[str, Any]) -> None:
     parts = raw if isinstance(raw, Mapping) else range(len(raw)) if isinstance(raw, list) else ()
     named = list(ReferenceResolver.match_refs_pattern(raw)) if isinstance(raw, str) else []
     resolved = parser.ref_resolver.resolved_content
-    value = resolved.get(named[0] if named and raw.startswith("@") else key, raw)
+    value: Any = resolved.get(named[0] if named and raw.startswith("@") else key, raw)
     if _plain(value):
         found[name] = value.rsplit(".", 1)[-1] if name.endswith("#_target_") else value  # modules move between versions
         return
