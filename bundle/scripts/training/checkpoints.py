@@ -208,6 +208,13 @@ class ResumeFrom:
                 f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
                 "weights alone; begin a new training with them by --initial FILE."
             )
+        state, wanted = content["trainer"], engine.state.max_epochs
+        done = state["iteration"] // state["epoch_length"]
+        if wanted is not None and done > wanted:
+            raise InputError(
+                f"{self.path}: its training has done {done} epochs, received epochs {wanted}; give --epochs {done} "
+                "or more."
+            )
         if "scaler" in content:
             load_dict["scaler"] = PrecisionState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
@@ -242,8 +249,9 @@ class SaveBest:
         return {"best": self.best, "epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take up the record of an earlier process."""
-        self.best, self.epoch = state["best"], int(state["epoch"])
+        """Take up the record of an earlier process, where its weights still lie here."""
+        if self.path.is_file():
+            self.best, self.epoch = state["best"], int(state["epoch"])
 
     def attach(self, engine: Workflow) -> None:
         """Register with the evaluator of a training."""
