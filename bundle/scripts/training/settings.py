@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
 from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
-from .recipe import calling_parser, recipe
+from .inputs import LISTS_FILE, compare_inputs, inputs
+from .lock import locked, release
+from .recipe import calling_parser, differences, recipe
 
 logger = logging.getLogger("semsim")
 
 SETTINGS_FILE = "training.json"
-#: Which files a training reads, for a resume to compare.
-LISTS_FILE = "training_lists.json"
 #: What prediction repeats of a training, and what is taken where nothing is saved beside the weights.
 REPEATED: dict[str, Any] = {
     "spatial_dims": 2,
@@ -118,27 +118,32 @@ class SaveSettings:
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "processes": rank_and_size()[1], "labeled_cases": cases}
-        root = os.path.abspath(dataset_dir) if dataset_dir else ""
-        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
-        if unlabeled is not None:
-            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
-        if validation is not None:
-            self.lists["validation"] = [_identity(item, root) for item in validation]
+        streams = {"labelled": labeled, "unlabelled": unlabeled, "validation": validation}
+        self.lists = inputs(streams, dataset_dir)
+        self.written = False
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, before what resumes it."""
-        engine.add_event_handler(Events.STARTED, self._write)
+        engine.add_event_handler(Events.STARTED, self._begin)
+        # after all that may refuse to start
+        engine.add_event_handler(Events.EPOCH_STARTED | Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, lambda: release(self.lock))
 
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def _begin(self) -> None:
+        self.lock = locked(self.path.parent)
         # by now the training is made, and its configuration resolved
-        settings = {**self.settings, "recipe": recipe(self.parser) if self.parser else {}}
+        self.settings["recipe"] = recipe(self.parser) if self.parser else {}
         before = self.begun / SETTINGS_FILE
         if before.exists() and resume_checkpoints(self.begun):
-            self._compare(before, json.loads(json.dumps(settings)))
-            self._compare_lists()
+            self._compare(before, json.loads(json.dumps(self.settings)))
+            compare_inputs(self.begun / LISTS_FILE, self.lists)
+
+    def _write(self, engine: Workflow) -> None:
+        if self.written:
+            return
+        self.written = True
         versions = {"monai": monai.__version__, "torch": torch.__version__}
-        write_settings(self.path, {**settings, "versions": versions})
+        write_settings(self.path, {**self.settings, "versions": versions})
         write_text(self.path.with_name(LISTS_FILE), json.dumps(self.lists, indent=0) + "\n")
 
     def _compare(self, path: Path, now: dict[str, Any]) -> None:
@@ -156,34 +161,6 @@ class SaveSettings:
                 "those, or begin anew in another --output_dir."
             )
 
-    def _compare_lists(self) -> None:
-        """That a resumed training reads the files that it began with, in their order."""
-        path = self.begun / LISTS_FILE
-        began = json.loads(path.read_text()) if path.is_file() else {}
-        for stream, now in self.lists.items():
-            earlier = began.get(stream, now)
-            if earlier == now:
-                continue
-            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
-            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
-            raise InputError(
-                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
-                "resume with the datalist that it began with, or begin anew in another --output_dir."
-            )
-
-
-def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """A line for each of the names whose value is another than it was, or that is there on one side only."""
-
-    def shown(values: Mapping[str, Any], name: str) -> str:
-        return json.dumps(values[name]) if name in values else "nothing"
-
-    return [
-        f"{name}: expected {shown(began, name)}, received {shown(now, name)}"
-        for name in sorted(names)
-        if name not in began or name not in now or began[name] != now[name]
-    ]
-
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Write ``training.json``, with a line for each setting and for each value of the recipe."""
@@ -195,21 +172,6 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if known := settings.get("recipe"):
         texts["recipe"] = "{\n" + lines({name: json.dumps(value) for name, value in known.items()}, "    ") + "\n  }"
     write_text(path, "{\n" + lines(texts, "  ") + "\n}\n")
-
-
-def _identity(item: Mapping[str, Any], root: str) -> str:
-    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
-
-    def shown(path: str) -> str:
-        path = os.path.abspath(path)
-        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
-
-    parts = [" + ".join(map(shown, image_files(item)))]
-    if item.get("label"):
-        parts.append(f"with {shown(item['label'])}")
-    if item.get("labeled_slices") is not None:
-        parts.append(f"slices {item['labeled_slices']}")
-    return " ".join(parts)
 
 
 def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
