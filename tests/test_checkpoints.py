@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import BUNDLE
 from helpers import engine_with
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from scripts.dataio.intensity import NAME
 from scripts.errors import InputError
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import SaveBest, load_weights
-from scripts.training.settings import SaveSettings, find_checkpoint, trained
+from scripts.training.lock import locked, release
+from scripts.training.settings import SaveSettings, find_checkpoint, trained, write_settings
 
 
 def test_settings_follow_the_weights(tmp_path):
@@ -49,6 +54,10 @@ def test_best_is_kept_across_restarts(tmp_path):
     resumed.load_state_dict(best.state_dict())
     assert validate(resumed, 0.5, 4) == 0.75, "a worse first validation after a restart replaces nothing"
     assert validate(resumed, 1.0, 5) == 1.0
+    (tmp_path / "model_best.pt").unlink()
+    elsewhere = SaveBest(tmp_path, network)
+    elsewhere.load_state_dict(resumed.state_dict())
+    assert validate(elsewhere, 0.25, 6) == 0.25, "the weights of the record are not here, as in another output folder"
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -75,6 +84,46 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     start(spatial_size=64, intensity={"_target_": NAME}, early_sizes=[])
     with pytest.raises(InputError, match="intensity: expected"):
         start(spatial_size=64, intensity={"_target_": NAME, "window": [0, 255]})
+
+
+def test_settings_are_whole_and_of_a_training_that_has_begun(tmp_path, monkeypatch):
+    engine = engine_with([{"loss": 1.0}])
+    SaveSettings(tmp_path, {"spatial_size": 96}, [{"image": "p1.nii.gz"}]).attach(engine)
+
+    @engine.on(Events.STARTED)
+    def refuse():
+        raise InputError("another number of steps")
+
+    with pytest.raises(InputError, match="steps"):
+        engine.run([0], max_epochs=1)
+    path = tmp_path / "training.json"
+    assert not path.exists(), "what is refused leaves no settings behind"
+    write_settings(path, {"spatial_size": 96, "recipe": {"loss#views": {"a": [1, 2]}, "x": None}})
+    before = path.read_text()
+    assert json.loads(before) == {"spatial_size": 96, "recipe": {"loss#views": {"a": [1, 2]}, "x": None}}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_settings(path, {"spatial_size": 64})
+    assert path.read_text() == before and not list(tmp_path.glob("*.part"))
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    code = "import sys, pathlib; from scripts.training.lock import locked; file = locked(pathlib.Path(sys.argv[1]))"
+
+    def other():
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=BUNDLE, capture_output=True, text=True)
+
+    assert other().returncode == 0, "and its lock ends with it"
+    file = locked(tmp_path)
+    done = other()
+    assert done.returncode == 1 and f"{tmp_path}: another process is training here" in done.stderr
+    release(file)
+    assert not list(tmp_path.iterdir())
+    assert other().returncode == 0
 
 
 def test_best_before_last_before_shipped(tmp_path):

@@ -97,6 +97,38 @@ def test_a_resume_with_other_patients_of_the_same_names_is_refused(tmp_path):
         start(["P0"], ["P2", "P1"])
 
 
+def test_a_resume_with_files_that_have_changed_is_refused(tmp_path):
+    """Labels are corrected and images replaced under their names; the best of other validation cases means nothing."""
+    data, run = tmp_path / "data", tmp_path / "run"
+
+    def start(validation="c"):
+        engine = engine_with([{"loss": 1.0}])
+        items = {name: {"image": str(data / f"{name}.nii"), "label": str(data / f"{name}_label.nii")} for name in "abc"}
+        del items["b"]["label"]
+        SaveSettings(run, {}, [items["a"]], unlabeled=[items["b"]], validation=[items[v] for v in validation],
+                     dataset_dir=data).attach(engine)  # fmt: skip
+        engine.run([0], max_epochs=1)
+
+    data.mkdir()
+    for name in ("a", "a_label", "b", "c", "c_label"):
+        (data / f"{name}.nii").write_bytes(b"0123")
+    start()
+    (run / "resume_checkpoint_1.pt").touch()
+    start()
+    for name, content in (("a_label", b"0133"), ("c_label", b"0133"), ("b", b"01234")):
+        (data / f"{name}.nii").write_bytes(content)
+        with pytest.raises(InputError, match=rf"training_lists\.json: .* received 1 that have changed .*, {name}\.nii"):
+            start()
+        (data / f"{name}.nii").write_bytes(b"0123")
+    with pytest.raises(InputError, match=r"other validation images \(1 gone, c\.nii with c_label\.nii first\)"):
+        start(validation="")
+    lists = json.loads((run / "training_lists.json").read_text())
+    assert lists.pop("contents").keys() == {path.name for path in data.iterdir()} and lists.pop("validation")
+    (run / "training_lists.json").write_text(json.dumps(lists))
+    (data / "b.nii").write_bytes(b"01234")
+    start(validation="")  # as written before they were compared
+
+
 def cases_of(*names: str, **options):
     files = {name: Path(f"{name}.nii.gz") for name in names}
     return group_cases(files, {}, **options)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import BUNDLE
 from ignite.engine import Engine
+from scripts.dataio.intensity import NAME
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
@@ -51,6 +52,17 @@ def test_what_means_the_same_is_kept(weights, caplog, classes, fusion, head, fus
     found = parts(initialized(net(len(classes), fusion), weights, classes), read_state(weights))
     assert found["backbone.conv_0"] and found["backbone.upcat_1"]
     assert (found["backbone.final_conv"], found["fusion"]) == (head, fused) and said in caplog.text
+
+
+def test_other_intensities_or_voxels_are_warned_of(weights, caplog):
+    seen = {"intensity": {"_target_": NAME, "window": [-150, 250]}, "spacing": [1.0, 1.0, 3.0]}
+    (weights.parent / "training.json").write_text(json.dumps({"class_names": HEART, **seen}))
+    initialized(net(), weights, HEART, preparation=seen)
+    assert "prepared" not in caplog.text
+    initialized(net(), weights, HEART, preparation={**seen, "spacing": (1.0, 1.0, 2.0)})
+    assert "spacing: expected [1.0, 1.0, 3.0], received [1.0, 1.0, 2.0]" in caplog.text
+    initialized(net(), weights, HEART, preparation={**seen, "intensity": {"_target_": NAME, "window": None}})
+    assert "in another way (intensity: expected" in caplog.text
 
 
 def test_a_network_without_fusion_takes_the_rest(weights):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import make
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
 from scripts.method.augmentation import RandCutMix
@@ -214,6 +215,14 @@ def test_resuming_with_other_steps_an_epoch_is_refused(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_resuming_with_fewer_epochs_than_are_done_is_refused(tmp_path):
+    resumable(tmp_path, "", epochs=3, **QUICK)
+    with pytest.raises(InputError, match=r"has done 3 epochs, received epochs 2; give --epochs 3 or more"):
+        resumable(tmp_path, "auto", epochs=2, **QUICK)
+    trainer, rates, _ = resumable(tmp_path, "auto", epochs=3, **QUICK)
+    assert trainer.state.epoch == 3 and rates == []
+
+
 def test_resuming_from_an_older_file_keeps_what_it_writes(tmp_path):
     resumable(tmp_path, "", epochs=4, **QUICK)
     first = str(tmp_path / "resume_checkpoint_3.pt")
@@ -288,6 +297,21 @@ def test_not_a_number_stops_with_terms_and_files():
         network.backbone.final_conv.bias.fill_(float("nan"))
     with pytest.raises(InputError, match=r"iteration 1 \(.*loss_s nan.*slice\d"):
         trainer.run()
+
+
+def test_weights_that_a_last_step_has_spoilt_are_not_saved(tmp_path):
+    """The loss was finite, and no step follows that would tell."""
+    trainer, network, _ = make(epochs=2, **QUICK)
+
+    def spoil(engine):
+        if engine.state.iteration == 4:
+            network.backbone.final_conv.bias.grad.fill_(float("nan"))
+
+    trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, spoil)
+    ResumeCheckpoint(str(tmp_path), {"network": network}).attach(trainer)
+    with pytest.raises(InputError, match="weights are not finite after iteration 4, and are not saved"):
+        trainer.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["resume_checkpoint_1.pt"]
 
 
 @pytest.mark.parametrize("images", ["zero", "constant", "as ever"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import traceback
@@ -104,9 +105,20 @@ def explain(error: BaseException, task: str = "training") -> str | None:
         if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):
             reason = text.splitlines()[0]
             return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON[task]}."
+        if isinstance(cause, TypeError) and (line := _unknown_argument(cause)):
+            return line
         if isinstance(cause, KeyboardInterrupt):
             return f"Stopped by hand; {GO_ON[task]}."
     return None
+
+
+def _unknown_argument(error: BaseException) -> str | None:
+    """The line for a key in a component of a configuration that the component does not take; ``None`` for others."""
+    found = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    if not found or not frames or frames[-1].name != "instantiate":  # MONAI's; anywhere else it is an error of ours
+        return None
+    return f"{found[1]}: expected arguments that it takes, received {found[2]!r}; correct that key or leave it out."
 
 
 def _of_worker(error: BaseException) -> bool:

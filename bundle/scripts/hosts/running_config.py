@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
+
+from .values import wrong_values
 
 #: Keys that hold a file or folder.
 PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
@@ -30,10 +32,11 @@ def running() -> ConfigWorkflow | None:
 
 
 def problems_of(workflow: ConfigWorkflow) -> list[str]:
-    """A line for each key that nothing reads, each path that MONAI would change, and for another bundle's code."""
+    """A line for each key that nothing reads, each value or path that means nothing, and for another bundle's code."""
     config = workflow.parser.get()
     runs = {str(name) for name in (workflow.init_id, workflow.run_id, workflow.final_id)}
-    return [*_paths(config), *_unread(config, runs), *_other_code(Path(workflow.config_root_path).parent)]
+    code = _other_code(Path(workflow.config_root_path).parent)
+    return [*_paths(config), *_unread(config, runs), *wrong_values(workflow.parser), *code]
 
 
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
@@ -56,16 +59,29 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
     names += ["inference"] if own == "inference" else []
     names += ["evaluate", "multi_gpu_evaluate"] if "evaluate_list" in config else []
     files = [folder / f"{name}.yaml" for name in names]
-    known = {
-        key.replace("::", "#").split("#")[0].lstrip("+~")
-        for file in files if file.is_file() for key in ConfigParser.load_config_file(str(file))
-    } | FOREIGN | runs  # fmt: skip
+    contents = [ConfigParser.load_config_file(str(file)) for file in files if file.is_file()]
+    known = {key.replace("::", "#").split("#")[0].lstrip("+~") for part in contents for key in part} | FOREIGN | runs
+    yield from _unread_within(config, contents)
     for key in [key for key in config if key not in known]:
         others = [value for name, value in config.items() if name != key]
         if not _named(key, others) and not _copied(config[key], others):
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
             yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {remedy}"
+
+
+def _unread_within(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Keys of ``train`` and ``validate``, which are no component that would refuse them, likewise."""
+    texts = {text.replace("::", "#") for text in _texts(config)}
+    for section in ("train", "validate"):
+        entries = config.get(section)
+        known = {key for part in contents for key in part.get(section, {})}
+        for key in [key for key in entries if key not in known] if isinstance(entries, Mapping) and known else ():
+            name = f"{section}#{key}"
+            if not any(f"@{name}" in text or f"%{name}" in text for text in texts):
+                near = difflib.get_close_matches(key, [*known, *config], n=1)
+                remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
+                yield f"{name}: expected a key that an entry reads, received {key!r}, which none does; {remedy}"
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .augmentation import CutMix
 from .fusion import resize
 from .network import Output, Streams
@@ -132,21 +133,21 @@ class SemSimLoss(nn.Module):
             ignore: whether labels may contain negative indices, which mark pixels to ignore: they enter no term.
 
         Raises:
-            ValueError: unknown ``mask_source``, ``dice``, view or perturbed view.
+            InputError: unknown ``mask_source``, ``dice``, view or perturbed view.
         """
         super().__init__()
         if dice not in ("batch", "image"):
-            raise ValueError(f"dice should be batch or image, received {dice!r}.")
+            raise InputError(f"dice should be batch or image, received {dice!r}.")
         self.ignore = ignore
         self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
         if unknown:
-            raise ValueError(f"views and perturb should name {', '.join(VIEWS)}, received {unknown}.")
+            raise InputError(f"views and perturb should name {', '.join(VIEWS)}, received {unknown}.")
         if "weak_perturbed" in views and "weak_perturbed" not in perturb:
-            raise ValueError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
+            raise InputError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
         if mask_source not in ("decoder", "own"):
-            raise ValueError(f"mask_source should be decoder or own, received {mask_source!r}.")
+            raise InputError(f"mask_source should be decoder or own, received {mask_source!r}.")
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
         self.views = views

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .fusion import ConvFusion, SpatialAwareFusion
 from .memory_format import CHANNELS_LAST, dense_gradient, parts
 
@@ -169,7 +170,7 @@ class SemSimNet(nn.Module):
             feature_dropout: fraction of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
 
         Raises:
-            ValueError: unknown ``fusion``.
+            InputError: unknown ``fusion``.
         """
         super().__init__()
         kinds: dict[str, Callable[..., nn.Module]] = {
@@ -178,7 +179,7 @@ class SemSimNet(nn.Module):
             "conv": ConvFusion,
         }
         if fusion not in (*kinds, "none"):
-            raise ValueError(f"fusion should be {', '.join(kinds)} or none, received {fusion!r}.")
+            raise InputError(f"fusion should be {', '.join(kinds)} or none, received {fusion!r}.")
         self.backbone = UNet(spatial_dims, in_channels, out_channels, features)
         self.fusion: nn.Module | None = None
         if fusion != "none":

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributed import Gather, started
+from ..errors import InputError
 from .fusion import departition, partition
 
 #: Features shorter than this count as zero; a smaller bound would let the gradient of a cosine explode.
@@ -149,7 +150,8 @@ def refine(
         ``(B, K, *spatial)``.
 
     Raises:
-        ValueError: sizes that differ, unknown ``axis`` or ``combine``, a temperature below 0.012.
+        ValueError: sizes that differ.
+        InputError: unknown ``axis`` or ``combine``, a temperature below 0.012.
     """
     if features.shape[0] != probabilities.shape[0] or features.shape[2:] != probabilities.shape[2:]:
         raise ValueError(
@@ -157,13 +159,13 @@ def refine(
             f"{tuple(probabilities.shape)}."
         )
     if axis not in ("row", "column") or combine not in ("mean", "sum"):
-        raise ValueError(f"axis should be row or column and combine mean or sum, received {axis!r} and {combine!r}.")
+        raise InputError(f"axis should be row or column and combine mean or sum, received {axis!r} and {combine!r}.")
     p = probabilities.flatten(2)  # (B, K, n)
     if axis == "column":
         spread = p @ affinity(full(features), temperature=temperature)
     else:
         if temperature < LOWEST_TEMPERATURE:
-            raise ValueError(
+            raise InputError(
                 f"The affinity temperature should be {LOWEST_TEMPERATURE} at least, received {temperature}."
             )
         f = F.normalize(full(features), dim=1, eps=EPS)
@@ -312,7 +314,7 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
         ``(...)`` in [0, 1], without gradient: else raising the uncertainty would lower the loss.
 
     Raises:
-        ValueError: unknown ``divergence``.
+        InputError: unknown ``divergence``.
     """
     similarity = similarity.detach()
     count = present.sum(dim=0)
@@ -323,7 +325,7 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
     elif divergence == "cosine":
         q = opinion.clamp(min=EPS).masked_fill(count == 0, 0.0)
     else:
-        raise ValueError(f"divergence should be softmax or cosine, received {divergence!r}.")
+        raise InputError(f"divergence should be softmax or cosine, received {divergence!r}.")
     mean = q.mean(dim=-2, keepdim=True)
     uncertainty = (torch.xlogy(q, q) - torch.xlogy(q, mean)).sum(dim=-1).clamp(min=0)  # (..., J)
     return torch.exp(-scale * uncertainty).mean(dim=-1)

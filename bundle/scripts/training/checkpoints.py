@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from ignite.engine import Events
@@ -208,6 +208,13 @@ class ResumeFrom:
                 f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
                 "weights alone; begin a new training with them by --initial FILE."
             )
+        state, wanted = content["trainer"], engine.state.max_epochs
+        done = state["iteration"] // state["epoch_length"]
+        if wanted is not None and done > wanted:
+            raise InputError(
+                f"{self.path}: its training has done {done} epochs, received epochs {wanted}; give --epochs {done} "
+                "or more."
+            )
         if "scaler" in content:
             load_dict["scaler"] = PrecisionState(engine)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
@@ -242,8 +249,9 @@ class SaveBest:
         return {"best": self.best, "epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take up the record of an earlier process."""
-        self.best, self.epoch = state["best"], int(state["epoch"])
+        """Take up the record of an earlier process, where its weights still lie here."""
+        if self.path.is_file():
+            self.best, self.epoch = state["best"], int(state["epoch"])
 
     def attach(self, engine: Workflow) -> None:
         """Register with the evaluator of a training."""
@@ -285,12 +293,22 @@ def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
 
 
 def write_whole(content: Mapping[str, Any], path: Path) -> None:
-    """Save beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
+    """Save tensors and plain values, as :func:`replace_file` does."""
+    replace_file(path, lambda file: torch.save(content, file))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, as :func:`replace_file` does."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:
-            torch.save(content, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
     except BaseException as error:

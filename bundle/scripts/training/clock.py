@@ -23,7 +23,7 @@ from ..errors import InputError
 from .budget import RESERVE, Length, age, bought, duration
 from .checkpoints import read_checkpoint, resume_path, stretch
 from .cost import Plan
-from .settings import SETTINGS_FILE
+from .settings import SETTINGS_FILE, write_settings
 from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")
@@ -221,7 +221,7 @@ class KeepTime:
         engine.state.max_epochs = epochs
         stretch(self.lr_scheduler, length.steps)
         if rank_and_size()[0] == 0 and self.path.is_file():
-            self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "epochs": epochs}, indent=2) + "\n")
+            write_settings(self.path, {**json.loads(self.path.read_text()), "epochs": epochs})
 
     def _cost(self, epoch: int, epochs: int) -> float:
         """What an epoch of a training of so many costs by its stage; 1 on average."""

@@ -16,16 +16,17 @@ from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, saved_name
-from ..distributed import check_agreed
+from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
-from .checkpoints import load_weights, resume_checkpoints, weights_file
+from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
+from .inputs import LISTS_FILE, compare_inputs, inputs
+from .lock import locked, release
+from .recipe import calling_parser, differences, recipe
 
 logger = logging.getLogger("semsim")
 
 SETTINGS_FILE = "training.json"
-#: Which files a training reads, for a resume to compare.
-LISTS_FILE = "training_lists.json"
 #: What prediction repeats of a training, and what is taken where nothing is saved beside the weights.
 REPEATED: dict[str, Any] = {
     "spatial_dims": 2,
@@ -97,7 +98,9 @@ class SaveSettings:
         labeled: Sequence[Mapping[str, Any]],
         *,
         unlabeled: Sequence[Mapping[str, Any]] | None = None,
+        validation: Sequence[Mapping[str, Any]] | None = None,
         dataset_dir: str | os.PathLike = "",
+        resume: str = "",
     ) -> None:
         """
         Args:
@@ -106,67 +109,69 @@ class SaveSettings:
                 is worth it.
             labeled: items of the datalist that were trained on with their labels.
             unlabeled: items that were trained on without; ``None``: not to be compared at a resume.
+            validation: items that choose the best weights; ``None``: not to be compared either.
             dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
+            resume: as for :class:`~scripts.training.checkpoints.ResumeFrom`; a file may be of another folder.
         """
-        self.path = Path(output_dir) / SETTINGS_FILE
+        self.path, self.parser = Path(output_dir) / SETTINGS_FILE, calling_parser()
+        self.begun = Path(resume).parent if isinstance(resume, str) and os.path.isfile(resume) else self.path.parent
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
-        self.settings = {**settings, "labeled_cases": cases}
-        root = os.path.abspath(dataset_dir) if dataset_dir else ""
-        self.lists = {"labelled": [_identity(item, root) for item in labeled]}
-        if unlabeled is not None:
-            self.lists["unlabelled"] = [_identity(item, root) for item in unlabeled]
+        self.settings = {**settings, "processes": rank_and_size()[1], "labeled_cases": cases}
+        streams = {"labelled": labeled, "unlabelled": unlabeled, "validation": validation}
+        self.lists = inputs(streams, dataset_dir)
+        self.written = False
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer, before what resumes it."""
-        engine.add_event_handler(Events.STARTED, self._write)
+        engine.add_event_handler(Events.STARTED, self._begin)
+        # after all that may refuse to start
+        engine.add_event_handler(Events.EPOCH_STARTED | Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, lambda: release(self.lock))
 
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and resume_checkpoints(self.path.parent):
-            earlier, now = map(saved_name, (json.loads(self.path.read_text()), json.loads(json.dumps(self.settings))))
-            free = ("epochs", "minutes", "keep_largest", "flip_tta")  # may change on the way
-            other = [k for k in now if k not in free and k in earlier and earlier[k] != now[k]]
-            if other:
-                raise InputError(
-                    f"{self.path}: the training here began with other settings ("
-                    + "; ".join(f"{k}: expected {earlier[k]}, received {now[k]}" for k in other)
-                    + "); resume with those, or give another --output_dir."
-                )
-            self._compare_lists()
+    def _begin(self) -> None:
+        self.lock = locked(self.path.parent)
+        # by now the training is made, and its configuration resolved
+        self.settings["recipe"] = recipe(self.parser) if self.parser else {}
+        before = self.begun / SETTINGS_FILE
+        if before.exists() and resume_checkpoints(self.begun):
+            self._compare(before, json.loads(json.dumps(self.settings)))
+            compare_inputs(self.begun / LISTS_FILE, self.lists)
+
+    def _write(self, engine: Workflow) -> None:
+        if self.written:
+            return
+        self.written = True
         versions = {"monai": monai.__version__, "torch": torch.__version__}
-        self.path.write_text(json.dumps({**self.settings, "versions": versions}, indent=2) + "\n")
-        self.path.with_name(LISTS_FILE).write_text(json.dumps(self.lists, indent=0) + "\n")
+        write_settings(self.path, {**self.settings, "versions": versions})
+        write_text(self.path.with_name(LISTS_FILE), json.dumps(self.lists, indent=0) + "\n")
 
-    def _compare_lists(self) -> None:
-        """That a resumed training reads the files that it began with, in their order."""
-        path = self.path.with_name(LISTS_FILE)
-        began = json.loads(path.read_text()) if path.is_file() else {}
-        for stream, now in self.lists.items():
-            earlier = began.get(stream, now)
-            if earlier == now:
-                continue
-            new, gone = ([x for x in a if x not in b] for a, b in ((now, {*earlier}), (earlier, {*now})))
-            parts = [f"{len(part)} {what}, {part[0]} first" for part, what in ((new, "new"), (gone, "gone")) if part]
+    def _compare(self, path: Path, now: dict[str, Any]) -> None:
+        """That a training is resumed with the settings that it began with, as far as they were saved then."""
+        began = json.loads(path.read_text())
+        free = {"epochs", "minutes", "keep_largest", "flip_tta", "recipe"}  # the others may change on the way
+        other = differences(saved_name(began), saved_name(now), (now.keys() & began.keys()) - free)
+        was, values = began.get("recipe"), now["recipe"]
+        if was and values:  # what a setting says is not said again
+            other = other or differences(was, values, was.keys() | values.keys())
+        if other:
+            more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
             raise InputError(
-                f"{path}: the training here began with other {stream} images ({'; '.join(parts) or 'another order'}); "
-                "resume with the datalist that it began with, or give another --output_dir."
+                f"{path}: the training here began with other settings ({'; '.join(other[:4])}{more}); resume with "
+                "those, or begin anew in another --output_dir."
             )
 
 
-def _identity(item: Mapping[str, Any], root: str) -> str:
-    """Which files and slices an item of a datalist means: paths relative to ``root``, and absolute ones outside."""
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write ``training.json``, with a line for each setting and for each value of the recipe."""
 
-    def shown(path: str) -> str:
-        path = os.path.abspath(path)
-        return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
+    def lines(values: Mapping[str, Any], indent: str) -> str:
+        return ",\n".join(f"{indent}{json.dumps(name)}: {value}" for name, value in values.items())
 
-    parts = [" + ".join(map(shown, image_files(item)))]
-    if item.get("label"):
-        parts.append(f"with {shown(item['label'])}")
-    if item.get("labeled_slices") is not None:
-        parts.append(f"slices {item['labeled_slices']}")
-    return " ".join(parts)
+    texts = {name: json.dumps(value) for name, value in settings.items()}
+    if known := settings.get("recipe"):
+        texts["recipe"] = "{\n" + lines({name: json.dumps(value) for name, value in known.items()}, "    ") + "\n  }"
+    write_text(path, "{\n" + lines(texts, "  ") + "\n}\n")
 
 
 def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:

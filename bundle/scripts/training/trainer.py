@@ -77,18 +77,18 @@ class Teacher:
                 and dropped channels stay out of the running ones).
 
         Raises:
-            ValueError: unknown ``batch_norm``, ``ema_decay`` out of range.
-            InputError: an average with ``exclusive``, where the student keeps no statistics.
+            InputError: unknown ``batch_norm``, ``ema_decay`` out of range, or an average with ``exclusive``, where the
+                student keeps no statistics.
         """
         if batch_norm not in ("evaluation", "training", "exclusive"):
-            raise ValueError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
+            raise InputError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
         if batch_norm == "exclusive" and ema_decay:
             raise InputError(
                 f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student keeps no statistics to average; "
                 "expected weak_batch_norm evaluation or training, or ema_decay 0."
             )
         if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
+            raise InputError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
         self.average: AveragedModel | None = None
         if ema_decay:
             average = get_ema_multi_avg_fn(ema_decay)
@@ -261,6 +261,8 @@ class SemSimTrainer(SupervisedTrainer):
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
             engine.optimizer.step()
         self.teacher.update()
+        if engine.state.iteration % engine.state.epoch_length == 0:
+            self._check_weights()
         engine.state.output.update(values)
         engine.state.scalars = values
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -297,5 +299,14 @@ class SemSimTrainer(SupervisedTrainer):
         cases = "; ".join(f"{stream}: {', '.join(batch.get('case', []))}" for stream, batch in batchdata.items())
         raise InputError(
             f"The loss is not finite at iteration {self.state.iteration} ({terms}). Slices of that batch: {cases}. "
-            "Lower the learning rate, or look at these images."
+            "Look at these images, or begin anew in another --output_dir with a lower --learning_rate."
         )
+
+    def _check_weights(self) -> None:
+        """That nothing but numbers is written: a step may spoil the weights after a loss that was finite."""
+        state = [value for value in unwrapped(self.network).state_dict().values() if value.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in state]).all():
+            raise InputError(
+                f"The weights are not finite after iteration {self.state.iteration}, and are not saved; those of the "
+                "epoch before are. Begin anew in another --output_dir with a lower --learning_rate or --amp False."
+            )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..dataio.intensity import saved_name
 from ..errors import InputError
 from .checkpoints import read_state
+from .recipe import differences
 from .settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
@@ -23,7 +25,12 @@ HEAD, FUSION = "backbone.final_conv.", "fusion."
 
 
 def initialized(
-    network: torch.nn.Module, initial: str | os.PathLike, class_names: Sequence[str], *, same_classes: bool = False
+    network: torch.nn.Module,
+    initial: str | os.PathLike,
+    class_names: Sequence[str],
+    *,
+    same_classes: bool = False,
+    preparation: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
     """``network`` with the weights of a file, as far as they mean the same in it.
 
@@ -35,6 +42,8 @@ def initialized(
         initial: file of weights; empty: none. ``training.json`` beside it names its classes.
         class_names: of the training.
         same_classes: whether other classes are refused.
+        preparation: of the images of this training, by the keys of ``training.json``: ``intensity``, ``spacing``. A
+            warning says where that of the weights was another.
 
     Returns:
         the same network.
@@ -45,9 +54,14 @@ def initialized(
     if initial in ("", None):
         return network
     state, own = read_state(initial), network.state_dict()
-    before, settings = None, Path(initial).parent / SETTINGS_FILE
-    if settings.is_file():
-        before = json.loads(settings.read_text()).get("class_names")
+    settings = Path(initial).parent / SETTINGS_FILE
+    known = json.loads(settings.read_text()) if settings.is_file() else {}
+    before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
+    if other := differences(saved_name(known), saved_name(now), now.keys() & known.keys()):
+        logger.warning(
+            f"{initial}: these weights have seen images prepared in another way ({'; '.join(other)}); they learn this "
+            "one, or give the training theirs."
+        )
     new: list[str] = []
     others = before is not None and list(before) != list(class_names)
     if others or (any(k.startswith(HEAD) for k in state) and _differ(state, own, HEAD)):

@@ -1,0 +1,49 @@
+"""Checks of the numbers and names of the configuration about to run: those that would do nothing, or something else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+#: Least and greatest value of whole numbers, and of others. ``None`` leaves the choice to the program.
+WHOLE = {
+    "epochs": (1, math.inf), "steps_per_epoch": (1, math.inf), "val_interval": (1, math.inf),
+    "checkpoint_interval": (1, math.inf), "batch_size": (1, math.inf), "num_workers": (0, math.inf),
+    "patches": (1, math.inf), "seed": (0, 2**32 - 1), "loss#regions": (1, math.inf),
+}  # fmt: skip
+REAL = {
+    "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "poly_power": (0, math.inf), "cache_rate": (0, 1),
+    "copy_paste": (0, 1), "foreground": (0, 1), "feature_dropout": (0, 1), "loss#threshold": (0, 1),
+    "loss#lambda_u": (0, math.inf), "loss#lambda_intra": (0, math.inf), "loss#lambda_cross": (0, math.inf),
+}  # fmt: skip
+
+
+def wrong_values(parser: ConfigParser) -> Iterator[str]:
+    """A line for each number out of its range, for names of classes that are none, and for two classes of one name."""
+    for ranges, kinds, what in ((WHOLE, int, "a whole number"), (REAL, (int, float), "a number")):
+        for key, (least, most) in ranges.items():
+            value = _given(parser, key)
+            right = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
+            if value is not None and not right:
+                limits = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
+                text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if isinstance(value, str) else ""
+                yield f"{key}: expected {what} {limits}, received {value!r}{text}."
+    names = _given(parser, "class_names")
+    if names is None:
+        return
+    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) < 2:
+        yield f"class_names: expected at least two, \"['background','organ']\" for instance, received {names!r}."
+    elif twice := sorted({str(name) for name in names if list(names).count(name) > 1}):
+        yield (
+            f"class_names: expected a name of its own for each class, received {', '.join(twice)} more than once; "
+            "rename them, for scores and logs go by these names."
+        )
+
+
+def _given(parser: ConfigParser, key: str) -> Any:
+    """A value as it stands there; ``None`` for one that is computed, which may need files that are not there yet."""
+    value = parser.get(key)
+    return None if isinstance(value, str) and value.startswith(("@", "$", "%")) else value

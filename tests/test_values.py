@@ -1,0 +1,78 @@
+"""Values and keys that a run would take without a word, and that would do nothing or something else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import BUNDLE
+from monai.bundle import ConfigParser, ConfigWorkflow
+from scripts.errors import explain
+from scripts.hosts.running_config import problems_of
+from scripts.hosts.values import wrong_values
+
+LOSS = "scripts.method.losses.SemSimLoss"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"steps_per_epoch": 0}, "steps_per_epoch: expected a whole number of 1 or more, received 0."),
+        ({"epochs": 1.5}, "epochs: expected a whole number of 1 or more, received 1.5."),
+        ({"batch_size": True}, "batch_size: expected a whole number of 1 or more, received True."),
+        ({"loss": {"threshold": 80}}, "loss#threshold: expected a number from 0 to 1, received 80."),
+        ({"loss": {"lambda_u": -1}}, "loss#lambda_u: expected a number of 0 or more, received -1."),
+        ({"copy_paste": float("nan")}, "copy_paste: expected a number from 0 to 1, received nan."),
+        ({"learning_rate": "1e-3"}, "learning_rate: .*, received '1e-3'; write 1.0e-3 in place of 1e-3 in YAML"),
+        ({"class_names": ["organ"]}, "class_names: expected at least two"),
+        ({"class_names": ["background", "a", "a"]}, "class_names: .* received a more than once"),
+    ],
+)
+def test_values_that_mean_nothing(config, said):
+    (line,) = wrong_values(ConfigParser(config))
+    assert re.search(said, line) and "\n" not in line
+
+
+def test_values_that_mean_something():
+    config = {"epochs": None, "steps_per_epoch": 1, "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
+              "class_names": ["background", "a"], "learning_rate": "$1e-3"}  # fmt: skip
+    assert list(wrong_values(ConfigParser(config))) == []
+
+
+def test_keys_within_sections_that_nothing_reads():
+    files = [str(BUNDLE / "configs" / "train.yaml")]
+
+    def problems(**override):
+        flow = ConfigWorkflow(files, meta_file=None, logging_file=False, workflow_type="train", **override)
+        return problems_of(flow)
+
+    assert problems(**{"train#batch_size": 4, "validate#interval": 1}) == [
+        "train#batch_size: expected a key that an entry reads, received 'batch_size', which none does; did you mean "
+        "batch_size?",
+        "validate#interval: expected a key that an entry reads, received 'interval', which none does; did you mean "
+        "val_interval?",
+    ]
+    assert problems(**{"train#mine": 4, "batch_size": "@train#mine"}) == []
+
+
+@pytest.mark.parametrize(
+    ("component", "said"),
+    [
+        (
+            {"_target_": "RandFlipd", "keys": "image", "probability": 1},
+            "RandFlipd: .*, received 'probability'; correct",
+        ),
+        ({"_target_": LOSS, "num_classes": 4, "treshold": 1}, "SemSimLoss: .*'treshold'"),
+        ({"_target_": "scripts.method.network.SemSimNet", "fusion": "cnv"}, "fusion should be .*, received 'cnv'"),
+        (
+            {"_target_": LOSS, "num_classes": 4, "views": {"strong1": 1}},
+            "views .*strong1",
+        ),
+        ({"_target_": LOSS, "num_classes": 4, "mask_source": "x"}, "mask_source should"),
+    ],
+)
+def test_components_that_cannot_be_made_are_one_line(component, said):
+    with pytest.raises(RuntimeError) as caught:
+        ConfigParser({"a": component}).get_parsed_content("a")
+    line = explain(caught.value)
+    assert line is not None and re.search(said, line) and "\n" not in line
