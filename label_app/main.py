@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from lib import bundles, labels
 from lib.active import Scores, strategies
+from lib.archive import number_segments
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
 from lib.names import LEVELS, checked, devices, refuse
@@ -79,6 +80,7 @@ class SemSimApp(MONAILabelApp):
                 extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
+        number_segments(Path(next(iter(self.bundles.values()))))
         datastore = super().init_datastore()
         if (
             isinstance(datastore, LocalDatastore) and not self.is_server
@@ -128,17 +130,19 @@ class SemSimApp(MONAILabelApp):
         bundle = Path(self.bundles.get(model if isinstance(model, str) else "", next(iter(self.bundles.values()))))
         names = bundles.class_names(bundle)
         final = tag == DefaultLabelTag.FINAL.value
+        if final and info.get("empty") is True and "://" in self.studies:
+            raise refuse("empty: no archive takes a DICOM segmentation without a segment; leave this image without one.")
         try:
             if final or named:
                 labels.check_readable(bundle, file)
             changed = labels.by_name(file, named, names)
             if final:
                 labels.check(bundle, image, file, empty=info.get("empty") is True)
+            if not final and not named and not changed:
+                return dict(info)
+            return {**info, "label_info": labels.present(file, names)}
         except ValueError as error:
             raise refuse(str(error)) from error
-        if not named and not changed:
-            return dict(info)
-        return {**info, "label_info": [{"name": name, "idx": value} for value, name in enumerate(names) if value]}
 
     def init_batch_infer(self) -> Batch:
         return Batch()

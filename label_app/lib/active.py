@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
 
 from lib.studies import Studies
+from lib.usable import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,8 @@ class Scores(ScoringMethod):
             from scripts.hosts.scoring import BundleScorer
 
             scorer = BundleScorer(self.bundle, device=request.get("device"))
-            scorer.learn(datastore.datalist())
+            with tempfile.TemporaryDirectory() as folder:
+                scorer.learn(numbered(self.bundle, datastore, datastore.datalist(), Path(folder), check=False)[0])
             for image in images:
                 try:
                     found = scorer.score(datastore.get_image_uri(image))
