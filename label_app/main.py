@@ -10,6 +10,7 @@ the client's list), ``skip_scoring true``, ``origins`` (sites whose pages may se
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,9 @@ class SemSimApp(MONAILabelApp):
         names = bundles.class_names(bundle)
         final = tag == DefaultLabelTag.FINAL.value
         if final and info.get("empty") is True and "://" in self.studies:
-            raise refuse("empty: no archive takes a DICOM segmentation without a segment; leave this image without one.")
+            raise refuse(
+                "empty: no archive takes a DICOM segmentation without a segment; leave this image without one."
+            )
         try:
             if final or named:
                 labels.check_readable(bundle, file)
@@ -148,6 +151,12 @@ class SemSimApp(MONAILabelApp):
         return Batch()
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        name = request.get("image")
+        if isinstance(name, str) and os.path.basename(name) == name and os.path.exists(name):
+            raise refuse(
+                f"{name}: the folder that the server was started in has a file of this name, which MONAI Label would "
+                "predict instead; start the server in another folder.", 409,
+            )  # fmt: skip
         replaces = request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL.value
         if replaces and request.get("image") in self._datastore.get_labeled_images():
             raise refuse(f"{request['image']}: has a label, and no prediction takes its place.", 409)

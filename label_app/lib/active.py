@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.epistemic import Epistemic
@@ -79,9 +80,12 @@ class Scores(ScoringMethod):
             new = {image: info for image, info in self.written().items() if image in known}
             if isinstance(datastore, Studies):
                 datastore.update_images(new)
-            else:
-                for image, info in new.items():
+                return
+            for image, info in new.items():
+                try:
                     datastore.update_image_info(image, info)
+                except ImageNotFoundException:  # the books of an archive's copy have not noticed the file yet
+                    self._entered = 0
 
     def written(self) -> dict[str, dict[str, Any]]:
         """Scores by image, as far as they are written."""

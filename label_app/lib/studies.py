@@ -55,6 +55,7 @@ class Studies(LocalDatastore):
         self.mutex, self.server = threading.RLock(), server
         if not server:
             options["read_only"] = True
+        options["extensions"] = [e for e in options["extensions"] if e not in ("*.svs", "*.xml")]  # of whole slides
         super().__init__(folder, auto_reload=auto_reload and server, **options)
         if hasattr(self, "_handler"):
             self._handler.on_moved = self._on_any_event  # files that are renamed into place, ours among them

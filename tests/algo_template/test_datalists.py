@@ -35,7 +35,7 @@ def case(number: int, **more) -> dict:
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_a_list_for_validation_is_a_fold(tmp_path, repeated):
-    """AutoRunner copies its items into `training`; they validate, and none is taken for one that stands in two lists."""
+    """AutoRunner copies its items into `training`: they validate, and none counts as standing in two lists."""
     training = [case(0), case(1), *([case(2)] if repeated else [])]
     path = as_autorunner_writes(
         tmp_path, training, validation=[case(2), case(3)], unlabeled=[{"image": "image4.nii.gz"}]

@@ -18,12 +18,13 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import archive, labels  # noqa: E402
-from lib.studies import Studies  # noqa: E402
-from lib.train import SemiSupervised  # noqa: E402
-from monailabel.config import settings  # noqa: E402
-from monailabel.datastore import dicom  # noqa: E402
-from monailabel.datastore.utils import convert  # noqa: E402
+from lib import archive, labels
+from lib.active import KEYS, Scores
+from lib.studies import Studies
+from lib.train import SemiSupervised
+from monailabel.config import settings
+from monailabel.datastore import dicom
+from monailabel.datastore.utils import convert
 
 LIVER, TUMOUR = 1, 2
 GRID = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -122,8 +123,10 @@ def test_files_that_would_be_passed_over(bundle, studies, tmp_path):
     write(studies / "a.nii.gz", turned())
     write(studies / "a_seg.nii.gz", truth())
     write(studies.parents[1] / "d.nii.gz.nii.gz", np.ones(SHAPE, np.float32))
+    (studies.parents[1] / "notes.xml").write_text("<a/>")  # MONAI Label takes it for an image of a whole slide
     datastore = opened(studies)
-    assert "d.nii.gz" in datastore.list_images() and Path(datastore.get_image_uri("d.nii.gz")).is_file()
+    assert sorted(datastore.list_images()) == ["a", "b", "c", "d.nii.gz"]
+    assert Path(datastore.get_image_uri("d.nii.gz")).is_file()
     newer = write(studies / "a.nrrd", truth())
     os.utime(newer, ns=(1, (studies / "a.nii.gz").stat().st_mtime_ns + 1))
     datastore.refresh()
@@ -203,6 +206,15 @@ def test_segmentations_of_an_archive(bundle, tmp_path, monkeypatch, caplog):
     task = SemiSupervised(str(bundle), {})
     task.copies = tmp_path
     assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
+
+    # a score counts once the books have the image, which another process may have fetched
+    scores, known = Scores(bundle, "https://archive.example.org"), datastore._datastore.objects
+    scores._write({ct: {KEYS["entropy"]: 0.5}})
+    gone = known.pop(ct)
+    scores.enter(datastore)
+    known[ct] = gone
+    scores.enter(datastore)
+    assert datastore.get_image_info(ct)[KEYS["entropy"]] == 0.5
 
 
 def test_names_of_a_label_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
