@@ -143,7 +143,7 @@ class SemSimApp(MONAILabelApp):
                 labels.check(bundle, image, file, empty=info.get("empty") is True)
             if not final and not named and not changed:
                 return dict(info)
-            return {**info, "label_info": labels.present(file, names)}
+            return {**info, "label_info": labels.present(bundle, file)}
         except ValueError as error:
             raise refuse(str(error)) from error
 

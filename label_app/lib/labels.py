@@ -107,7 +107,7 @@ def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_na
         return False
     table = np.zeros(int(array.max()) + 1, np.uint8)
     table[list(target)] = list(target.values())
-    _rewrite(file, table[array.astype(np.int64)])
+    _rewrite(file, table[array])
     logger.info(f"{file.name}: numbered by name, {', '.join(f'{a} is {b}' for a, b in sorted(target.items()))}.")
     return True
 
@@ -148,13 +148,30 @@ def numbered(bundle: Path, label: str, info: Mapping[str, Any], folder: Path) ->
     return str(copy)
 
 
-def present(file: Path, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def present(bundle: Path, file: Path) -> list[dict[str, Any]]:
     """Name and value of each class in a label, in the order of the values, as MONAI Label names segments of DICOM."""
-    return [{"name": class_names[value], "idx": value} for value in sorted(_values(_array(file)))]
+    label = bundles.module(bundle, "dataio.readers").image_loader(label=True)(str(file))
+    names = bundles.class_names(bundle)
+    return [{"name": names[value], "idx": value} for value in sorted(_values(_whole(np.asarray(label), file)))]
 
 
 def _array(file: Path) -> np.ndarray:
-    return np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
+    array = np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
+    return _whole(array, file)
+
+
+def _whole(array: np.ndarray, file: Path) -> np.ndarray:
+    """The values as whole numbers, which files of floats may miss by a hair.
+
+    Raises:
+        ValueError: they are none.
+    """
+    rounded = np.rint(array)
+    if not (np.abs(array - rounded) <= 1e-3).all():
+        raise ValueError(
+            f"{file.name}: expected whole numbers as label values, received others; save it as a label map."
+        )
+    return rounded.astype(np.int64)
 
 
 def _values(array: np.ndarray) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,11 @@ class SemiSupervised(BundleTrainTask):
         rows = list(csv.DictReader(logs[-1].open(newline="")))
         settings = json.loads((logs[-1].parent / "training.json").read_text())
         validations = logs[-1].parent / "validation_log.csv"
-        scores = [float(r["mean_dice"]) for r in csv.DictReader(validations.open())] if validations.exists() else []
+        table = csv.DictReader(validations.open()) if validations.exists() else []
+        scores = [float(row["mean_dice"] or "nan") for row in table]
         return {
             "epoch": int(rows[-1]["epoch"]) if rows else 0,
             "total_epochs": settings["epochs"],
-            "best_metric": max(scores, default=0.0),
+            "best_metric": max(filter(math.isfinite, scores), default=0.0),  # no number: no label shows a class
             "unlabeled_images": settings["unlabeled_images"],
         }

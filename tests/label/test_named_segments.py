@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from label_server import assemble
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -222,8 +223,40 @@ def test_names_of_a_label_without_one_of_the_classes(bundle, tmp_path, monkeypat
     templates = []
     monkeypatch.setattr(convert, "itk_image_to_dicom_seg", lambda label, folder, template: templates.append(template))
     file = write(tmp_path / "label.nii.gz", np.where(truth() == TUMOUR, TUMOUR, 0).astype(np.uint8))
-    told = labels.present(file, ["background", "liver", "tumour"])
+    told = labels.present(bundle, file)
     assert told == [{"name": "tumour", "idx": TUMOUR}]
     convert.nifti_to_dicom_seg("", str(file), told)
     (segment,) = templates[0]["segmentAttributes"][0]
     assert segment["SegmentLabel"] == "tumour" and segment["labelID"] == TUMOUR, json.dumps(segment)
+
+
+def test_a_validation_without_any_class_stops_no_client(bundle):
+    """Its score is no number, which no JSON can say: with it, nobody could connect any more."""
+    folder = bundle / "output" / "label_1"
+    folder.mkdir(parents=True)
+    (folder / "training_log.csv").write_text("epoch\n2\n")
+    (folder / "training.json").write_text('{"epochs": 4, "unlabeled_images": 2}')
+    for rows, best in (("1,nan\n2,\n", 0.0), ("1,nan\n2,0.5\n", 0.5)):
+        (folder / "validation_log.csv").write_text("epoch,mean_dice\n" + rows)
+        told = SemiSupervised(str(bundle), {}).stats()
+        assert json.loads(json.dumps(told, allow_nan=False))["best_metric"] == best
+
+
+def test_values_that_miss_a_whole_number_by_a_hair(bundle, tmp_path):
+    """They are rounded, not cut off: 1.9999999 is 2. Halves are no label."""
+    file = write(tmp_path / "a.nii.gz", turned().astype(np.float32) * np.float32(0.9999999))
+    order = [{"name": "tumour", "idx": 1}, {"name": "liver", "idx": 2}]
+    assert labels.by_name(file, order, ["background", "liver", "tumour"])
+    assert np.array_equal(read(str(file)), truth())
+    write(file, turned().astype(np.float32) * 0.5)
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: expected whole numbers"):
+        labels.by_name(file, order, ["background", "liver", "tumour"])
+
+
+def test_a_label_with_a_palette(bundle, tmp_path):
+    """The numbers of the palette are its values, whatever their colours."""
+    picture = Image.fromarray(truth()[..., 0])
+    picture.putpalette([0, 0, 0, 0, 200, 0, 250, 0, 0])
+    picture.save(tmp_path / "a.png")
+    told = labels.present(bundle, tmp_path / "a.png")
+    assert [(entry["name"], entry["idx"]) for entry in told] == [("liver", LIVER), ("tumour", TUMOUR)]
