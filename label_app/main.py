@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lib import bundles, labels
+from lib import archive, bundles, labels
 from lib.active import Scores, strategies
-from lib.archive import number_segments
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
 from lib.names import LEVELS, checked, devices, refuse
@@ -81,7 +80,7 @@ class SemSimApp(MONAILabelApp):
                 extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
-        number_segments(Path(next(iter(self.bundles.values()))))
+        archive.install(Path(next(iter(self.bundles.values()))))
         datastore = super().init_datastore()
         if (
             isinstance(datastore, LocalDatastore) and not self.is_server

@@ -26,6 +26,7 @@ from lib.train import SemiSupervised
 from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
+from monailabel.interfaces import app
 
 LIVER, TUMOUR = 1, 2
 GRID = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -186,26 +187,44 @@ class Archive:
         return [pydicom.dcmread(path) for path in sorted((self.folder / uid).iterdir())]
 
 
-def test_segmentations_of_an_archive(bundle, tmp_path, monkeypatch, caplog):
-    """OHIF numbers its segments by the alphabet; a segmentation of other organs stops nothing and is learnt by none."""
-    names = ["tumour", "liver"]  # in an order that is not the classes'
-    ct = generate_uid()
-    series(tmp_path / "pacs" / ct)
-    for segments in (names, ["lung", "rib"]):
-        file = write(tmp_path / "seg.nii.gz", turned())
-        made = convert.nifti_to_dicom_seg(str(tmp_path / "pacs" / ct), str(file), [{"name": n} for n in segments],
-                                          use_itk=False)  # fmt: skip
-        uid = pydicom.dcmread(made).SeriesInstanceUID
-        (tmp_path / "pacs" / uid).mkdir()
-        os.rename(made, tmp_path / "pacs" / uid / "seg.dcm")
+def add_segmentation(pacs: Path, ct: str, array: np.ndarray, names: list[str], day: str) -> str:
+    """Store a SEG of a CT, its segments numbered in the order of their names here; returns its series."""
+    file = write(pacs.parent / "seg.nii.gz", array)
+    info = [{"name": name} for name in names]
+    made = pydicom.dcmread(convert.nifti_to_dicom_seg(str(pacs / ct), str(file), info, use_itk=False))
+    made.ContentDate = day
+    (pacs / made.SeriesInstanceUID).mkdir()
+    made.save_as(pacs / made.SeriesInstanceUID / "seg.dcm")
+    return made.SeriesInstanceUID
+
+
+@pytest.fixture
+def pacs(bundle, tmp_path, monkeypatch):
+    """An archive's folder with two CTs, one of them with a segmentation of other organs."""
     monkeypatch.setattr(dicom, "dicom_to_nifti", dicom.dicom_to_nifti)  # restored afterwards
-    archive.number_segments(bundle)
-    datastore = dicom.DICOMWebDatastore(Archive(tmp_path / "pacs"), {"Modality": "CT"}, str(tmp_path / "cache"))
+    monkeypatch.setattr(app, "DICOMWebDatastore", app.DICOMWebDatastore)
+    archive.install(bundle)
+    for ct in ("1.2.1", "1.2.2"):
+        series(tmp_path / "pacs" / ct)
+        add_segmentation(tmp_path / "pacs", ct, turned(), ["lung", "rib"], "20300101")
+    return tmp_path / "pacs"
+
+
+def in_archive(pacs: Path, cache: str):
+    return app.DICOMWebDatastore(Archive(pacs), {"Modality": "CT"}, str(pacs.parent / cache))
+
+
+def test_segmentations_of_an_archive(bundle, pacs, caplog):
+    """OHIF numbers its segments by the alphabet; a segmentation of other organs is no label."""
+    ct = "1.2.1"
+    add_segmentation(pacs, ct, turned(), ["tumour", "liver"], "20200101")
+    datastore = in_archive(pacs, "cache")
+    assert datastore.get_unlabeled_images() == ["1.2.2"]
     (item,) = datastore.datalist()
-    assert np.array_equal(read(item["label"]), truth())
+    assert ct in item["image"] and np.array_equal(read(item["label"]), truth())
     assert "lung" in caplog.text and "Left out" in caplog.text
     task = SemiSupervised(str(bundle), {})
-    task.copies = tmp_path
+    task.copies = pacs
     assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
 
     # a score counts once the books have the image, which another process may have fetched
@@ -216,6 +235,30 @@ def test_segmentations_of_an_archive(bundle, tmp_path, monkeypatch, caplog):
     known[ct] = gone
     scores.enter(datastore)
     assert datastore.get_image_info(ct)[KEYS["entropy"]] == 0.5
+
+
+def test_the_newest_segmentation_counts(pacs, monkeypatch):
+    """A correction in OHIF of what was submitted in Slicer; and a submitted label is known at once."""
+    datastore, ct = in_archive(pacs, "cache"), "1.2.1"
+    assert datastore.datalist() == [] and sorted(datastore.get_unlabeled_images()) == [ct, "1.2.2"]
+
+    def store(folder: str, label: str, info: list[dict]) -> str:
+        uid = add_segmentation(pacs, ct, read(label), [entry["name"] for entry in info], "20200101")
+        monkeypatch.setattr(dicom, "dicom_web_upload_dcm", lambda file, client: uid)
+        (pacs.parent / "made.dcm").touch()
+        return str(pacs.parent / "made.dcm")
+
+    monkeypatch.setattr(dicom, "nifti_to_dicom_seg", store)
+    file = write(pacs.parent / "mine.nii.gz", np.where(truth() == LIVER, LIVER, 0).astype(np.uint8))
+    datastore.save_label(ct, str(file), "final", {"label_info": [{"name": "liver", "idx": 1}]})
+    assert datastore.get_unlabeled_images() == ["1.2.2"]
+    (item,) = datastore.datalist()
+    assert set(np.unique(read(item["label"]))) == {0, LIVER}
+    add_segmentation(pacs, ct, turned(), ["tumour", "liver"], "20210101")
+    add_segmentation(pacs, ct, np.flip(turned()), ["tumour", "liver"], "20190101")
+    for other in (in_archive(pacs, "cache"), in_archive(pacs, "another")):
+        (item,) = other.datalist()
+        assert np.array_equal(read(item["label"]), truth())
 
 
 def test_names_of_a_label_without_one_of_the_classes(bundle, tmp_path, monkeypatch):

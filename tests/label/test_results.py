@@ -74,8 +74,8 @@ def test_a_volume_comes_whole_and_with_names(ask, folder):
     assert np.array_equal(ask(folder / "heart.nii.gz")[2], found)
 
 
-def test_a_folder_of_the_servers_own_is_no_image(folder, monkeypatch):
-    """MONAI Label predicts a file that is called like the image, where the server was started in its folder."""
+def test_the_app_asks_where_a_request_is_in_doubt(folder, monkeypatch):
+    """MONAI Label predicts a file that is called like the image, if the server was started in its folder."""
     import main
 
     (folder / "studies").mkdir()
@@ -85,3 +85,13 @@ def test_a_folder_of_the_servers_own_is_no_image(folder, monkeypatch):
     monkeypatch.chdir(folder / "started")
     with pytest.raises(HTTPException, match="case1: the folder that the server was started in"):
         app.infer({"model": "semsim", "image": "case1"})
+
+    # what the books keep of a label that comes without names: those of its values
+    image, label = folder / "studies" / "case1.nii.gz", np.zeros((20, 20, 3), np.uint8)
+    label[4:9] = 3
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "label.nii.gz")
+    told = app.checked_label(str(image), folder / "label.nii.gz", {"client_id": "me"}, "final")
+    assert told == {"client_id": "me", "label_info": [{"name": CLASSES[3], "idx": 3}]}
+    app.studies = "https://archive.example.org"
+    with pytest.raises(HTTPException, match="empty: no archive"):
+        app.checked_label(str(image), folder / "label.nii.gz", {"empty": True}, "final")
