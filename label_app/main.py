@@ -10,13 +10,14 @@ the client's list), ``skip_scoring true``, ``origins`` (sites whose pages may se
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lib import bundles, labels
+from lib import archive, bundles, labels
 from lib.active import Scores, strategies
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
@@ -79,6 +80,7 @@ class SemSimApp(MONAILabelApp):
                 extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
+        archive.install(Path(next(iter(self.bundles.values()))))
         datastore = super().init_datastore()
         if (
             isinstance(datastore, LocalDatastore) and not self.is_server
@@ -128,22 +130,32 @@ class SemSimApp(MONAILabelApp):
         bundle = Path(self.bundles.get(model if isinstance(model, str) else "", next(iter(self.bundles.values()))))
         names = bundles.class_names(bundle)
         final = tag == DefaultLabelTag.FINAL.value
+        if final and info.get("empty") is True and "://" in self.studies:
+            raise refuse(
+                "empty: no archive takes a DICOM segmentation without a segment; leave this image without one."
+            )
         try:
             if final or named:
                 labels.check_readable(bundle, file)
             changed = labels.by_name(file, named, names)
             if final:
                 labels.check(bundle, image, file, empty=info.get("empty") is True)
+            if not final and not named and not changed:
+                return dict(info)
+            return {**info, "label_info": labels.present(bundle, file)}
         except ValueError as error:
             raise refuse(str(error)) from error
-        if not named and not changed:
-            return dict(info)
-        return {**info, "label_info": [{"name": name, "idx": value} for value, name in enumerate(names) if value]}
 
     def init_batch_infer(self) -> Batch:
         return Batch()
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        name = request.get("image")
+        if isinstance(name, str) and os.path.basename(name) == name and os.path.exists(name):
+            raise refuse(
+                f"{name}: the folder that the server was started in has a file of this name, which MONAI Label would "
+                "predict instead; start the server in another folder.", 409,
+            )  # fmt: skip
         replaces = request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL.value
         if replaces and request.get("image") in self._datastore.get_labeled_images():
             raise refuse(f"{request['image']}: has a label, and no prediction takes its place.", 409)

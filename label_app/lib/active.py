@@ -7,12 +7,14 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.epistemic import Epistemic
@@ -20,6 +22,7 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
 
 from lib.studies import Studies
+from lib.usable import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +80,12 @@ class Scores(ScoringMethod):
             new = {image: info for image, info in self.written().items() if image in known}
             if isinstance(datastore, Studies):
                 datastore.update_images(new)
-            else:
-                for image, info in new.items():
+                return
+            for image, info in new.items():
+                try:
                     datastore.update_image_info(image, info)
+                except ImageNotFoundException:  # the books of an archive's copy have not noticed the file yet
+                    self._entered = 0
 
     def written(self) -> dict[str, dict[str, Any]]:
         """Scores by image, as far as they are written."""
@@ -122,7 +128,8 @@ class Scores(ScoringMethod):
             from scripts.hosts.scoring import BundleScorer
 
             scorer = BundleScorer(self.bundle, device=request.get("device"))
-            scorer.learn(datastore.datalist())
+            with tempfile.TemporaryDirectory() as folder:
+                scorer.learn(numbered(self.bundle, datastore, datastore.datalist(), Path(folder), check=False)[0])
             for image in images:
                 try:
                     found = scorer.score(datastore.get_image_uri(image))

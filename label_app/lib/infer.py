@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import device_list
 
-from lib import bundles
+from lib import bundles, results
 from lib.names import LEVELS
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,18 @@ class StrictTask(BundleInferTask):
             known = (bundles.loaded(bundle, path, device), key)
             self._networks[device] = known
         return known[0]
+
+    def writer(self, data: dict[str, Any], extension: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
+        """Pictures keep their shape, which MONAI Label's writer takes for a volume, and segments their names."""
+        image, key = str(data.get("image_path") or ""), self.output_label_key
+        shape = tuple(data[self.input_key].meta["spatial_shape"])
+        kind = results.ending(extension or data.get("result_extension"), image, shape)
+        if len(shape) == 2:
+            data[key] = results.flat(data[key], data[f"{key}_meta_dict"], image, kind)
+        file, answer = super().writer(data, kind, dtype)
+        if kind == ".seg.nrrd":
+            results.name_segments(Path(file), bundles.class_names(Path(self.bundle_path)))
+        return file, answer
 
 
 class Batch(BatchInferTask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_na
     named = _own_names(file) or _named(label_info)
     if not named:
         return False
-    array = np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
-    present = {int(v) for v in np.unique(array) if v}
+    array = _array(file)
+    present = _values(array)
     fitting = [names for names in named if present <= names.keys()]
     used = [{value: names[value] for value in present} for names in fitting]
     if not fitting or any(other != used[0] for other in used):
@@ -106,9 +107,75 @@ def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_na
         return False
     table = np.zeros(int(array.max()) + 1, np.uint8)
     table[list(target)] = list(target.values())
-    _rewrite(file, table[array.astype(np.int64)])
+    _rewrite(file, table[array])
     logger.info(f"{file.name}: numbered by name, {', '.join(f'{a} is {b}' for a, b in sorted(target.items()))}.")
     return True
+
+
+def numbered(bundle: Path, label: str, info: Mapping[str, Any], folder: Path) -> str:
+    """A label that has not come through *Submit* into this app, by the names of its segments, if it has any.
+
+    Args:
+        bundle: folder of the bundle that is trained.
+        label: file of the label, which stays as it is.
+        info: what the books say of it.
+        folder: for the copy.
+
+    Returns:
+        ``label``, or a copy with the values of the classes where the names ask for others.
+
+    Raises:
+        InputError: segments that are no class, names that belong to an earlier content of the file, or no label.
+    """
+    file, error_of = Path(label), bundles.module(bundle, "errors").InputError
+    own, told = _own_names(file), info.get("label_info")
+    told = told if isinstance(told, list) and all(isinstance(entry, dict) for entry in told) else None
+    if not (own or told):
+        return label
+    check_readable(bundle, file)
+    copy = folder / file.name
+    shutil.copyfile(file, copy)
+    try:
+        if not by_name(copy, told, bundles.class_names(bundle)):
+            return label
+    except ValueError as error:
+        raise error_of(f"{file.name}: {error}") from error
+    if not own and file.stat().st_mtime > info.get("ts", 0) + 5:
+        raise error_of(
+            f"{file.name}: was written after it was submitted, when the classes were numbered otherwise "
+            f"({', '.join(f'{value} {name}' for value, name in _named(told)[0].items())}); submit it again."
+        )
+    return str(copy)
+
+
+def present(bundle: Path, file: Path) -> list[dict[str, Any]]:
+    """Name and value of each class in a label, in the order of the values, as MONAI Label names segments of DICOM."""
+    label = bundles.module(bundle, "dataio.readers").image_loader(label=True)(str(file))
+    names = bundles.class_names(bundle)
+    return [{"name": names[value], "idx": value} for value in sorted(_values(_whole(np.asarray(label), file)))]
+
+
+def _array(file: Path) -> np.ndarray:
+    array = np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
+    return _whole(array, file)
+
+
+def _whole(array: np.ndarray, file: Path) -> np.ndarray:
+    """The values as whole numbers, which files of floats may miss by a hair.
+
+    Raises:
+        ValueError: they are none.
+    """
+    rounded = np.rint(array)
+    if not (np.abs(array - rounded) <= 1e-3).all():
+        raise ValueError(
+            f"{file.name}: expected whole numbers as label values, received others; save it as a label map."
+        )
+    return rounded.astype(np.int64)
+
+
+def _values(array: np.ndarray) -> set[int]:
+    return {int(v) for v in np.unique(array) if v}
 
 
 def _named(label_info: Sequence[Mapping[str, Any]] | None) -> list[dict[int, str]]:

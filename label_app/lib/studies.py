@@ -23,6 +23,9 @@ from lib.names import check_name, refuse
 
 logger = logging.getLogger(__name__)
 
+#: How 3D Slicer ends the names of its segmentations.
+SEGMENTATION = ".seg.nrrd"
+
 
 def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
     """One caller at a time: requests, predictions and the watch over the folder each have a thread of their own."""
@@ -52,6 +55,7 @@ class Studies(LocalDatastore):
         self.mutex, self.server = threading.RLock(), server
         if not server:
             options["read_only"] = True
+        options["extensions"] = [e for e in options["extensions"] if e not in ("*.svs", "*.xml")]  # of whole slides
         super().__init__(folder, auto_reload=auto_reload and server, **options)
         if hasattr(self, "_handler"):
             self._handler.on_moved = self._on_any_event  # files that are renamed into place, ours among them
@@ -100,7 +104,7 @@ class Studies(LocalDatastore):
         """Move the files of a label to ``labels_before``; drafts are not kept."""
         folder = Path(self._datastore.label_path(tag))
         before = Path(self._datastore_path) / "labels_before" / tag
-        for ext in [pattern.removeprefix("*") for pattern in self._extensions]:
+        for ext in [SEGMENTATION, *(pattern.removeprefix("*") for pattern in self._extensions)]:
             file = folder / self._filename(image_id, ext)
             if file.is_file() and tag == DefaultLabelTag.FINAL.value:
                 before.mkdir(parents=True, exist_ok=True)
@@ -116,9 +120,46 @@ class Studies(LocalDatastore):
         self._update_datastore_file()
 
     def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
-        """The newest first: of several files of one label it counts."""
+        """The newest first: of several files of one label it counts. Segmentations beside the images are none."""
         found = super()._list_files(path, patterns)
+        if path == self._datastore.image_path():
+            found = {k: v for k, v in found.items() if not k.endswith(SEGMENTATION)}
         return {k: found[k] for k in sorted(found, key=lambda k: -os.stat(os.path.join(path, found[k])).st_mtime_ns)}
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        """Name and ending; MONAI Label's takes the ending away wherever it occurs in the name."""
+        endings = [SEGMENTATION, *sorted((p.removeprefix("*") for p in self._extensions), key=len, reverse=True)]
+        ending = next((ending for ending in endings if file.endswith(ending)), Path(file).suffix)
+        return file.removesuffix(ending), ending
+
+    def _add_non_existing_labels(self, tag: str) -> int:
+        """Also the newest file of a label, in the place of an older one with another ending."""
+        changed = super()._add_non_existing_labels(tag)
+        folder = Path(self._datastore.label_path(tag))
+        for file in reversed(self._list_files(str(folder), self._extensions)):  # the newest last
+            image, ext = self._to_id(file)
+            label = self._datastore.label(image, tag)
+            if label is None or label.ext == ext:
+                continue
+            before = folder / self._filename(image, label.ext)
+            if not before.is_file() or before.stat().st_mtime_ns < (folder / file).stat().st_mtime_ns:
+                logger.info(f"{tag}: {file} is newer than {before.name} and counts.")
+                info = {"ts": int(time.time()), "name": file}
+                self._datastore.objects[image].labels[tag] = DataModel(info=info, ext=ext)
+                changed += 1
+        return changed
+
+    @_locked
+    def strays(self) -> list[str]:
+        """A line for each file among the final labels that belongs to no image."""
+        folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL.value))
+        endings = tuple(pattern.removeprefix("*") for pattern in self._extensions)
+        return [
+            f"labels/final/{name}: expected the name of an image, found none called {self._to_id(name)[0]}; rename the "
+            f"file like its image, with one of the endings {', '.join(endings)}."
+            for name in sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+            if not name.endswith(endings) or self._to_id(name)[0] not in self._datastore.objects
+        ]
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         if not self.server:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
 from lib import bundles
-from lib.labels import check
 from lib.names import EMPTY
+from lib.usable import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -66,35 +68,25 @@ class SemiSupervised(BundleTrainTask):
         return bundles.settings(Path(self.bundle_path)).get("spatial_dims") == 3
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        labelled, self.left_out = self._usable(super()._fetch_datalist(request, datastore), datastore)
+        labelled, self.left_out = numbered(
+            Path(self.bundle_path), datastore, super()._fetch_datalist(request, datastore), self.copies, check=True
+        )
         if not labelled:
-            raise ValueError("No image has a label yet: annotate one, submit its label and train again.")
+            problems = " ".join(self.left_out[:3])
+            raise ValueError(f"No image has a label yet: annotate one, submit its label and train again. {problems}")
         unlabelled = datastore.get_unlabeled_images() if request.get("use_unlabeled", True) else []
         files = sorted(datastore.get_image_uri(image) for image in unlabelled)
         self.request = request
         self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
         return labelled
 
-    def _usable(self, labelled: list[dict[str, Any]], datastore: Datastore) -> tuple[list[dict[str, Any]], list[str]]:
-        """The labels that a training can use, and a line for each of the others."""
-        final = DefaultLabelTag.FINAL.value
-        names = [i for i in datastore.get_labeled_images() if datastore.get_label_info(i, final).get("empty") is True]
-        empty = {datastore.get_label_uri(name, final) for name in names}  # so their annotators said
-        usable, problems = [], []
-        for item in labelled:
-            try:
-                check(Path(self.bundle_path), item["image"], item["label"], empty=item["label"] in empty)
-                usable.append(item)
-            except ValueError as error:
-                problems.append(f"Left out of the training: {error}")
-                logger.warning(problems[-1])
-        return usable, problems
-
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         config = "volumes.json" if self._in_3d() else "train.json"
         self.bundle_config_path = str(Path(self.bundle_path) / "configs" / config)
         self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
-        result = super().__call__(request, datastore)
+        with tempfile.TemporaryDirectory() as folder:
+            self.copies = Path(folder)
+            result = super().__call__(request, datastore)
         for problem in self.left_out:  # again, for a client shows the last lines
             logger.warning(problem)
         return result
@@ -139,10 +131,11 @@ class SemiSupervised(BundleTrainTask):
         rows = list(csv.DictReader(logs[-1].open(newline="")))
         settings = json.loads((logs[-1].parent / "training.json").read_text())
         validations = logs[-1].parent / "validation_log.csv"
-        scores = [float(r["mean_dice"]) for r in csv.DictReader(validations.open())] if validations.exists() else []
+        table = csv.DictReader(validations.open()) if validations.exists() else []
+        scores = [float(row["mean_dice"] or "nan") for row in table]
         return {
             "epoch": int(rows[-1]["epoch"]) if rows else 0,
             "total_epochs": settings["epochs"],
-            "best_metric": max(scores, default=0.0),
+            "best_metric": max(filter(math.isfinite, scores), default=0.0),  # no number: no label shows a class
             "unlabeled_images": settings["unlabeled_images"],
         }

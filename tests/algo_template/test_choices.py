@@ -27,6 +27,7 @@ from .folds import TEMPLATES, algo_class, filled, stats
                                                         {"name": "tumour", "index": [2]}]}, "overlap"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["a", "a"]}, "name of its own"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["background"]}, "values 1 to"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"class_names": {1: "a", 2: "b"}}, "expected a list of names"),
         ((1.5, 1.5, 10), (120, 120, 9), {"dataroot": "/d/set #2"}, "'#'"),
         ((1.5, 1.5, 10), (120, 120, 9), {"extra_modalities": {"image2": "ct"}}, "one image as its channels"),
     ],

@@ -321,6 +321,8 @@ def _class_names(class_names: Any, labels: list[int]) -> list[str]:
                 f"{max(labels)}; the background needs none."
             )
         return named
+    if class_names is not None and not isinstance(class_names, list):
+        raise ValueError(f"class_names: expected a list of names, received {class_names!r}.")
     names = {v: f"class {v}" for v in labels} | {0: "background"}
     if isinstance(class_names, list) and class_names:
         for entry, group in zip(class_names, _groups(class_names, None)):

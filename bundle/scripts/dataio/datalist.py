@@ -186,9 +186,12 @@ def read_datalist(
     if fold is not None:
         labeled = lists["training"]
         # a case of which some slices have no label cannot be scored: it is trained on in every fold
-        whole = [item for item in labeled if item.get("fold") == fold and item.get("labeled_slices") is None]
+        validating = (fold, str(fold))  # AutoRunner takes text for a number, too
+        whole = [item for item in labeled if item.get("fold") in validating and item.get("labeled_slices") is None]
         lists["training"] = [item for item in labeled if item not in whole]
         lists["validation"] = whole
+    else:  # AutoRunner copies `validation` into `training`, with a fold in both
+        lists["training"] = [i for i in lists["training"] if "fold" not in i or i not in lists["validation"]]
     if key == "unlabeled" and unlabeled_key != key:
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)

@@ -164,6 +164,8 @@ class AsVolumed(MapTransform, InvertibleTransform):
                 )
             flat = image.ndim == 3
             result[key] = image.unsqueeze(-1) if flat else image
+            if flat and isinstance(image, MetaTensor):
+                result[key].affine = to_affine_nd(3, image.affine)  # ITK's is of two dimensions
             self.push_transform(result[key], orig_size=image.shape[1:], extra_info={"flat": flat})
         return result
 

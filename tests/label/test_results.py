@@ -1,0 +1,97 @@
+"""Predictions of every kind of image lie on its pixels and say what the segments are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from fastapi import HTTPException
+from label_server import assemble
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
+
+from lib import labels
+from lib.infer import Segmentation
+
+CLASSES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    assemble(folder / "app", spatial_size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(folder):
+    """A prediction as ``(image of ITK, array)``, last axis first."""
+    task = Segmentation(str(folder / "app" / "model" / "semsim"), {})
+
+    def ask(image: Path, **options):
+        file, _ = task({"image": str(image), "device": "cpu", "result_dtype": "uint8", **options})
+        result = itk.imread(file)
+        return Path(file), result, itk.array_from_image(result)
+
+    return ask
+
+
+def heart(shape: tuple[int, int] = (48, 80)) -> np.ndarray:
+    """A ring around a bright disk."""
+    y, x = np.indices(shape)
+    r = np.hypot(y - 20, x - 50)
+    return np.where(r < 6, 220, np.where(r < 10, 90, 150 * (r < 14))).astype(np.uint8)
+
+
+def test_a_picture_is_predicted_as_it_lies(ask, folder):
+    """In every format the same pixels, where ITK and so Slicer has the picture; a JPEG has no lossy label."""
+    for name in ("heart.png", "heart.jpg", "heart.tif"):
+        Image.fromarray(heart()).save(folder / name)
+    file, result, plain = ask(folder / "heart.png")
+    assert file.suffix == ".png" and plain.shape == (48, 80)
+    for kind in (".nii.gz", ".nrrd"):
+        _, result, found = ask(folder / "heart.png", result_extension=kind)
+        assert np.array_equal(found, plain[None]) and set(np.unique(found)) <= {0, *CLASSES}
+        assert np.array_equal(itk.array_from_matrix(result.GetDirection()), np.eye(3))
+        assert list(result.GetOrigin()) == [0, 0, 0]
+    assert ask(folder / "heart.jpg")[0].suffix == ".png"
+    assert np.array_equal(ask(folder / "heart.tif")[2], plain)
+
+
+def test_a_volume_comes_whole_and_with_names(ask, folder):
+    volume = np.repeat(heart((48, 80)).T[..., None], 3, axis=2).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.diag([-1.5, -1.5, 8, 1])), folder / "heart.nii.gz")
+    with pytest.raises(HTTPException, match=r"result_extension.*3 slices"):
+        ask(folder / "heart.nii.gz", result_extension=".png")
+    file, result, found = ask(folder / "heart.nii.gz", result_extension=".seg.nrrd")
+    assert found.shape == (3, 48, 80) and np.allclose(result.GetSpacing(), [1.5, 1.5, 8])
+    assert labels._own_names(file) == [CLASSES]
+    assert np.array_equal(ask(folder / "heart.nii.gz")[2], found)
+
+
+def test_the_app_asks_where_a_request_is_in_doubt(folder, monkeypatch):
+    """MONAI Label predicts a file that is called like the image, if the server was started in its folder."""
+    import main
+
+    (folder / "studies").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 3), np.float32), np.eye(4)), folder / "studies" / "case1.nii.gz")
+    app = main.SemSimApp(str(folder / "app"), str(folder / "studies"), {"skip_scoring": "true"})
+    (folder / "started" / "case1").mkdir(parents=True)
+    monkeypatch.chdir(folder / "started")
+    with pytest.raises(HTTPException, match="case1: the folder that the server was started in"):
+        app.infer({"model": "semsim", "image": "case1"})
+
+    # what the books keep of a label that comes without names: those of its values
+    image, label = folder / "studies" / "case1.nii.gz", np.zeros((20, 20, 3), np.uint8)
+    label[4:9] = 3
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "label.nii.gz")
+    told = app.checked_label(str(image), folder / "label.nii.gz", {"client_id": "me"}, "final")
+    assert told == {"client_id": "me", "label_info": [{"name": CLASSES[3], "idx": 3}]}
+    app.studies = "https://archive.example.org"
+    with pytest.raises(HTTPException, match="empty: no archive"):
+        app.checked_label(str(image), folder / "label.nii.gz", {"empty": True}, "final")
