@@ -161,7 +161,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
         for chosen in product((False, True), repeat=3):
             axes = [axis for axis, flipped in enumerate(chosen, 2) if flipped]
             total = total + once(x.flip(axes)).softmax(dim=1).flip(axes)
-        return (total / 8).log()  # whose softmax is the mean
+        return (total / 8).clamp(min=torch.finfo(total.dtype).tiny).log()  # whose softmax is the mean; patches add up
 
 
 def _resampled(planes: Iterator[Tensor], number: int, wanted: int) -> Iterator[Tensor]:
