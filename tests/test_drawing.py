@@ -71,7 +71,8 @@ def test_a_stack_of_pictures_is_cut_along_all_its_axes_not_thrice_into_its_pages
     assert [planes.labels["truth"].shape for planes in rows] == [(20, 12, 6), (6, 12, 20), (6, 20, 12)]
     assert [np.argwhere(planes.labels["truth"]).tolist() for planes in rows] == [[[5, 3, 1]], [[1, 3, 5]], [[1, 5, 3]]]
     assert not any(planes.plane for planes in rows), "no direction of the body is claimed"
-    alone = as_planes(MetaTensor(label), {"truth": label.long()}, picture=True, slice_axis=as_axes("A", picture=True)[0])
+    (axis,) = as_axes("A", picture=True)
+    alone = as_planes(MetaTensor(label), {"truth": label.long()}, picture=True, slice_axis=axis)
     assert alone.image.shape == (20, 12, 6), "on slices a stack is its pages, whatever the others are cut along"
 
 
