@@ -63,6 +63,19 @@ def test_pictures_keep_their_rows_and_colours():
     assert planes.image.shape == (12, 20, 1, 3) and planes.labels["truth"][1, 2, 0] == 1
 
 
+def test_a_stack_of_pictures_is_cut_along_all_its_axes_not_thrice_into_its_pages():
+    label = torch.zeros(1, 12, 20, 6)
+    label[0, 3, 5, 1] = 1
+    rows = [as_planes(MetaTensor(label), {"truth": label.long()}, picture=True, slice_axis=a)
+            for a in as_axes("S,A,R", picture=True)]  # fmt: skip
+    assert [planes.labels["truth"].shape for planes in rows] == [(20, 12, 6), (6, 12, 20), (6, 20, 12)]
+    assert [np.argwhere(planes.labels["truth"]).tolist() for planes in rows] == [[[5, 3, 1]], [[1, 3, 5]], [[1, 5, 3]]]
+    assert not any(planes.plane for planes in rows), "no direction of the body is claimed"
+    (axis,) = as_axes("A", picture=True)
+    alone = as_planes(MetaTensor(label), {"truth": label.long()}, picture=True, slice_axis=axis)
+    assert alone.image.shape == (20, 12, 6), "on slices a stack is its pages, whatever the others are cut along"
+
+
 def test_slices_and_window_follow_the_labels():
     label = np.zeros((30, 40, 9), int)
     label[10:20, 8:12, 2:7] = 1

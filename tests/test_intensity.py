@@ -138,6 +138,24 @@ def test_padding_of_a_ct_counts_as_air():
     assert padding_value(rng.integers(-4096, 4096, (9, 9))) is None, "values spread below air are no padding"
 
 
+def test_padding_of_a_ct_that_was_resampled_counts_as_air():
+    """Interpolation leaves a few voxels between padding and air, and noise some below air."""
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 64)] * 2, indexing="ij")
+    radius = np.hypot(x, y)
+    outside, body = radius > 0.99, radius < 0.6
+    scan = np.where(body, 40.0, -1000.0) + np.random.default_rng(0).normal(0, 20, x.shape)
+    edge = (radius > 0.97) & ~outside
+    resampled = np.where(outside, -3024.0, np.where(edge & (x > 0.6), -2100.0, scan))
+    assert 0 < (resampled == -2100).sum() < 0.05 * outside.sum()
+    assert padding_value(resampled) == -3024
+    image = Intensityd("image")({"image": MetaTensor(torch.tensor(resampled)[None])})["image"][0].numpy()
+    tissue, air = image[body].mean(), image[~body & ~outside & ~edge].mean()
+    assert tissue - air > 0.8, "the range is of air and tissue, not of the padding"
+    phase = np.random.default_rng(0).uniform(-4096, 4096, (50, 50))
+    phase[:40] = -4096
+    assert padding_value(phase) is None, "an image of other values below air, with a background"
+
+
 def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     for case, outside in (("a", -3024), ("b", -1024), ("c", -3024)):
         image, label = samples.blob((20, 20, 3), seed=1)

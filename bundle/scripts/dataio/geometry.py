@@ -27,6 +27,12 @@ def file_name(tensor: torch.Tensor) -> str:
     return str(meta.get("filename_or_obj") or "(in memory)")
 
 
+def class_indices(label: torch.Tensor) -> set[int]:
+    """The class indices that a label shows, without negative ones."""
+    values = torch.as_tensor(label).flatten() + 1  # faster than torch.unique
+    return {c - 1 for c in torch.bincount(values.clamp(min=0).to(torch.int16)).nonzero().flatten().tolist() if c > 0}
+
+
 def states_grid(affine: Any, meta: Mapping[str, Any] | None = None) -> bool:
     """Whether a file says how its voxels lie in space.
 

@@ -27,6 +27,8 @@ logger = logging.getLogger("semsim")
 
 #: Hounsfield units of air; scanners fill what lies outside of their field of view with a value below.
 AIR = -1024.0
+#: Voxels between the padding of a scanner and air, as a share of the padding: the edge of its circle after resampling.
+MOST_BETWEEN = 0.05
 #: Where the transforms come from that may be named beside weights.
 KINDS = ("monai.transforms.intensity", __name__)
 #: Names of :class:`Intensityd` in what is saved: now, in configurations, and in what was saved before it moved.
@@ -41,13 +43,17 @@ def padding_value(array: Any) -> float | None:
         array: intensities of any shape.
 
     Returns:
-        the smallest value, where it is far below that of air and no other is below that of air; otherwise ``None``.
+        the value, where nearly all that lies far below air has it. Where an image was resampled a few voxels, fewer
+        than those of air, may lie between the two. Otherwise ``None``.
     """
     values = np.asarray(array)
-    low = float(values.min()) if values.size else 0.0
-    if low > AIR - 100 or (values < AIR).sum() != (values == low).sum():
+    below = values[values < AIR - 100]
+    if not below.size:
         return None
-    return low
+    fill = float(np.median(below))
+    others = int((np.abs(below - fill) > 0.5).sum())
+    air = int((np.abs(values - AIR) <= 100).sum()) if others else 0
+    return fill if others <= min(MOST_BETWEEN * below.size, air) else None
 
 
 def looks_like_ct(array: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import ITKReader, PILReader
 from monai.data.image_reader import ImageReader
-from monai.data.utils import to_affine_nd
+from monai.data.utils import correct_nifti_header_if_necessary, to_affine_nd
 from monai.transforms import LoadImage, LoadImaged
 from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
@@ -186,12 +186,21 @@ class LoadFilesd(LoadImaged):
 
 
 def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine ``(4, 4)`` and voxels along each axis of an image, without its voxels where that is easy."""
+    """Affine ``(4, 4)`` and voxels along each axis of an image as it is loaded, without its voxels where that is easy.
+
+    Raises:
+        InputError: a place in space that is none, among whatever else is wrong with a file.
+    """
     name = os.fspath(path).lower()
     if os.fspath(path).endswith((".nii", ".nii.gz")):
-        header: Any = nib.load(path)
-        return to_affine_nd(3, header.affine), tuple(int(n) for n in header.shape[:3])
+        image: Any = correct_nifti_header_if_necessary(nib.load(path))  # what MONAI's reader does with a broken place
+        affine, shape = to_affine_nd(3, image.affine), tuple(int(n) for n in image.shape[:3])
+        if not np.isfinite(affine).all():
+            raise InputError(f"{path}: expected a place of its voxels in mm, received an affine with NaN; mend it.")
+        if not any(int(image.header[code]) for code in ("qform_code", "sform_code")):  # a size, but no place
+            affine = np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
+        return affine, shape
     if is_picture(name) and not name.endswith((".tif", ".tiff")):
         return np.eye(4), (2, 2)  # a plane, however large
-    image: Any = image_loader()(path)
+    image = image_loader()(path)
     return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])

@@ -23,7 +23,7 @@ from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
 from .files import is_picture
-from .geometry import on_image_grid
+from .geometry import class_indices, on_image_grid
 from .slice_axis import coarser_elsewhere, stored_axis
 from .slice_axis import find_slice_axis as find_slice_axis
 
@@ -113,7 +113,7 @@ class SliceGridd(MapTransform, InvertibleTransform):
     ) -> None:
         """Arguments as in :class:`SliceGrid`, with one ``mode`` a key."""
         super().__init__(keys, allow_missing_keys)
-        self.slice_axis, self._told = slice_axis, set[str]()
+        self.slice_axis, self._told, self._told_lost = slice_axis, set[str](), set[tuple[str, str]]()
         self.grids = {
             key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
             for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
@@ -124,8 +124,21 @@ class SliceGridd(MapTransform, InvertibleTransform):
         for number, key in enumerate(self.key_iterator(result)):
             if number == 0 and isinstance(self.slice_axis, str):
                 self._tell(result[key])
-            result[key] = self.grids[key](result[key])
+            stored, result[key] = result[key], self.grids[key](result[key])
+            if self.grids[key].mode == "nearest":
+                self._tell_lost(stored, result[key])
         return result
+
+    def _tell_lost(self, stored: torch.Tensor, seen: torch.Tensor) -> None:
+        """Warn of classes of a label, once, that nothing is left of."""
+        file, size = file_of(None, stored), " x ".join(map(str, seen.shape[1:3]))
+        lost = sorted(class_indices(stored) - class_indices(seen))
+        if lost and (file, size) not in self._told_lost:
+            self._told_lost.add((file, size))
+            logger.warning(
+                f"{file}: nothing is left of class {', '.join(map(str, lost))} of this label in slices of {size} "
+                "pixels; a larger --spatial_size keeps it."
+            )
 
     def _tell(self, image: torch.Tensor) -> None:
         """Warn of an image, once, whose own voxels would have it cut along another axis than the data set."""

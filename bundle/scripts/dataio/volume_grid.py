@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 from ..errors import InputError
 from .datalist import readable_items
 from .files import evenly, image_files, is_picture
-from .geometry import file_name
+from .geometry import class_indices, file_name, states_grid
 from .readers import read_grid
 from .sizes import check_dims
 from .slice_axis import MOST_FILES, world_axes
@@ -28,13 +28,16 @@ logger = logging.getLogger("semsim")
 #: What to do where 3D is asked of the configuration for slices.
 OVERLAY = "train in 3D with --config_file \"['configs/train.yaml','configs/volumes.yaml']\""
 
+#: A volume that is not as long as so many voxels of the network, or that has more of them, has another unit than mm.
+FEWEST, MOST = 4, 2**33
+
 
 class VolumeGridd(MapTransform, InvertibleTransform):
     """Turn volumes ``(C, X, Y, Z)`` to right, front, head, and resample them to voxels of one size.
 
     The grid covers what the stored one covers, so its voxels measure ``spacing`` up to the rounding of their number.
-    Oblique volumes keep their axes. Images are smoothed before they are made coarser. ``inverse`` returns to the stored
-    grid.
+    Oblique volumes keep their axes. Images are smoothed before they are made coarser. A warning names images that state
+    no voxel size, and classes of a label that coarser voxels leave nothing of. ``inverse`` returns to the stored grid.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
             InputError: no three positive numbers.
         """
         super().__init__(keys, allow_missing_keys)
+        self._told = set[str]()
         self.spacing = checked_spacing(spacing)
         self.turn = Orientation(axcodes="RAS", labels=None)
         self.resize = {
@@ -73,23 +77,64 @@ class VolumeGridd(MapTransform, InvertibleTransform):
                     "(configs/train.yaml alone)."
                 )
             turned: Any = self.turn(volume if isinstance(volume, MetaTensor) else MetaTensor(volume))
-            stored = np.linalg.norm(turned.affine[:3, :3].numpy(), axis=0)
             resize = self.resize[key]
-            resize.spatial_size = tuple(
-                max(1, round(n * s / wanted)) for n, s, wanted in zip(turned.shape[1:], stored, self.spacing)
-            )
+            label = resize.mode == "nearest-exact"
+            resize.spatial_size = self._size(turned)
+            if not label:
+                self._tell_unstated(turned)
             # as scikit-image: of half a voxel for each whole one by which voxels become larger
             sigma = [max(0.0, (n / m - 1) / 2) for n, m in zip(turned.shape[1:], resize.spatial_size)]
-            if any(sigma) and resize.mode != "nearest-exact":
+            if any(sigma) and not label:
                 turned = smoothed(turned.float(), sigma)
             result[key] = resize(turned)
+            if any(sigma) and label:
+                self._tell_lost(turned, result[key])
         return result
+
+    def _size(self, turned: MetaTensor) -> tuple[int, ...]:
+        """Voxels along each axis of the body that the network sees of a volume ``(C, X, Y, Z)``."""
+        shape, stored = turned.shape[1:], np.linalg.norm(turned.affine[:3, :3].numpy(), axis=0)
+        size = tuple(max(1, round(n * s / wanted)) for n, s, wanted in zip(shape, stored, self.spacing))
+        if max(size) < min(FEWEST, *shape) or np.prod(size, dtype=float) > MOST:
+            raise InputError(
+                f"{file_name(turned)}: by its header voxels measure {_mm(stored)}, so the network would see "
+                f"{' x '.join(map(str, size))} voxels of {_mm(self.spacing)}; mend its header, whose unit may not be "
+                "mm, or train with another --spacing."
+            )
+        return size
+
+    def _tell_unstated(self, turned: MetaTensor) -> None:
+        """Warn of an image without a voxel size where that matters."""
+        affine = turned.affine.numpy()
+        unit = np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1.0, atol=1e-6)
+        if unit and not np.allclose(self.spacing, 1.0, atol=0.05) and not states_grid(affine, turned.meta):
+            self._tell(
+                f"{file_name(turned)}: states no size of its voxels, so they are taken to measure 1 x 1 x 1 mm, and "
+                f"resampled to {_mm(self.spacing)}; mend its header if that is not so."
+            )
+
+    def _tell_lost(self, stored: MetaTensor, seen: MetaTensor) -> None:
+        """Warn of classes of a label that nothing is left of."""
+        if lost := sorted(class_indices(stored) - class_indices(seen)):
+            self._tell(
+                f"{file_name(stored)}: nothing is left of class {', '.join(map(str, lost))} of this label in voxels of "
+                f"{_mm(self.spacing)}; a --spacing of smaller voxels keeps it."
+            )
+
+    def _tell(self, warning: str) -> None:
+        if warning not in self._told:
+            self._told.add(warning)
+            logger.warning(warning)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.turn.inverse(self.resize[key].inverse(result[key]))
         return result
+
+
+def _mm(sizes: Sequence[float]) -> str:
+    return f"{' x '.join(f'{s:.4g}' for s in sizes)} mm"
 
 
 def checked_spacing(given: Any) -> list[float]:
@@ -158,8 +203,11 @@ def median_spacing(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
 
 
 def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """Voxel sizes along the axes of the body of the volumes of a list, 200 of them at most, evenly spread."""
-    found = []
+    """Voxel sizes along the axes of the body of the volumes of a list, 200 of them at most, evenly spread.
+
+    Those that state none count only where none does.
+    """
+    found: dict[bool, list[list[float]]] = {True: [], False: []}
     for item in evenly(items, MOST_FILES):
         file = image_files(item)[0]
         try:
@@ -169,8 +217,9 @@ def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
             continue
         if len(shape) == 3 and min(shape) > 1 and not is_picture(file):
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            found.append([float(spacing[world_axes(affine).index(axis)]) for axis in range(3)])
-    return found
+            sizes = [float(spacing[world_axes(affine).index(axis)]) for axis in range(3)]
+            found[states_grid(affine)].append(sizes)
+    return found[True] or found[False]
 
 
 def turned_back(volume: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:

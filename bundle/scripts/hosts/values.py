@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -46,4 +46,5 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
 def _given(parser: ConfigParser, key: str) -> Any:
     """A value as it stands there; ``None`` for one that is computed, which may need files that are not there yet."""
     value = parser.get(key)
-    return None if isinstance(value, str) and value.startswith(("@", "$", "%")) else value
+    computed = isinstance(value, Mapping) or isinstance(value, str) and value.startswith(("@", "$", "%"))
+    return None if computed else value

@@ -60,10 +60,11 @@ class CasePictures:
         item = dict(read_item(self.transform, self.data[index]))
         item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
         prediction = self.postprocessing(item)["pred"]
-        path = image_files(self.data[index])[0]
+        picture = is_picture(image_files(self.data[index])[0])
         image = image_loader()(self.data[index]["image"])
         labels = {"prediction": prediction, "truth": item["label"]}
-        return [as_planes(image, labels, picture=is_picture(path), slice_axis=a) for a in as_axes(self.slice_axis)]
+        axes = as_axes(self.slice_axis, picture=picture)
+        return [as_planes(image, labels, picture=picture, slice_axis=axis) for axis in axes]
 
 
 @dataclass(frozen=True)

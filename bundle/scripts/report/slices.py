@@ -17,7 +17,7 @@ from torch import Tensor
 from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
-from ..dataio.slice_axis import stored_axis
+from ..dataio.slice_axis import DIRECTIONS, stored_axis
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -107,15 +107,19 @@ def as_planes(
         labels={name: shown(arrays[name][0]).round().astype(int) for name in labels},
         aspect=plane[1] / plane[0],
         numbers=numbers[::-1] if flipped else numbers,
-        plane=PLANES.get(str(slice_axis), ""),
+        plane="" if picture else PLANES.get(str(slice_axis), ""),
     )
 
 
-def as_axes(slice_axis: Any) -> list[Any]:
-    """``"S,A,R"`` or a list -> its entries, one row of slices each; one axis or ``None`` -> itself alone."""
+def as_axes(slice_axis: Any, *, picture: bool = False) -> list[Any]:
+    """``"S,A,R"`` or a list -> its entries, one row of slices each; one axis or ``None`` -> itself alone.
+
+    A stack of pictures says nothing of the body: several directions are its stored axes, from its pages on.
+    """
     if isinstance(slice_axis, str):
-        return [name.strip() for name in slice_axis.split(",")]
-    return list(slice_axis) if isinstance(slice_axis, (list, tuple)) else [slice_axis]
+        slice_axis = [name.strip() for name in slice_axis.split(",")]
+    axes = list(slice_axis) if isinstance(slice_axis, (list, tuple)) else [slice_axis]
+    return [DIRECTIONS.get(axis, axis) for axis in axes] if picture and len(axes) > 1 else axes
 
 
 def choose_slices(planes: Planes, number: int) -> np.ndarray:
@@ -238,7 +242,8 @@ def overlay(
     files = {"prediction": prediction} | ({"truth": truth} if truth else {})
     volume: Any = load(image)
     labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
-    rows = [as_planes(volume, labels, picture=is_picture(image), slice_axis=axis) for axis in as_axes(slice_axis)]
+    picture = is_picture(image)
+    rows = [as_planes(volume, labels, picture=picture, slice_axis=a) for a in as_axes(slice_axis, picture=picture)]
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
     if isinstance(class_names, str):
         class_names = [name.strip(" '\"") for name in class_names.strip("[]()").split(",")]

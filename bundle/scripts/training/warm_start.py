@@ -49,7 +49,8 @@ def initialized(
         the same network.
 
     Raises:
-        InputError: the file has other channels or another network, or other classes where that is refused.
+        InputError: the file has other channels or another network (of 2D for 3D, say), or other classes where that is
+            refused.
     """
     if initial in ("", None):
         return network
@@ -79,6 +80,12 @@ def initialized(
     expected = {k: v for k, v in own.items() if not k.startswith(left_out)}
     wrong = sorted(k for k in kept.keys() | expected.keys() if _shape(kept, k) != _shape(expected, k))
     if wrong:
+        kinds = [_kind(weights) for weights in (own, state)]
+        if len({*kinds, "neither"}) == 3:
+            raise InputError(
+                f"{initial}: expected weights {kinds[0]}, received weights {kinds[1]}; give others, or train "
+                f"{kinds[1]}, with configs/volumes.yaml in 3D and without it in 2D."
+            )
         raise InputError(
             f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, "
             f"received {_shape(kept, wrong[0])}); in_channels and features must be those of their training."
@@ -86,6 +93,12 @@ def initialized(
     network.load_state_dict({**own, **kept})
     logger.info(f"Starting from the weights in {initial}")
     return network
+
+
+def _kind(state: dict[str, Any]) -> str:
+    """What a network sees, by the kernels of its convolutions."""
+    axes = max((value.ndim for value in state.values() if isinstance(value, Tensor)), default=0) - 2
+    return {2: "of slices (2D)", 3: "of volumes (3D)"}.get(axes, "neither")
 
 
 def _shape(state: dict[str, Any], key: str) -> tuple[int, ...] | None:
