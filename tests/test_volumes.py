@@ -323,7 +323,6 @@ def train(ct: Path, output: Path, **options) -> None:
 def test_a_training_in_3d_says_what_prediction_has_to_know(trained):
     settings = json.loads((trained / "training.json").read_text())
     assert settings["spatial_dims"] == 3 and settings["spacing"] == [1.5, 1.5, 1.5] and settings["spatial_size"] == 16
-    assert settings["patches"] == 2 and settings["foreground"] == 0.5, "which a resumed training has to have, too"
     known = settings_module.trained(trained)
     assert known["spatial_dims"] == 3 and known["spacing"] == [1.5, 1.5, 1.5]
     log = rows(trained / "training_log.csv")

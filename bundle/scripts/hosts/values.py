@@ -46,5 +46,5 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
 def _given(parser: ConfigParser, key: str) -> Any:
     """A value as it stands there; ``None`` for one that is computed, which may need files that are not there yet."""
     value = parser.get(key)
-    computed = isinstance(value, Mapping) or isinstance(value, str) and value.startswith(("@", "$", "%"))
+    computed = isinstance(value, Mapping) or (isinstance(value, str) and value.startswith(("@", "$", "%")))
     return None if computed else value
