@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,16 +128,17 @@ class SaveSettings:
         engine.add_event_handler(Events.STARTED, self._begin)
         # after all that may refuse to start
         engine.add_event_handler(Events.EPOCH_STARTED | Events.COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, lambda: release(self.lock))
+        engine.add_event_handler(Events.COMPLETED, lambda: self.unlock())
 
     def _begin(self) -> None:
-        self.lock = locked(self.path.parent)
         # by now the training is made, and its configuration resolved
         self.settings["recipe"] = recipe(self.parser) if self.parser else {}
         before = self.begun / SETTINGS_FILE
         if before.exists() and resume_checkpoints(self.begun):
             self._compare(before, json.loads(json.dumps(self.settings)))
             compare_inputs(self.begun / LISTS_FILE, self.lists)
+        lock = locked(self.path.parent)
+        self.unlock = weakref.finalize(self, release, lock)  # at the end of the process at the latest
 
     def _write(self, engine: Workflow) -> None:
         if self.written:
