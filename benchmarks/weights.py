@@ -59,6 +59,7 @@ def publish(result: str, run: str, bundle: str = str(BUNDLE), output: str = "", 
     shutil.copyfile(folder / "model_last.pt", part)
     part.replace(models / "model.pt")
     settings = json.loads((folder / "training.json").read_text()) | {"keep_largest": keep_largest}
+    settings.pop("recipe", None)  # of a resume
     (models / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
     facts = {
         "result": Path(result).name,

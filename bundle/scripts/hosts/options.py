@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser, run
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 
 from ..errors import raise_all
+from ..training.recipe import caller
 from .monai_label import inside
-from .running_config import problems_of, running
+from .running_config import problems_of
 
 #: Text that is taken for true where Python's word is meant.
 WORDS = {"false": "False", "null": "None"}
@@ -38,7 +39,7 @@ def check_options(argv: Sequence[str] | None = None) -> None:
             return
         if Path(argv[0]).parts[-2:] != ("bundle", "__main__.py") or argv[1:2] != ["run"]:
             argv = []
-        workflow = running()
+        workflow = caller(ConfigWorkflow)
         found = problems_of(workflow) if workflow is not None else []
     else:
         found = []

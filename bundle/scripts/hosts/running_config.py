@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,6 @@ PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "i
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 #: What MONAI and its tracking put into a configuration.
 FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "experiment_name", "save_execute_config"}
-
-
-def running() -> ConfigWorkflow | None:
-    """The workflow that this call comes out of, found among its callers: MONAI hands it to nobody."""
-    frame = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigWorkflow):
-            return owner
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def problems_of(workflow: ConfigWorkflow) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import monai
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
@@ -23,7 +24,7 @@ from ..method.network import SegmentationNet
 from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
-from .recipe import calling_parser, differences, recipe
+from .recipe import caller, differences, recipe
 
 logger = logging.getLogger("semsim")
 
@@ -114,7 +115,7 @@ class SaveSettings:
             dataset_dir: folder that files are named relative to, so that it may move between a stop and a resume.
             resume: as for :class:`~scripts.training.checkpoints.ResumeFrom`; a file may be of another folder.
         """
-        self.path, self.parser = Path(output_dir) / SETTINGS_FILE, calling_parser()
+        self.path, self.parser = Path(output_dir) / SETTINGS_FILE, caller(ConfigParser)
         self.begun = Path(resume).parent if isinstance(resume, str) and os.path.isfile(resume) else self.path.parent
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
