@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import samples
 from scripts.dataio.create import create
-from scripts.dataio.datalist import case_name, check_scored, evaluation_key, read_datalist, read_images
+from scripts.dataio.datalist import check_scored, evaluation_key, read_datalist, read_images
+from scripts.dataio.files import case_name
 from scripts.errors import InputError
 
 

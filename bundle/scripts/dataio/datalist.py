@@ -29,7 +29,6 @@ from typing import Any
 from ..errors import InputError, raise_all
 from .files import (
     IMAGE_SUFFIXES,
-    case_name,
     case_names,
     find_images,
     hidden_beside,
@@ -38,11 +37,7 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
-from .split import (
-    LISTS,
-)  # fmt: skip
-
-__all__ = ["case_name", "find_images"]  # for those that look for them here
+from .split import LISTS
 
 logger = logging.getLogger("semsim")
 
