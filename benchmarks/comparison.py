@@ -156,7 +156,9 @@ def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last", chang
         change: of the methods; default: none.
     """
     changed = [change] if change else []
-    counts = [int(count) for count in read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]]
+    run = {r["cases"] for r in records if r["change"] == changed}
+    labelled = read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]
+    counts = [int(count) for count in labelled if int(count) in run]
     rows = []
     for method, title in TITLES.items():
         cells = []

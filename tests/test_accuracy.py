@@ -345,7 +345,7 @@ def test_scores_with_post_processing_stand_beside_the_others():
     assert lines[at + 3].endswith("| 0.804 | 1.5 | 0.605 |") and lines[at + 4] == ""
     assert [line.split(" | ")[4] for line in lines[-2:]] == ["+0.200 (+0.200 to +0.200) ahead", "-"]
     cells = comparison.cells_lines([base, better], "post_processed")
-    assert "| FixMatch | not run yet | 0.804 / 1.5 | not run yet |" in cells
+    assert "| FixMatch | 0.804 / 1.5 |" in cells, "a column for each number that was run"
     for record in (base, better):  # patches are not flipped
         record["post_processed"]["flip_tta"] = False
         del record["flips"]
