@@ -262,7 +262,7 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
         assert flow.parser.get_parsed_content("validate#inferer").flip_tta
 
     # over flips, as the training notes; weights that say nothing of it are older and predict without
-    def flips() -> list[bool]:
+    def flips() -> list[list[int]]:
         settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / "flips"), "show_progress": False}
         flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), **settings)
         flow.initialize()
@@ -271,7 +271,7 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
         found = (flow.parser.get_parsed_content("inferer"), scored.parser.get_parsed_content("validate#inferer"))
         return [inferer.flip_tta for inferer in found]
 
-    assert flips() == [True, True]
+    assert flips() == [[0, 1], [0, 1]]
     path = run / "training.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "flip_tta"}))
-    assert flips() == [False, False]
+    assert flips() == [[], []]

@@ -105,8 +105,8 @@ class TestVolumes:
         assert task["status"] == "DONE", task["details"]
         assert settings(server)["spatial_size"] == [32, 32, 32] and settings(server)["spacing"] == [1.5, 1.5, 1.5]
         assert server.client.info()["trainers"]["semsim"]["config"]["spatial_size"][0] == "32x32x32"
-        after = predicted(server, "ct3")
-        assert (after != server.before).any() and (after == server.before).mean() > 0.8, "begun anew it would be none"
+        assert "Starting from the weights in" in " ".join(task["details"])
+        assert (predicted(server, "ct3") != server.before).any()
 
     def test_a_picture_is_named(self, server):
         """To who asks for its prediction, and to who trains."""
