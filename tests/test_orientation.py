@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
+import samples
 from helpers import workflow
 from monai.transforms import RandFlipd, RandRotate90d
 from scripts.dataio.orientation import common_flips, flip_probability
@@ -26,14 +28,14 @@ def turned(degrees: float) -> np.ndarray:
      (turned(30), 0.0), (turned(45), 0.5), (turned(130), 0.5)],
 )  # fmt: skip
 def test_volumes_between_the_axes_of_the_body_may_come_out_turned(affine, expected):
-    assert common_flips([(affine, False)] * 3) == expected
+    assert common_flips([affine] * 3) == expected
 
 
 def test_one_odd_volume_among_many_changes_nothing_and_pictures_say_nothing():
-    straight = [(np.diag([-1.0, -1, 2, 1]), False)] * 40
-    assert common_flips([*straight, (turned(45), False)]) == 0.0
-    assert common_flips([*straight, *[(turned(45), False)] * 5]) == 0.5
-    assert common_flips([(np.eye(4), True)] * 3) == 0.5
+    straight = [np.diag([-1.0, -1, 2, 1])] * 40
+    assert common_flips([*straight, turned(45)]) == 0.0
+    assert common_flips([*straight, *[turned(45)] * 5]) == 0.5
+    assert common_flips([None] * 3) == 0.5
     assert common_flips([]) == 0.0
 
 
@@ -57,6 +59,18 @@ def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expe
     settings = parser.get_parsed_content("settings")
     assert settings["flips"] == (expected if "volumes" in names else expected[:2])
     assert settings["flip_tta"] == flip_tta, "slices are predicted over the flips that the network knows"
+
+
+def test_a_file_with_voxel_sizes_alone_states_no_place(tmp_path):
+    """Both codes of NIfTI are zero, and readers make up an affine; a picture of known resolution says no more."""
+    item = write(tmp_path, "ct0")
+    bare = nib.Nifti1Image(np.asanyarray(nib.load(item["image"]).dataobj), None)
+    bare.header.set_zooms((1.5, 1.5, 1.5))
+    nib.save(bare, tmp_path / "bare.nii.gz")
+    samples.write_picture(tmp_path / "a.png", np.zeros((8, 6), np.uint8))
+    for path, expected in ((item["image"], 0.0), (str(tmp_path / "bare.nii.gz"), 0.5), (str(tmp_path / "a.png"), 0.5)):
+        (tmp_path / "d.json").write_text(json.dumps({"training": [], "unlabeled": [{"image": path}]}))
+        assert flip_probability("auto", 3, tmp_path / "d.json", tmp_path) == [expected] * 3, path
 
 
 @pytest.mark.parametrize("given", ["half", 2, -0.1, True, None, [0.5], [0, 0.5, 0], ["a", 0]])

@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
 from .datalist import readable_items
-from .files import evenly, image_files, is_picture
+from .files import evenly, image_files
 from .geometry import states_grid
 from .readers import read_grid
 
@@ -63,16 +64,16 @@ def flip_probability(
     return [flips] * spatial_dims
 
 
-def common_flips(images: Iterable[tuple[np.ndarray, bool]]) -> float:
+def common_flips(images: Iterable[np.ndarray | None]) -> float:
     """0 where images lie alike, once they are turned to the axes of the body; 0.5 where they may not.
 
     Pictures, and files that state no place in space, say nothing of the body; oblique volumes, as of the heart, may
     come out turned by 90 degrees or mirrored against those of other patients.
 
     Args:
-        images: of each, affine ``(4, 4)`` and whether it is a picture.
+        images: affine of each, ``(4, 4)``; ``None`` where it states no place.
     """
-    unsure = [picture or not states_grid(affine) or _oblique(affine) for affine, picture in images]
+    unsure = [affine is None or not states_grid(affine) or _oblique(affine) for affine in images]
     return FLIPS if sum(unsure) > SHARE * len(unsure) else 0.0
 
 
@@ -82,10 +83,14 @@ def _oblique(affine: np.ndarray) -> bool:
     return bool(np.abs(axes).max(axis=0).min() < BETWEEN)
 
 
-def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterable[tuple[np.ndarray, bool]]:
+def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterable[np.ndarray | None]:
     for item in evenly(items, MOST_FILES):
         file = image_files(item)[0]
         try:
-            yield read_grid(file)[0], is_picture(file)
+            affine, told = read_grid(file)[0], {"filename_or_obj": file}
+            if file.endswith((".nii", ".nii.gz")):
+                header: Any = nib.load(file).header
+                told |= {code: header[code] for code in ("qform_code", "sform_code")}
+            yield affine if states_grid(affine, told) else None
         except Exception as error:  # whoever reads it next names it
             logger.debug(f"{file}: {error}")
