@@ -64,6 +64,12 @@ def predicted(server, image: str) -> np.ndarray:
     return np.asarray(found.dataobj)
 
 
+def dice(server, image: str, found: np.ndarray) -> list[float]:
+    """Of both organs against the truth."""
+    truth = np.asarray(nib.load(server.folder / "truth" / f"{image}.nii.gz").dataobj)
+    return [2 * ((found == c) & (truth == c)).sum() / ((found == c).sum() + (truth == c).sum()) for c in (LIVER, STONE)]
+
+
 class TestVolumes:
     def test_an_app_without_weights_offers_patches(self, server):
         info = server.client.info()
@@ -82,10 +88,8 @@ class TestVolumes:
         assert len(saved["labeled_cases"]) == 2 and saved["unlabeled_images"] == 3
 
     def test_prediction_finds_the_organs_however_they_are_stored(self, server):
-        server.before, truth = predicted(server, "ct3"), nib.load(server.folder / "truth" / "ct3.nii.gz").dataobj
-        for organ in (LIVER, STONE):
-            found, expected = server.before == organ, np.asarray(truth) == organ
-            assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.5, organ
+        server.before = predicted(server, "ct3")
+        assert min(dice(server, "ct3", server.before)) > 0.5
         other = predicted(server, "turned3")[:, ::-1].transpose(1, 2, 0)
         assert (server.before == other).mean() > 0.98
 
@@ -101,12 +105,14 @@ class TestVolumes:
         assert scores[offered][key] == max(info[key] for info in scores.values())
 
     def test_training_goes_on_from_the_weights_with_another_patch(self, server):
-        task = server.trained(**{**QUICK, "max_epochs": 1, "steps_per_epoch": 10}, spatial_size="32x32x32")
+        task = server.trained(**{**QUICK, "max_epochs": 1, "steps_per_epoch": 40}, spatial_size="32x32x32")
         assert task["status"] == "DONE", task["details"]
         assert settings(server)["spatial_size"] == [32, 32, 32] and settings(server)["spacing"] == [1.5, 1.5, 1.5]
         assert server.client.info()["trainers"]["semsim"]["config"]["spatial_size"][0] == "32x32x32"
-        assert "Starting from the weights in" in " ".join(task["details"])
-        assert (predicted(server, "ct3") != server.before).any()
+        assert settings(server)["initial"] == str(server.bundle / "models" / "model.pt")
+        after = predicted(server, "ct3")
+        # a patch larger than the volume shows it whole, and its filling: batch norm has to learn that anew
+        assert (after != server.before).any() and min(dice(server, "ct3", after)) > 0.3
 
     def test_a_picture_is_named(self, server):
         """To who asks for its prediction, and to who trains."""
