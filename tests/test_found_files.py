@@ -26,8 +26,8 @@ def made(folder, **options) -> dict[str, list[str]]:
 
 
 def test_labels_below_the_images_and_beside_them_are_no_unlabelled_images(tmp_path, caplog):
-    for name in ("a", "b", "c"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    for noise, name in enumerate(("a", "b", "c")):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE + noise)
     samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
     samples.write_nifti(tmp_path / "b_seg.nii.gz", LABEL)
     expected = {"training": ["a.nii.gz"], "unlabeled": ["b.nii.gz", "c.nii.gz"]}
@@ -40,8 +40,8 @@ def test_labels_below_the_images_and_beside_them_are_no_unlabelled_images(tmp_pa
 
 
 def test_labelmaps_beside_slicers_segmentations_are_no_images(tmp_path):
-    for name in ("a", "b"):
-        samples.write_itk(tmp_path / f"{name}.nrrd", IMAGE)
+    for noise, name in enumerate(("a", "b")):
+        samples.write_itk(tmp_path / f"{name}.nrrd", IMAGE + noise)
     for name in ("a.seg.nrrd", "b-label.nrrd"):
         samples.write_itk(tmp_path / name, LABEL)
     assert made(tmp_path, data=tmp_path) == {"training": ["a.nrrd"], "unlabeled": ["b.nrrd"]}
@@ -125,3 +125,31 @@ def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
         return
     with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are [24] .* times [235] .* in turn"):
         look(tmp_path / "a.tif")
+
+
+def test_links_count_once_and_a_link_to_a_parent_is_no_loop(tmp_path, caplog):
+    images = tmp_path / "images"
+    for noise, name in enumerate(("p1/mr", "p2/mr")):
+        samples.write_nifti(images / f"{name}.nii.gz", IMAGE + noise)
+    samples.write_nifti(tmp_path / "labels" / "p2" / "mr.nii.gz", LABEL)
+    (images / "all").symlink_to("..")
+    (images / "latest").symlink_to("p2")  # sorts before what it leads to
+    expected = {"training": ["images/p2/mr.nii.gz"], "unlabeled": ["images/p1/mr.nii.gz"]}
+    assert made(tmp_path, images=images, labels=tmp_path / "labels") == expected
+    assert "1 images are links to others" in caplog.text and "latest/mr.nii.gz first" in caplog.text
+    outside = tmp_path / "linked"
+    outside.mkdir()
+    (outside / "p1.nii.gz").symlink_to("../images/p1/mr.nii.gz")
+    assert [item["image"] for item in read_images(outside)] == [str(outside / "p1.nii.gz")]
+
+
+def test_a_scan_under_the_names_of_two_patients_is_refused(tmp_path):
+    for name in ("p1_frame01", "p1_frame02", "p2_frame01", "blank1", "blank2"):
+        samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", IMAGE * (not name.startswith("blank")))
+    samples.write_nifti(tmp_path / "labels" / "p1_frame01.nii.gz", LABEL)
+    samples.write_nifti(tmp_path / "labels" / "p1_frame02.nii.gz", LABEL)
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
+    with pytest.raises(InputError, match=r"^\S*p2_frame01\S*: the same voxels as \S*p1_frame01\S*, under the name of"):
+        made(tmp_path, **folders)
+    (tmp_path / "images" / "p2_frame01.nii.gz").unlink()
+    assert made(tmp_path, **folders)["training"] == ["images/p1_frame01.nii.gz", "images/p1_frame02.nii.gz"]

@@ -147,7 +147,9 @@ def test_a_value_that_stands_for_two_things_is_refused(tmp_path, capsys):
     """Segments of 3D Slicer in another order, palettes of other colours; `label_values` says that the values count."""
     label = organ()[..., 0].astype(np.uint8)
     for number, shown in enumerate((label, 1 - label)):
-        samples.write_picture(tmp_path / f"images/p{number}.png", samples.blob(SHAPE)[0][..., 0].astype(np.uint8))
+        samples.write_picture(
+            tmp_path / f"images/p{number}.png", samples.blob(SHAPE, seed=number)[0][..., 0].astype(np.uint8)
+        )
         picture = Image.fromarray(np.moveaxis(shown, 0, 1))
         picture.putpalette(([0] * 3 + [255] * 3)[:: 1 - 2 * number])
         (tmp_path / "labels").mkdir(exist_ok=True)
@@ -161,7 +163,7 @@ def test_a_value_that_stands_for_two_things_is_refused(tmp_path, capsys):
     )
     names = ["Tumour", "tumour", "Segment_1", "liver"]
     for number, name in enumerate(names):
-        samples.write_nifti(tmp_path / f"scans/p{number}.nii.gz", samples.blob(SHAPE)[0])
+        samples.write_nifti(tmp_path / f"scans/p{number}.nii.gz", samples.blob(SHAPE, seed=number)[0])
         (tmp_path / "segments").mkdir(exist_ok=True)
         voxels = organ().astype(np.uint8).tobytes(order="F")
         (tmp_path / f"segments/p{number}.seg.nrrd").write_bytes(f"{header.format(name)}\n\n".encode() + voxels)

@@ -185,8 +185,8 @@ def test_two_folders_of_nnunet_leak_no_channel_into_the_unlabelled(tmp_path):
 
 
 def test_numbers_that_labels_have_too_are_no_channels(tmp_path):
-    for name in ("genius_0000", "genius_0001", "genius_0100", "genius_0101"):
-        scan(tmp_path / "images" / f"{name}.nii.gz", 0)
+    for seed, name in enumerate(("genius_0000", "genius_0001", "genius_0100", "genius_0101")):
+        scan(tmp_path / "images" / f"{name}.nii.gz", seed)
         truth(tmp_path / "labels" / f"{name}.nii.gz", 0)
     create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "l.json"), class_names="b,t")
     assert len(json.loads((tmp_path / "l.json").read_text())["training"]) == 4

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 
+import nibabel as nib
 import numpy as np
 import pytest
 import samples
@@ -11,7 +13,7 @@ from PIL import Image
 from scripts.dataio.files import find_images
 from scripts.dataio.readers import ORIENTATION_TAG, LoadFilesd, SignedByteReader, image_loader
 from scripts.dataio.survey import look
-from scripts.errors import InputError
+from scripts.errors import InputError, find_input_error
 
 IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
 
@@ -143,3 +145,15 @@ def test_segments_that_overlap_are_named(tmp_path):
     )
     with pytest.raises(InputError, match=r"a\.seg\.nrrd: a Slicer segmentation whose segments overlap.*labelmap"):
         look(tmp_path / "a.seg.nrrd", label=True)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.Nii"])
+@pytest.mark.parametrize("kind", ["complex64", [("R", "u1"), ("G", "u1"), ("B", "u1")]], ids=["complex", "colours"])
+def test_nifti_of_more_than_one_number_a_voxel_is_refused(tmp_path, kind, name):
+    """Nothing but the real part would be left of complex numbers."""
+    nib.Nifti1Image(np.zeros((4, 4, 2), kind), np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    text = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / name).write_bytes(text if name.endswith("gz") else gzip.decompress(text))
+    with pytest.raises(Exception, match=r"one real number a voxel, received a NIfTI of (complex numbers|colours)") as e:
+        read(tmp_path / name)
+    assert find_input_error(e.value)

@@ -81,8 +81,8 @@ def test_dry_run_writes_nothing(mixed, capsys):
 
 
 def test_patients_are_the_outermost_folders(tmp_path):
-    for name in ("p1/a", "p1/b", "p2/x/a", "p3_frame01", "p3_frame02"):
-        image, label = samples.blob((6, 6, 2))
+    for seed, name in enumerate(("p1/a", "p1/b", "p2/x/a", "p3_frame01", "p3_frame02")):
+        image, label = samples.blob((6, 6, 2), seed=seed)
         samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", image)
         samples.write_nifti(tmp_path / "labels" / f"{name}.nii.gz", label)
     content = make(tmp_path, labeled="p1", validation="p2,p3")
@@ -92,8 +92,8 @@ def test_patients_are_the_outermost_folders(tmp_path):
 
 def test_labels_named_otherwise_or_in_the_same_folder(tmp_path, capsys):
     image, label = samples.blob((6, 6, 2))
-    for case in ("a", "b"):
-        samples.write_nifti(tmp_path / "data" / f"{case}_0000.nii.gz", image)
+    for case, scan in {"a": image, "b": image[::-1]}.items():
+        samples.write_nifti(tmp_path / "data" / f"{case}_0000.nii.gz", scan)
     samples.write_nifti(tmp_path / "data" / "a_seg.nii.gz", label * 255)
     options = {"output": str(tmp_path / "d.json"), "label_suffix": "_seg", "image_suffix": "_0000"}
     create(str(tmp_path / "data"), str(tmp_path / "data"), **options, class_names=["background", "organ"])
@@ -144,8 +144,8 @@ def test_volumes_that_suit_a_3d_network_are_told(tmp_path, capsys, shape, spacin
 
 def test_channels_along_the_last_axis_on_request(tmp_path):
     _, label = samples.blob((8, 8, 3))
-    for case in "ab":
-        four = np.random.default_rng(0).normal(size=(8, 8, 3, 4)).astype(np.float32)
+    for seed, case in enumerate("ab"):
+        four = np.random.default_rng(seed).normal(size=(8, 8, 3, 4)).astype(np.float32)
         (tmp_path / "images").mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(four, np.eye(4)), tmp_path / "images" / f"{case}.nii.gz")
         samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label)
@@ -189,8 +189,8 @@ def test_a_label_without_a_grid_of_its_own_lies_on_its_image(tmp_path, label_for
 def test_labels_stored_otherwise_are_reported(tmp_path, capsys):
     image, label = samples.blob((16, 16, 3))
     turned = nib.Nifti1Image(label, np.diag([1.5, 1.5, 8.0, 1.0])).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
-    for case in "ab":
-        samples.write_nifti(tmp_path / "images" / f"{case}.nii.gz", image)
+    for noise, case in enumerate("ab"):
+        samples.write_nifti(tmp_path / "images" / f"{case}.nii.gz", image + noise)
         samples.write_nifti(tmp_path / "labels" / f"{case}.nii.gz", label)
     nib.save(turned, tmp_path / "labels" / "b.nii.gz")
     make(tmp_path)

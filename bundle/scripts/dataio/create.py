@@ -12,6 +12,7 @@ from ..errors import InputError, raise_all
 from .files import hidden_beside, ignored_line, paired
 from .layouts import Layout, recognise
 from .split import (
+    Cases,
     as_names,
     distribute,
     group_cases,
@@ -20,7 +21,7 @@ from .split import (
     patients_line,
     write_json,
 )  # fmt: skip
-from .survey import MOST_VALUES, foreground_window, survey
+from .survey import MOST_VALUES, Survey, foreground_window, survey
 from .tables import (
     class_values,
     describe,
@@ -142,7 +143,7 @@ def create(
     if ignored := ignored_line(images or data):
         print(ignored)
     stray = _stray(layout, images or data)
-    raise_all(stray + (found.problems if found is not None else []) + doubts)
+    raise_all(stray + (found.problems + _copied(found, cases) if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}
     if labeled is not None:
@@ -159,16 +160,15 @@ def create(
     if dry_run:
         print("nothing written (--dry_run)")
         return
+    channels = found.channels if found is not None else channels
     facts = {
         "labels": label_names(values, names, ignore_label) or None,
         "label_values": values if values != sorted(values) else None,
-        "channels": found.channels if found is not None else channels,
+        "channels": channels if channels != 1 else None,
         "window": window,
         "slice_axis": found.direction if found is not None and slice_axis is None else slice_axis,
         "trust": trust,
     }
-    if facts["channels"] == 1:
-        del facts["channels"]
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
     print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
     print(training_command(root, output))
@@ -187,6 +187,18 @@ def _stray(layout: Layout, where: str) -> list[str]:
     for remark in remarks:
         print(remark)
     return stray + hidden
+
+
+def _copied(found: Survey, cases: Cases) -> list[str]:
+    """A line for each image that is that of another patient once more: a list would test on what another taught."""
+    patient = {case: group for group, members in cases.groups.items() for case in members}
+    return [
+        f"{found.images[case].path}: the same voxels as {found.images[first].path}, under the name of another patient; "
+        "the same scan in two lists makes scores too good. Take one out, or make them one patient by --group_by."
+        for first, *others in found.copies
+        for case in others
+        if patient[case] != patient[first]
+    ]
 
 
 def _words(value: Any) -> list[Any]:

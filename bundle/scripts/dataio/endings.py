@@ -1,4 +1,4 @@
-"""Readers of files with endings that nibabel and ITK do not recognise: ``.Nii.gz``, ``.MHA``."""
+"""Readers of NIfTI and MetaImage by any spelling of the ending, ``.Nii.gz`` or ``.MHA``, which nibabel and ITK lack."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from monai.transforms import LoadImage
 from monai.utils import ensure_tuple
 from nibabel.fileholders import FileHolder
 
+from ..errors import InputError
+
 
 def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
     """Whether every file has one of ``endings`` in some case, and none as in ``known``."""
@@ -20,19 +22,35 @@ def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[s
     return all(name.lower().endswith(endings) and not name.endswith(known) and os.path.isfile(name) for name in names)
 
 
-class AnyCaseNiftiReader(NibabelReader):
-    """Reads ``.Nii``, ``.NII.gz`` and the like, for which nibabel looks under another name."""
+class NiftiReader(NibabelReader):
+    """Reads NIfTI of one real number a voxel and channel; also ``.Nii``, ``.NII.gz`` and the like.
+
+    Raises:
+        InputError: complex numbers, of which nothing but the real part would be left, or colours.
+    """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is NIfTI by an ending that nibabel does not find."""
-        return _odd(filename, (".nii", ".nii.gz"), (".nii", ".nii.gz", ".NII", ".NII.GZ"))
+        """Whether every file is NIfTI by its ending."""
+        return _odd(filename, (".nii", ".nii.gz"), ())
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
-        files = [nib.Nifti1Image.from_file_map({"image": FileHolder(os.fspath(name))}) for name in ensure_tuple(data)]
+        images = [self._read(os.fspath(name), **kwargs) for name in ensure_tuple(data)]
         self.filenames = tuple(os.fspath(name) for name in ensure_tuple(data))
-        images = [correct_nifti_header_if_necessary(file) for file in files]
         return images if len(images) > 1 else images[0]
+
+    def _read(self, name: str, **kwargs: Any) -> Any:
+        if name.endswith((".nii", ".nii.gz", ".NII", ".NII.GZ")):
+            image = super().read(name, **kwargs)
+        else:  # nibabel looks for it under another name
+            image = correct_nifti_header_if_necessary(nib.Nifti1Image.from_file_map({"image": FileHolder(name)}))
+        if (kind := image.get_data_dtype().kind) not in "iuf":
+            found, remedy = {
+                "c": ("complex numbers", "save their magnitude (numpy.abs), or what else is to be segmented"),
+                "V": ("colours (RGB24 or RGBA32)", "save the colours as channels along a fourth axis"),
+            }.get(kind, (str(image.get_data_dtype()), "save it as float32"))
+            raise InputError(f"{name}: expected one real number a voxel, received a NIfTI of {found}; {remedy}.")
+        return image
 
 
 class AnyCaseMetaReader(ITKReader):
@@ -51,5 +69,5 @@ class AnyCaseMetaReader(ITKReader):
 
 def register(loader: LoadImage) -> None:
     """Let a loader try these readers first."""
-    loader.register(AnyCaseNiftiReader())
+    loader.register(NiftiReader())
     loader.register(AnyCaseMetaReader())

@@ -123,7 +123,7 @@ def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
             continue
         if not path.is_dir() or is_series(path):
             yield path
-        elif recursive:
+        elif recursive and not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # no loops
             yield from _entries(path, recursive)
 
 
@@ -155,11 +155,23 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
             problems.append(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
         found.setdefault(name, path)
     raise_all(problems)
+    found = found if labels else _once(found, folder)
     if not found:
         raise InputError(
             f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}) or folders of DICOM slices, found none."
         )
     return found
+
+
+def _once(found: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Those of some files below a folder that are no links to others of them, with a warning."""
+    top, own = folder.resolve(), {name: path.resolve() for name, path in found.items()}
+    kept: dict[Path, str] = {}
+    for name in sorted(found, key=lambda name: own[name] != top / found[name].relative_to(folder)):  # links last
+        kept.setdefault(own[name], name)
+    if left := [path for name, path in found.items() if kept[own[name]] != name]:
+        logger.warning(f"{len(left)} images are links to others in {folder} and count once, {left[0]} first.")
+    return {name: found[name] for name in found if kept[own[name]] == name}
 
 
 def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:

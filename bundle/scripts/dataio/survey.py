@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections import Counter
@@ -48,6 +49,7 @@ class Facts:
             padding of a CT.
         ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label.
+        content: digest of the voxels of an image; empty where they are all alike.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Facts:
     intensity: tuple[float, float, float, float] | None = None
     values: Mapping[float, int] = field(default_factory=dict)
     ct: bool = False
+    content: str = ""
 
 
 def look(
@@ -118,7 +121,9 @@ def look(
         padding = padding_value(some)
         low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
         intensity = (float(array.min()), float(low), float(high), float(array.max()))
-        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array))
+        flat = intensity[0] == intensity[3]
+        content = "" if flat else hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array), content=content)
     values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
     fractions = bool((values != np.round(values)).any())
     smeared = path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2
@@ -173,6 +178,15 @@ class Survey:
     def direction(self) -> str | int | None:
         """What most volumes were acquired along, see :func:`common_direction`; ``None`` for planes alone."""
         return common_direction((f.affine, f.shape, is_picture(f.path)) for f in self.images.values())
+
+    @property
+    def copies(self) -> list[list[str]]:
+        """Cases whose images hold the same voxels, if any, in groups."""
+        alike: dict[tuple, list[str]] = {}
+        for case, facts in self.images.items():
+            if facts.content:
+                alike.setdefault((facts.content, facts.shape), []).append(case)
+        return [cases for cases in alike.values() if len(cases) > 1]
 
     @property
     def has_spacing(self) -> bool:
