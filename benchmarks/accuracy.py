@@ -1,5 +1,6 @@
 """Accuracy of the methods on ACDC and LA under one protocol: train, queue, tables, plots.
 
+    python benchmarks/accuracy.py arrange --source ACDC/database/training --output DIR
     python benchmarks/accuracy.py train --data DIR --method semsim_minus --cases 3 --seed 0
     python benchmarks/accuracy.py queue benchmarks/configs/table.yaml --data DIR --minutes 150
     python benchmarks/accuracy.py predict benchmarks/runs/NAME --images DIR
@@ -256,6 +257,42 @@ def queue(
         raise SystemExit(1)
 
 
+def arrange(source: str, output: str, splits: str = "") -> None:
+    """Lay out ACDC as it is released for ``train``: the protocol's patients, voxels as stored, without size or place.
+
+    The results are of a release of the same volumes that states neither, so distances are in voxels.
+
+    Args:
+        source: folder that holds patient001 to patient100.
+        output: folder to write ``images`` and ``labels`` into, neither of which may exist.
+        splits: as for ``train``.
+    """
+    import nibabel as nib
+    from scripts.dataio.public_datasets import find_acdc
+    from scripts.errors import InputError
+
+    target = Path(output)
+    if taken := [str(target / kind) for kind in ("images", "labels") if (target / kind).exists()]:
+        raise SystemExit(f"--output: {taken[0]} exists; give another folder or remove it first.")
+    lists = common.read_splits(splits)
+    used = {*lists["training"], *lists["validation"]}
+    try:
+        cases = find_acdc(Path(source))
+    except InputError as error:
+        raise SystemExit(f"--source: {error}") from None
+    if missing := used - set(cases.groups):
+        raise SystemExit(
+            f"--source {source}: expected {len(used)} patients, {len(missing)} are missing ({min(missing)} for one); "
+            "give the folder that all of them lie in."
+        )
+    for kind, files in (("images", cases.images), ("labels", cases.labels)):
+        (target / kind).mkdir(parents=True)
+        for case, path in files.items():
+            if patient_of(case) in used:
+                voxels = np.asarray(nib.load(path).dataobj)
+                nib.save(nib.Nifti1Image(voxels, np.eye(4)), target / kind / f"{case}.nii.gz")
+
+
 def pack(data: str, output: str, dataset: str = "acdc") -> None:
     """Write the patients of the protocol as 8-bit volumes, to be carried elsewhere: images clipped as training does.
 
@@ -299,6 +336,6 @@ if __name__ == "__main__":
     from comparison import report, table
 
     try:
-        fire.Fire({f.__name__: f for f in (train, queue, predict, add_post_processed, table, report, pack)})
+        fire.Fire({f.__name__: f for f in (arrange, train, queue, predict, add_post_processed, table, report, pack)})
     except Unfinished as unfinished:
         raise SystemExit(f"{unfinished}: time is over; the same command goes on with it.") from None

@@ -106,7 +106,8 @@ def protocol_lists(
     if missing:
         raise SystemExit(
             f"{data}: expected files of {len(use)} patients in images, named as patient001_frame01.nii.gz of ACDC or "
-            f"train001.nii.gz of LA; {len(missing)} are missing ({min(missing)} for one)."
+            f"train001.nii.gz of LA; {len(missing)} are missing ({min(missing)} for one). "
+            "`accuracy.py arrange` lays ACDC out so, as it is released."
         )
     return lists
 

@@ -10,6 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import samples
 import torch
 import warm
 import yaml
@@ -259,6 +260,48 @@ def test_test_patients_are_never_touched(tmp_path):
     (tmp_path / "images" / "patient099_frame01.nii.gz").unlink()
     with pytest.raises(SystemExit, match="patient099"):
         accuracy.make_datalist(tmp_path, 3, tmp_path / "list.json")
+
+
+def released(root, patients):
+    """ACDC as it is released, whose sform says 1 mm and turns by 180 degrees, whose qform has the size."""
+    source = samples.make_acdc(root, patients) / "training"
+    for path in source.glob("*/*_frame*.nii.gz"):
+        volume = nib.load(path)
+        volume.header.set_sform(np.diag([-1, -1, 1, 1]), code=1)
+        volume.header.set_qform(np.diag([-1.56, -1.56, 10, 1]), code=1)
+        voxels = np.asarray(volume.dataobj)
+        path.unlink()
+        nib.save(nib.Nifti1Image(voxels, None, volume.header), path)
+    return source
+
+
+def test_a_cell_from_acdc_as_released(tmp_path, monkeypatch):
+    """In a folder whose own name is `images`, too."""
+    for module in (accuracy, scoring):
+        monkeypatch.setattr(module, "subprocess", warm)
+    monkeypatch.setattr(accuracy, "post_processed", lambda *_: {})  # two more processes, which another test starts
+    source, data = released(tmp_path / "database", (1, 2, 3, 4)), tmp_path / "images" / "acdc"
+    splits = {"training": ["patient001", "patient002"], "validation": ["patient003"], "labelled": {"1": ["patient001"]}}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    accuracy.arrange(str(source), str(data), str(tmp_path / "splits.json"))
+    names = ["patient001_frame01", "patient001_frame08", "patient002_frame01", "patient002_frame09",
+             "patient003_frame01", "patient003_frame10"]  # fmt: skip
+    for kind, ending in (("images", ""), ("labels", "_gt")):
+        assert sorted(path.name for path in (data / kind).iterdir()) == [f"{name}.nii.gz" for name in names]
+        stored = nib.load(source / "patient003" / f"patient003_frame10{ending}.nii.gz")
+        written = nib.load(data / kind / "patient003_frame10.nii.gz")
+        assert np.array_equal(written.dataobj, stored.dataobj) and np.array_equal(written.affine, np.eye(4))
+    places = {name: str(tmp_path / name) for name in ("work", "results")}
+    accuracy.train(str(data), "labeled_only", splits=str(tmp_path / "splits.json"), plan=False, **places, **RUN)
+    record = json.loads(next((tmp_path / "results").iterdir()).read_text())
+    assert list(record["last"]["per_case"]) == names[4:] and record["last"]["distance_unit"] == "voxel"
+    with pytest.raises(SystemExit, match=r"--output: .*images exists"):
+        accuracy.arrange(str(source), str(data))
+    with pytest.raises(SystemExit, match=r"expected 80 patients, 77 are missing \(patient005"):
+        accuracy.arrange(str(source), str(tmp_path / "all"))
+    with pytest.raises(SystemExit, match=r"--source: .*found none"):
+        accuracy.arrange(str(tmp_path / "splits.json"), str(tmp_path / "all"))
+    assert not (tmp_path / "all").exists()
 
 
 def test_packed_data_is_small_and_the_same(phantom_dir, tmp_path):

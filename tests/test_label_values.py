@@ -236,6 +236,24 @@ def test_what_nobody_judged_is_in_no_prototype_and_no_pasted_target():
     assert pasted.sure[:, :, :2].all() and not pasted.sure[:, :, 2:].any() and pasted.pseudo.min() == 0
 
 
+@pytest.mark.parametrize("divergence", ["softmax", "cosine"])
+def test_a_labelled_batch_without_a_judged_position_trains_on_unlabelled_images(divergence):
+    """A thin stroke may lie between the positions of the features: no prototype, and L_cross is zero, not NaN."""
+    torch.manual_seed(0)
+    label = torch.full((2, 1, 16, 16), IGNORED)
+    label[:, :, 0] = 1
+    logits = {name: torch.randn(2, 3, 16, 16, requires_grad=True) for name in ("labeled", "strong_1")}
+    features = {name: torch.rand(2, 5, 4, 4, requires_grad=True) for name in ("labeled", "strong_1", "strong_2")}
+    weak = Output({"weak": torch.randn(2, 3, 16, 16)}, {"weak": torch.rand(2, 5, 4, 4)})
+    loss = SemSimLoss(num_classes=3, ignore=True, threshold=0.5, uncertainty_divergence=divergence)
+    terms = loss(Output(logits, features), label, weak)
+    assert terms["loss_cross"] == 0 == terms["mask_cross"] and terms["loss_u"] > 0 and terms["loss_intra"] > 0
+    half = 0.5 * (terms["loss_s"] + 0.5 * terms["loss_u"] + 0.25 * terms["loss_intra"])
+    torch.testing.assert_close(terms["loss"], half)
+    terms["loss"].backward()
+    assert all(torch.isfinite(x.grad).all() for x in (*logits.values(), *features.values()) if x.grad is not None)
+
+
 @pytest.mark.parametrize("values", [None, [0, 200]])
 def test_training_and_scores_leave_out_what_nobody_judged(tmp_path, values):
     items = []

@@ -311,7 +311,8 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
         divergence: ``softmax``, or ``cosine`` for the equation as printed, on clipped cosines.
 
     Returns:
-        ``(...)`` in [0, 1], without gradient: else raising the uncertainty would lower the loss.
+        ``(...)`` in [0, 1], without gradient: else raising the uncertainty would lower the loss. 1 where no image shows
+        any class.
 
     Raises:
         InputError: unknown ``divergence``.
@@ -321,7 +322,8 @@ def agreement(similarity: Tensor, present: Tensor, *, scale: float = 10.0, diver
     consensus = (similarity * present).sum(dim=-2, keepdim=True) / count.clamp(min=1)
     opinion = torch.where(present, similarity, consensus)
     if divergence == "softmax":
-        q = torch.softmax(opinion.masked_fill(count == 0, float("-inf")), dim=-1)
+        unknown = (count == 0) & present.any()  # labels may be ignored all over: no softmax of nothing
+        q = torch.softmax(opinion.masked_fill(unknown, float("-inf")), dim=-1)
     elif divergence == "cosine":
         q = opinion.clamp(min=EPS).masked_fill(count == 0, 0.0)
     else:
