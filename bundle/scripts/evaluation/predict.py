@@ -104,7 +104,7 @@ class Predictor(SupervisedEvaluator):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._passed_over(f"{no_room(names[0])} Its grid in slices is {'x'.join(map(str, shape))}.")
+        return self._passed_over(f"{no_room(names[0])} The network sees {'x'.join(map(str, shape))} of it.")
 
     def _passed_over(self, problem: str) -> dict:
         self.problems.append(problem)
@@ -167,6 +167,18 @@ def prepared_output(
     if len(kept) < len(data):
         logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
+
+
+def tell_values(class_names: Sequence[str], label_values: Sequence[int] | None) -> None:
+    """Say what the numbers in predictions mean where the labels of the training held others.
+
+    Args:
+        class_names: background first; a prediction holds their indices.
+        label_values: of the classes in the labels; ``None``: the same.
+    """
+    if label_values is not None:
+        numbers = ", ".join(f"{index} for {name}" for index, name in enumerate(class_names))
+        logger.info(f"Predictions hold {numbers}; the labels trained on held {', '.join(map(str, label_values))}.")
 
 
 def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
