@@ -64,6 +64,14 @@ def test_names_of_patients_or_cases_are_followed(folders):
     assert patients(datalist["unlabeled"]) == {"p1", "p4", "p5"}
 
 
+def test_a_folder_to_score_alone_needs_nobody_to_train_on(folders, capsys):
+    datalist = make(folders, labeled=0, testing=4)
+    assert patients(datalist["testing"]) == {"p0", "p1", "p2", "p3"} and not datalist["training"]
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "'configs/evaluate.yaml'" in command and "--ckpt_path RUN --output_dir SCORES" in command
+    assert evaluation_key(folders / "datalist.json") == "testing"
+
+
 def test_partly_labelled_patients_are_named_and_used_unlabelled(folders, capsys):
     (folders / "labels" / "p3_frame02.nii.gz").unlink()
     datalist = make(folders)
