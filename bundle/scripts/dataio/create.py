@@ -155,7 +155,7 @@ def create(
     for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
         print(line)
     window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
-    if window is not None:
+    if window is not None and not scored_alone:
         print(f"{'window':<11} {window[0]:g} to {window[1]:g} HU become 0 and 1; --window at the training to change it")
     training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
     if found is not None and not scored_alone and (line := unseen_line(found, training, values, named(values, names))):
