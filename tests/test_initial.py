@@ -62,7 +62,7 @@ def test_other_intensities_or_voxels_are_warned_of(weights, caplog):
     initialized(net(), weights, HEART, preparation={**seen, "spacing": (1.0, 1.0, 2.0)})
     assert "spacing: expected [1.0, 1.0, 3.0], received [1.0, 1.0, 2.0]" in caplog.text
     initialized(net(), weights, HEART, preparation={**seen, "intensity": {"_target_": NAME, "window": None}})
-    assert "in another way (intensity: expected" in caplog.text
+    assert "in another way (intensity#window: expected [-150, 250], received null)" in caplog.text
 
 
 def test_a_network_without_fusion_takes_the_rest(weights):
