@@ -152,8 +152,12 @@ def create(
     root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     scored_alone = "testing" in taken.values() and wanted.get("training") == 0
     lists = make_lists(cases, taken, root, to_train=not scored_alone)
-    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
+    who = "patients" if cases.known else "cases"
+    for line in list_lines(cases, taken, lists, who):
         print(line)
+    unused = [group for group in cases.labeled_groups if group not in taken]
+    if unused and not scored_alone:
+        print(f"{'not used':<11} labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
     window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
     if window is not None and not scored_alone:
         print(f"{'window':<11} {window[0]:g} to {window[1]:g} HU become 0 and 1; --window at the training to change it")
