@@ -268,6 +268,7 @@ def test_inference_of_pictures(tmp_path, caplog):
     flow.run()
     assert Image.open(tmp_path / "out" / "p_seg.png").size == (70, 50)
     assert "hold 0 for background, 1 for lesion; the labels trained on held 0, 255." in caplog.text
+    assert f"1 of 1 images predicted into {tmp_path / 'out'}." in caplog.text
 
 
 def test_properties_are_as_monai_wants_them(phantom_dir, tmp_path):

@@ -81,9 +81,10 @@ class Predictor(SupervisedEvaluator):
     It names them, all at once, when the others are predicted.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Arguments as in MONAI's ``SupervisedEvaluator``."""
+    def __init__(self, *args: Any, output_dir: str | os.PathLike = "", **kwargs: Any) -> None:
+        """Arguments as in MONAI's ``SupervisedEvaluator``, and the folder of the predictions, to say where they are."""
         super().__init__(*args, **kwargs)
+        self.output_dir = output_dir
         self.problems: list[str] = []
         self.add_event_handler(Events.STARTED, self.problems.clear)
         self.add_event_handler(Events.COMPLETED, self._tell)
@@ -113,7 +114,9 @@ class Predictor(SupervisedEvaluator):
 
     def _tell(self) -> None:
         total = self.state.epoch_length or 0
-        logger.info(f"{total - len(self.problems)} of {total} images predicted.")
+        done = total - len(self.problems)
+        where = f" into {os.path.abspath(self.output_dir)}" if done and self.output_dir else ""
+        logger.info(f"{done} of {total} images predicted{where}.")
         raise_all(self.problems)
 
 
