@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     }
     (tmp_path / "training.json").write_text(json.dumps(old))  # as written before the module moved
     start(spatial_size=64, intensity={"_target_": NAME}, early_sizes=[])
-    with pytest.raises(InputError, match="intensity: expected"):
+    with pytest.raises(InputError, match="intensity#window: expected nothing, received"):
         start(spatial_size=64, intensity={"_target_": NAME, "window": [0, 255]})
 
 

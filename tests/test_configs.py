@@ -250,7 +250,7 @@ def test_inference_by_command(run_bundle, phantom_dir, trained, tmp_path):
     assert before == {p: p.read_bytes() for p in images.rglob("*.nii.gz")}
 
 
-def test_inference_of_pictures(tmp_path):
+def test_inference_of_pictures(tmp_path, caplog):
     from PIL import Image
 
     folder = tmp_path / "pictures"
@@ -258,6 +258,8 @@ def test_inference_of_pictures(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(folder / "p.png")
     network = SegmentationNet(in_channels=3, out_channels=2)
     torch.save(network.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "training.json").write_text(json.dumps({"label_values": [0, 255]}))
+    caplog.set_level("INFO")
     flow = workflow(
         "infer", "inference", dataset_dir=str(folder), output_dir=str(tmp_path / "out"), output_ext=".png",
         ckpt_path=str(tmp_path / "model.pt"), in_channels=3, class_names=["background", "lesion"], spatial_size=64,
@@ -265,6 +267,8 @@ def test_inference_of_pictures(tmp_path):
     flow.initialize()
     flow.run()
     assert Image.open(tmp_path / "out" / "p_seg.png").size == (70, 50)
+    assert "hold 0 for background, 1 for lesion; the labels trained on held 0, 255." in caplog.text
+    assert f"1 of 1 images predicted into {tmp_path / 'out'}." in caplog.text
 
 
 def test_properties_are_as_monai_wants_them(phantom_dir, tmp_path):

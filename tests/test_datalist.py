@@ -57,11 +57,23 @@ def test_numbers_are_drawn_by_patient_and_seed(folders, capsys):
     assert make(folders, labeled=2, validation=1, testing=1, seed=3, class_names="background,heart") == datalist
 
 
-def test_names_of_patients_or_cases_are_followed(folders):
+def test_names_of_patients_or_cases_are_followed(folders, capsys):
     datalist = make(folders, labeled="p0", validation=["p2_frame01"], testing="p3")
     assert patients(datalist["training"]) == {"p0"} and patients(datalist["testing"]) == {"p3"}
     assert len(datalist["validation"]) == 2, "a named case brings its patient along"
     assert patients(datalist["unlabeled"]) == {"p1", "p4", "p5"}
+    assert "\nnot used    labels of 1 patients, p1 first" in capsys.readouterr().out
+    (folders / "datalist.json").unlink()
+    make(folders, validation=1)
+    assert "not used" not in capsys.readouterr().out
+
+
+def test_a_folder_to_score_alone_needs_nobody_to_train_on(folders, capsys):
+    datalist = make(folders, labeled=0, testing=4)
+    assert patients(datalist["testing"]) == {"p0", "p1", "p2", "p3"} and not datalist["training"]
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "'configs/evaluate.yaml'" in command and "--ckpt_path RUN --output_dir SCORES" in command
+    assert evaluation_key(folders / "datalist.json") == "testing"
 
 
 def test_partly_labelled_patients_are_named_and_used_unlabelled(folders, capsys):

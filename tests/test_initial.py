@@ -62,7 +62,7 @@ def test_other_intensities_or_voxels_are_warned_of(weights, caplog):
     initialized(net(), weights, HEART, preparation={**seen, "spacing": (1.0, 1.0, 2.0)})
     assert "spacing: expected [1.0, 1.0, 3.0], received [1.0, 1.0, 2.0]" in caplog.text
     initialized(net(), weights, HEART, preparation={**seen, "intensity": {"_target_": NAME, "window": None}})
-    assert "in another way (intensity: expected" in caplog.text
+    assert "in another way (intensity#window: expected [-150, 250], received null)" in caplog.text
 
 
 def test_a_network_without_fusion_takes_the_rest(weights):
@@ -90,8 +90,17 @@ def test_what_cannot_be_meant_is_refused(weights):
     torch.save({k: v for k, v in state.items() if "final_conv" not in k}, weights)
     with pytest.raises(InputError, match=r"of another network.*final_conv"):
         initialized(net(), weights, HEART)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="no such file; give --initial FILE"):
         initialized(net(), weights.with_name("none.pt"), HEART)
+
+
+def test_the_folder_of_a_training_stands_for_its_weights(weights, caplog):
+    """As it does at prediction; its classes are known from the settings in it."""
+    caplog.set_level("INFO")
+    weights.rename(weights.with_name("model_last.pt"))
+    found = initialized(net(2), weights.parent, ["background", "liver"])
+    assert parts(found, read_state(weights.with_name("model_last.pt")))["backbone.upcat_1"]
+    assert "initialised anew for background, liver" in caplog.text
 
 
 def test_known_wrappings_are_taken_off(tmp_path):

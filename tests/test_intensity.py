@@ -167,6 +167,7 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     options = {name: str(tmp_path / name) for name in ("images", "labels")}
     create(**options, output=str(tmp_path / "d.json"), class_names="background,organ")
     shown = capsys.readouterr().out
+    assert "\nwindow      30 to 210 HU become 0 and 1" in shown
     assert "Hounsfield units" in shown and "2 images are filled up" in shown
     assert json.loads((tmp_path / "d.json").read_text())["window"] == [30, 210]
     (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]

@@ -130,6 +130,25 @@ def test_classes_that_make_no_sense_are_refused(tmp_path, content, message):
         stated.class_names(tmp_path / "d.json", [])
 
 
+def test_a_class_is_not_scored_as_another(tmp_path):
+    """Two hospitals number their classes otherwise: a line with the option that says so, instead of wrong scores."""
+    path, trained = tmp_path / "d.json", (["background", "liver", "spleen"], [0, 1, 5])
+    for labels, refused in (
+        ({"0": "background", "1": "liver", "5": "spleen"}, ""),
+        ({"0": "background", "1": "class 1", "5": "class 2"}, ""),  # nobody named them
+        ({"0": "background", "5": "spleen", "9": "ignore"}, ""),
+        ({"0": "background", "1": "spleen", "5": "liver"}, r'liver to have the value 1.*received 5.*"\[0,5,1\]"'),
+        ({"0": "background", "1": "liver", "2": "spleen"}, r'spleen to have the value 5.*received 2.*"\[0,1,2\]"'),
+    ):
+        path.write_text(json.dumps({"labels": labels, "testing": []}))
+        if refused:
+            with pytest.raises(InputError, match=refused):
+                stated.check_classes(path, *trained)
+        else:
+            stated.check_classes(path, *trained)
+    stated.check_classes(path, trained[0], [0, 1, 2])  # as the line says
+
+
 def test_nearly_whole_numbers_are_whole(tmp_path, capsys):
     nearly = organ().astype(np.float32) * np.float32(0.99999994)
     create(*written(tmp_path, nearly), class_names="background,organ")

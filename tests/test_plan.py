@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, config_args
-from helpers import make
+from helpers import Slices, make
 from scripts.errors import InputError
 from scripts.training import cost as plan_module
 from scripts.training.budget import duration
@@ -91,12 +91,15 @@ def test_a_batch_that_does_not_fit_is_never_run(monkeypatch, caplog):
         plan.run()
 
 
-def test_plan_of_a_supervised_training_without_validation(caplog):
+def test_plan_of_a_supervised_training_without_validation(monkeypatch, caplog):
     caplog.set_level("INFO")
     plan, sizes = make_plan()
     figures = plan.run()
     assert figures["validations"] == 0 and "no labelled volume" in caplog.text
     assert figures["largest_batch_size"] == 8 and "there are no more slices" in caplog.text
+    monkeypatch.setattr(Slices, "unit", ("patch", "patches"))  # as in 3D
+    make_plan()[0].run()
+    assert "there are no more patches" in caplog.text
     assert 4 in sizes and figures["step_seconds"] >= figures["loading_seconds"] > 0
     assert figures["device"] == "cpu" and figures["threads"] == torch.get_num_threads()
 

@@ -341,7 +341,7 @@ def test_a_training_in_3d_says_what_prediction_has_to_know(trained):
     assert (picture.width, picture.height) == (5 * 16, 2 * 16), "the middle slice of both patches, five columns"
 
 
-def test_weights_of_3d_need_no_overlay_to_be_scored_and_to_predict(ct, trained, tmp_path):
+def test_weights_of_3d_need_no_overlay_to_be_scored_and_to_predict(ct, trained, tmp_path, caplog):
     flow = workflow("train", "train", "evaluate", dataset_dir=str(ct), output_dir=str(trained), show_progress=False,
                     run_id="reporting")  # fmt: skip
     flow.initialize()
@@ -351,6 +351,12 @@ def test_weights_of_3d_need_no_overlay_to_be_scored_and_to_predict(ct, trained, 
     assert (trained / "report" / "index.html").is_file()
     width, height = Image.open(trained / "report" / "case_best.png").size
     assert height > width / 2, "three planes, one below the other"
+    assert "trained on" not in caplog.text
+    flow = workflow("train", "train", "evaluate", dataset_dir=str(ct), output_dir=str(tmp_path / "seen"),
+                    evaluate_list="training", ckpt_path=str(trained), show_progress=False)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    assert "these weights were trained on" in caplog.text
     flow = workflow("infer", "inference", dataset_dir=str(ct / "images"), output_dir=str(tmp_path), flip_tta=True,
                     ckpt_path=str(trained), show_progress=False)  # fmt: skip
     flow.initialize()

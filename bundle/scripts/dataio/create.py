@@ -28,6 +28,7 @@ from .tables import (
     label_names,
     named,
     print_rows,
+    scoring_command,
     training_command,
     unseen_line,
     write_table,
@@ -72,7 +73,7 @@ def create(
         output: JSON file to write, which must not exist yet.
         data: Folder of a data set in place of images and labels
         labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
-            line; patient:6 for one whose name is a number; default all
+            line; patient:6 for one whose name is a number; default all; 0 to score --testing alone
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
         group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
@@ -150,12 +151,19 @@ def create(
         wanted["training"] = as_names(labeled)
     taken = distribute(cases, wanted, seed=seed)
     root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
-    lists = make_lists(cases, taken, root)
-    for line in list_lines(cases, taken, lists, "patients" if cases.known else "cases"):
+    scored_alone = "testing" in taken.values() and wanted.get("training") == 0
+    lists = make_lists(cases, taken, root, to_train=not scored_alone)
+    who = "patients" if cases.known else "cases"
+    for line in list_lines(cases, taken, lists, who):
         print(line)
+    unused = [group for group in cases.labeled_groups if group not in taken]
+    if unused and not scored_alone:
+        print(f"{'not used':<11} labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
     window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
+    if window is not None and not scored_alone:
+        print(f"{'window':<11} {window[0]:g} to {window[1]:g} HU become 0 and 1; --window at the training to change it")
     training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
-    if found is not None and (line := unseen_line(found, training, values, named(values, names))):
+    if found is not None and not scored_alone and (line := unseen_line(found, training, values, named(values, names))):
         print(line)
     if dry_run:
         print("nothing written (--dry_run)")
@@ -170,6 +178,10 @@ def create(
         "trust": trust,
     }
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
+    if scored_alone:
+        print(f"wrote {output}; to score the weights of a training on it, in the bundle's folder:")
+        print(scoring_command(root, output))
+        return
     print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
     print(training_command(root, output))
 

@@ -182,8 +182,16 @@ def _choose(
         taken[group] = use
 
 
-def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, list[dict[str, Any]]]:
+def make_lists(
+    cases: Cases, taken: Mapping[str, str], root: Path, *, to_train: bool = True
+) -> dict[str, list[dict[str, Any]]]:
     """The lists of a datalist, paths relative to ``root``; a patient that is in no list is unlabelled.
+
+    Args:
+        cases: all of them.
+        taken: the list of every patient that is not unlabelled.
+        root: folder of the images and labels.
+        to_train: whether somebody has to be left to train on.
 
     Raises:
         InputError: cases chosen for a list of labelled ones that have no label, or none left to train on.
@@ -204,9 +212,9 @@ def make_lists(cases: Cases, taken: Mapping[str, str], root: Path) -> dict[str, 
                 item["label"] = _relative(cases.labels[case], root)
             lists[use].append(item)
     raise_all(problems)
-    if not lists["training"]:
+    if to_train and not lists["training"]:
         raise InputError(f"{root}: no case is left to train on with its label; lower the numbers for validation and "
-                         "testing.")  # fmt: skip
+                         "testing, or give --labeled 0 and --testing for a datalist to score alone.")  # fmt: skip
     return lists
 
 

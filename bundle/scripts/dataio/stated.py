@@ -5,7 +5,9 @@ The command ``create`` writes it down, so that a training needs no option for it
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,9 @@ from ..errors import InputError
 from .datalist import load_datalist, readable_items
 from .layouts import classes_of
 from .slice_axis import direction_of
+
+#: Names of classes that nobody named.
+MADE_UP = re.compile(r"class \d+")
 
 
 def stated(datalist: str | os.PathLike, name: str, given: Any = "auto", default: Any = None) -> Any:
@@ -53,6 +58,31 @@ def label_values(datalist: str | os.PathLike) -> list[int] | None:
 def ignore_label(datalist: str | os.PathLike) -> int | None:
     """Value of the voxels to ignore: that whose name in ``labels`` is ``ignore``; ``None`` where there is none."""
     return _classes(datalist)[2]
+
+
+def check_classes(datalist: str | os.PathLike, class_names: Sequence[str], label_values: Sequence[int] | None) -> None:
+    """That a datalist gives no class of the weights another value than their training did.
+
+    Names that ``create`` made up count for nothing.
+
+    Args:
+        datalist: JSON file.
+        class_names: that the weights were trained on, background first.
+        label_values: of them in label files; ``None``: 0, 1, 2, ...
+
+    Raises:
+        InputError: it does, so that one class would be scored as another.
+    """
+    names, values, _ = _classes(datalist)
+    here = {name: value for name, value in zip(names, values) if not MADE_UP.fullmatch(name)}
+    trained = dict(zip(class_names, label_values or range(len(class_names))))
+    for name, value in trained.items():
+        if here.get(name, value) != value:
+            ours = [here.get(other, known) for other, known in trained.items()]
+            raise InputError(
+                f"{datalist}: expected {name} to have the value {value} in labels, as these weights learnt it, "
+                f'received {here[name]}; give --label_values "{json.dumps(ours, separators=(",", ":"))}".'
+            )
 
 
 def slice_axis(

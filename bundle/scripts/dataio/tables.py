@@ -64,7 +64,7 @@ def describe(
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
     if found.ct:
         others = [facts.path.name for facts in images if not facts.ct]
-        rows.append(("CT", "Hounsfield units: train with a window (--window, proposed below)" + (
+        rows.append(("CT", "Hounsfield units" + (
                      f"; {len(others)} images do not look like it, {others[0]} first" if others else "")))  # fmt: skip
         padded = [facts for facts in images if facts.intensity and facts.intensity[0] < AIR - 100]
         if padded:
@@ -235,10 +235,22 @@ def training_command(root: str | Path, output: str | Path) -> str:
         root: folder that the paths in it are relative to.
         output: the datalist.
     """
-    files = "['configs/train.yaml','configs/semsim_minus.yaml']"
-    command = ["python", "-m", "monai.bundle", "run", "training", "--config_file", files, "--dataset_dir", str(root)]
-    command += ["--datalist", str(Path(output).absolute()), "--output_dir", "RUN", "--minutes", "60"]
-    return "  " + " ".join(map(quoted, command))
+    given = _options("semsim_minus", root, output)
+    return _command("run", "training", *given, "--output_dir", "RUN", "--minutes", "60")
+
+
+def scoring_command(root: str | Path, output: str | Path) -> str:
+    """The command that scores the weights of a training, in ``RUN``, on a datalist. Arguments as above."""
+    return _command("run", *_options("evaluate", root, output), "--ckpt_path", "RUN", "--output_dir", "SCORES")
+
+
+def _options(overlay: str, root: str | Path, output: str | Path) -> list[str]:
+    files = f"['configs/train.yaml','configs/{overlay}.yaml']"
+    return ["--config_file", files, "--dataset_dir", str(root), "--datalist", str(Path(output).absolute())]
+
+
+def _command(*words: str) -> str:
+    return "  " + " ".join(map(quoted, ("python", "-m", "monai.bundle", *words)))
 
 
 def quoted(text: str) -> str:

@@ -81,9 +81,10 @@ class Predictor(SupervisedEvaluator):
     It names them, all at once, when the others are predicted.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Arguments as in MONAI's ``SupervisedEvaluator``."""
+    def __init__(self, *args: Any, output_dir: str | os.PathLike = "", **kwargs: Any) -> None:
+        """Arguments as in MONAI's ``SupervisedEvaluator``, and the folder of the predictions, to say where they are."""
         super().__init__(*args, **kwargs)
+        self.output_dir = output_dir
         self.problems: list[str] = []
         self.add_event_handler(Events.STARTED, self.problems.clear)
         self.add_event_handler(Events.COMPLETED, self._tell)
@@ -104,7 +105,7 @@ class Predictor(SupervisedEvaluator):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._passed_over(f"{no_room(names[0])} Its grid in slices is {'x'.join(map(str, shape))}.")
+        return self._passed_over(f"{no_room(names[0])} The network sees {'x'.join(map(str, shape))} of it.")
 
     def _passed_over(self, problem: str) -> dict:
         self.problems.append(problem)
@@ -113,7 +114,9 @@ class Predictor(SupervisedEvaluator):
 
     def _tell(self) -> None:
         total = self.state.epoch_length or 0
-        logger.info(f"{total - len(self.problems)} of {total} images predicted.")
+        done = total - len(self.problems)
+        where = f" into {os.path.abspath(self.output_dir)}" if done and self.output_dir else ""
+        logger.info(f"{done} of {total} images predicted{where}.")
         raise_all(self.problems)
 
 
@@ -167,6 +170,18 @@ def prepared_output(
     if len(kept) < len(data):
         logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
+
+
+def tell_values(class_names: Sequence[str], label_values: Sequence[int] | None) -> None:
+    """Say what the numbers in predictions mean where the labels of the training held others.
+
+    Args:
+        class_names: background first; a prediction holds their indices.
+        label_values: of the classes in the labels; ``None``: the same.
+    """
+    if label_values is not None:
+        numbers = ", ".join(f"{index} for {name}" for index, name in enumerate(class_names))
+        logger.info(f"Predictions hold {numbers}; the labels trained on held {', '.join(map(str, label_values))}.")
 
 
 def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Report:
             rows = [
                 [
                     "method",
-                    METHODS.get(str(s.get("fusion")), "?") if semi else "supervised, on the labelled slices alone",
+                    METHODS.get(str(s.get("fusion")), "?") if semi else "supervised, on the labelled images alone",
                 ],
                 ["classes", ", ".join(self.class_names)],
                 ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],

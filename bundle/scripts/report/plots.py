@@ -15,7 +15,7 @@ from .slices import Planes, choose_slices, class_color, class_legend, draw_rows,
 #: What the columns of ``training_log.csv`` are called in figures, and their colours.
 TERMS = {
     "loss": ("total L", "black"),
-    "loss_s": ("L_s, labelled slices", "tab:blue"),
+    "loss_s": ("L_s, labelled images", "tab:blue"),
     "loss_u": ("L_u, weak to strong", "tab:orange"),
     "loss_intra": ("L_intra, affinities within an image", "tab:green"),
     "loss_cross": ("L_cross, prototypes of labelled images", "tab:red"),

@@ -331,8 +331,15 @@ def weights_file(ckpt_path: str | os.PathLike) -> Path:
     return path / ("model_best.pt" if (path / "model_best.pt").is_file() else "model_last.pt")
 
 
-def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+def read_state(
+    path: str | os.PathLike, device: str | torch.device = "cpu", *, option: str = "ckpt_path"
+) -> dict[str, Any]:
     """The state of a network in a file, taken out of ``{"model": state}`` and the like, without ``module.`` in names.
+
+    Args:
+        path: the file.
+        device: where to load it to.
+        option: that named it, for messages.
 
     Raises:
         InputError: the file is missing, or is no state (or would run code).
@@ -341,7 +348,7 @@ def read_state(path: str | os.PathLike, device: str | torch.device = "cpu") -> d
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such file; give --ckpt_path FILE (a training without validation has model_last.pt alone)."
+            f"{path}: no such file; give --{option} FILE (a training without validation has model_last.pt alone)."
         ) from None
     except Exception as error:
         raise InputError(

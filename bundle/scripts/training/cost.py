@@ -248,7 +248,7 @@ class Plan:
             f"  training    {f['epochs']} epochs, {duration(f['total_seconds'])}",
             f"  memory      {f['peak_bytes'] / GIB:.1f} GiB at most, {f['available_bytes'] / GIB:.1f} GiB available",
             f"  batch size  up to {largest} fits"
-            + (", and there are no more slices" if f["steps_per_epoch"] * size <= largest else ""),
+            + (f", and there are no more {self.loader.unit[1]}" if f["steps_per_epoch"] * size <= largest else ""),
         ]
         for minutes, offer in f["minutes_buy"].items():
             shown = (

@@ -28,7 +28,7 @@ def inputs(streams: Mapping[str, Sequence[Mapping[str, Any]] | None], dataset_di
     root = os.path.abspath(dataset_dir) if dataset_dir else ""
     known = {name: items for name, items in streams.items() if items is not None}
     lists: dict[str, Any] = {name: [_identity(item, root) for item in items] for name, items in known.items()}
-    lists[CONTENTS] = dict(pair for items in known.values() for item in items for pair in _contents(item, root))
+    lists[CONTENTS] = dict(pair for items in known.values() for item in items for pair in file_numbers(item, root))
     return lists
 
 
@@ -72,7 +72,7 @@ def _identity(item: Mapping[str, Any], root: str) -> str:
     return " ".join(parts)
 
 
-def _contents(item: Mapping[str, Any], root: str) -> Iterator[tuple[str, int]]:
+def file_numbers(item: Mapping[str, Any], root: str) -> Iterator[tuple[str, int]]:
     """Files of an item: the bytes of an image, which are many, and the checksum of a label."""
     for path in image_files(item):
         parts = [part for part in Path(path).rglob("*") if part.is_file()] if os.path.isdir(path) else [Path(path)]

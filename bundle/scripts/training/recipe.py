@@ -52,16 +52,24 @@ def recipe(parser: ConfigParser) -> dict[str, Any]:
 
 
 def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """A line for each of the names whose value is another than it was, or that is there on one side only."""
+    """A line for each of the names whose value is another than it was, or that is there on one side only.
+
+    Of values with parts, such as a transform, a line for each part: ``intensity#window: expected [0, 1], ...``.
+    """
 
     def shown(values: Mapping[str, Any], name: str) -> str:
         return json.dumps(values[name]) if name in values else "nothing"
 
-    return [
-        f"{name}: expected {shown(began, name)}, received {shown(now, name)}"
-        for name in sorted(names)
-        if name not in began or name not in now or began[name] != now[name]
-    ]
+    lines = []
+    for name in sorted(names):
+        if name in began and name in now and began[name] == now[name]:
+            continue
+        was, new = began.get(name), now.get(name)
+        if isinstance(was, Mapping) and isinstance(new, Mapping):
+            lines += [f"{name}#{line}" for line in differences(was, new, was.keys() | new.keys())]
+        else:
+            lines.append(f"{name}: expected {shown(began, name)}, received {shown(now, name)}")
+    return lines
 
 
 def _collect(parser: ConfigParser, key: str, found: dict[str, Any]) -> None:

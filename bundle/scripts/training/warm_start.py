@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..dataio.intensity import saved_name
 from ..errors import InputError
-from .checkpoints import read_state
+from .checkpoints import read_state, weights_file
 from .recipe import differences
 from .settings import SETTINGS_FILE
 
@@ -39,7 +38,8 @@ def initialized(
 
     Args:
         network: of the training, with random weights.
-        initial: file of weights; empty: none. ``training.json`` beside it names its classes.
+        initial: file of weights, or the folder of a training; empty: none. ``training.json`` beside it names its
+            classes.
         class_names: of the training.
         same_classes: whether other classes are refused.
         preparation: of the images of this training, by the keys of ``training.json``: ``intensity``, ``spacing``. A
@@ -54,8 +54,9 @@ def initialized(
     """
     if initial in ("", None):
         return network
-    state, own = read_state(initial), network.state_dict()
-    settings = Path(initial).parent / SETTINGS_FILE
+    initial = weights_file(initial)
+    state, own = read_state(initial, option="initial"), network.state_dict()
+    settings = initial.parent / SETTINGS_FILE
     known = json.loads(settings.read_text()) if settings.is_file() else {}
     before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
     if other := differences(saved_name(known), saved_name(now), now.keys() & known.keys()):

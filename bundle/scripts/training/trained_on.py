@@ -1,0 +1,63 @@
+"""Cases to be scored that the weights have already seen with their labels, whose scores would be too high."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..dataio.files import case_name, image_files
+from ..distributed import rank_and_size
+from .checkpoints import weights_file
+from .inputs import CONTENTS, LISTS_FILE, file_numbers
+from .settings import SETTINGS_FILE
+
+logger = logging.getLogger("semsim")
+
+
+def warn_of_trained_on(ckpt_path: str | os.PathLike, data: Sequence[Mapping[str, Any]]) -> None:
+    """Say so where cases to be scored were trained on, by these weights or by those that they began with.
+
+    They are known by the size of the image and the checksum of the label, wherever the files lie.
+
+    Args:
+        ckpt_path: weights, or the folder of a training; ``training_lists.json`` is looked for beside them.
+        data: items to be scored.
+    """
+    known = _trained_on(weights_file(ckpt_path))
+    if not known or rank_and_size()[0] > 0:
+        return
+    names = [
+        str(item.get("case") or case_name(image_files(item)[0]))
+        for item in data
+        if tuple(number for _, number in file_numbers(item, "")) in known
+    ]
+    if names:
+        logger.warning(
+            f"{ckpt_path}: these weights were trained on {len(names)} of the {len(data)} cases to be scored, with "
+            f"their labels, {names[0]} first; their scores are too high for new images, so score others."
+        )
+
+
+def _trained_on(weights: Path) -> set[tuple[int, ...]]:
+    """Numbers of image and label of each labelled case of a training, and of those that it began with."""
+    found: set[tuple[int, ...]] = set()
+    folders: list[Path] = []
+    while weights.parent not in folders:
+        folders.append(weights.parent)
+        lists, settings = (_read(weights.with_name(name)) for name in (LISTS_FILE, SETTINGS_FILE))
+        numbers = lists.get(CONTENTS, {})
+        for line in lists.get("labelled", []):
+            images, _, label = line.partition(" with ")
+            files = [*images.split(" + "), label.split(" slices [")[0]]
+            if all(file in numbers for file in files):
+                found.add(tuple(numbers[file] for file in files))
+        weights = weights_file(settings.get("initial") or weights)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
