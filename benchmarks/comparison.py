@@ -235,11 +235,11 @@ def report(page: str = "", results: str = "") -> None:
     """Write the tables and pictures of a page (all pages without one) from results, between its marks.
 
     Marks are ``<!-- table PATTERN -->`` or ``<!-- table PATTERN against LABEL -->``, likewise ``methods`` without
-    the results of changes, ``curves``, ``patients`` and ``differences`` for pictures, ``cells`` for methods by labelled
-    patients (``cells_post_processed``: with flips and the largest component; ``against CHANGE``: of the methods with
-    that change), ``quality`` for pseudo-labels,
-    ``classes`` for differences class by class, ``similarities`` for what pseudo_labels.py found, each closed by
-    ``<!-- end -->``; PATTERN chooses result files by name.
+    the results of changes, ``curves`` (of methods), ``patients`` and ``differences`` for pictures, ``cells`` for
+    methods by labelled patients (``cells_post_processed``: with flips and the largest component; ``against CHANGE``:
+    of the methods with that change), ``quality`` for pseudo-labels, ``classes`` for differences class by class,
+    ``similarities`` for what pseudo_labels.py found, each closed by ``<!-- end -->``; PATTERN chooses result files by
+    name.
 
     Args:
         page: Markdown file; default ``README.md``, ``ACCURACY.md`` and ``RECIPE.md``.
@@ -302,9 +302,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
-    """Mean validation Dice over iterations, a line a label, its seeds from lowest to highest shaded."""
+    """Mean validation Dice over iterations, a line a method, its seeds from lowest to highest shaded."""
     figure, ax = _figure(11, 4.5)
-    for name, group in groups_of(records).items():
+    for name, group in groups_of([r for r in records if not r["change"]]).items():
         steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
         values = np.array([r["validation_curve"]["mean_dice"] for r in group])
         (line,) = ax.plot(steps, values.mean(axis=0), label=f"{name} ({len(group)} seed{'s' * (len(group) > 1)})")
