@@ -132,8 +132,8 @@ def test_pictures_of_other_print_resolutions_lie_on_each_other(tmp_path):
 
 
 def test_create_keeps_what_counts_for_the_training(tmp_path, capsys):
-    for name, affine in (("a", AFFINE), ("b", np.diag([1.5, 1.5, 5.0, 1.0]))):
-        for folder, array, where in (("images", IMAGE, AFFINE), ("labels", LABEL, affine)):
+    for name, image, affine in (("a", IMAGE, AFFINE), ("b", IMAGE + 1, np.diag([1.5, 1.5, 5.0, 1.0]))):
+        for folder, array, where in (("images", image, AFFINE), ("labels", LABEL, affine)):
             (tmp_path / folder).mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(array, where), tmp_path / folder / f"{name}.nii.gz")
     options = {

@@ -152,8 +152,8 @@ def test_names_that_show_patients_are_grouped(names, patients):
 
 
 def test_what_is_not_known_of_patients_is_said(tmp_path, capsys):
-    for name in ("genius_0800", "genius_0801", "genius_0900", "genius_1000"):
-        image, label = samples.blob((6, 6, 2))
+    for seed, name in enumerate(("genius_0800", "genius_0801", "genius_0900", "genius_1000")):
+        image, label = samples.blob((6, 6, 2), seed=seed)
         samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", image)
         samples.write_nifti(tmp_path / "labels" / f"{name}.nii.gz", label)
     folders = [str(tmp_path / "images"), str(tmp_path / "labels")]

@@ -161,6 +161,7 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
         image, label = samples.blob((20, 20, 3), seed=1)
         image = (image - 160).astype(np.int16)  # tissue -60 to 0, the organ 90 to 150
         image[:2] = outside
+        image[2, 0, 0] += ord(case)  # no two are alike
         label[:2] = 0
         samples.write_nifti(tmp_path / f"images/{case}.nii.gz", image)
         samples.write_nifti(tmp_path / f"labels/{case}.nii.gz", label)
@@ -172,7 +173,7 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     assert json.loads((tmp_path / "d.json").read_text())["window"] == [30, 210]
     (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]
     assert "-3024 to 149; in the median image -59" in row, "percentiles leave the padding out"
-    for case in "abc":
-        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0])
+    for noise, case in enumerate("abc"):
+        samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0] + noise)
     create(**options, output=str(tmp_path / "e.json"), class_names="background,organ")
     assert "window" not in json.loads((tmp_path / "e.json").read_text())

@@ -301,7 +301,7 @@ def prepare(
     if dry_run:
         print("nothing written (--dry_run)")
         return
-    facts = {"name": chosen.name, "seed": seed, "labels": dict(enumerate(chosen.class_names))}
+    facts = {"name": chosen.name, "seed": seed, "labels": dict(zip(chosen.label_values, chosen.class_names))}
     write_json(output, {**facts, **({} if axis is None else {"slice_axis": axis}), **lists})
     config = f"\"['configs/train.yaml','configs/{release}.yaml']\""
     print(f"wrote {output}; to train on it, in the bundle's folder:")

@@ -61,9 +61,10 @@ def ignore_label(datalist: str | os.PathLike) -> int | None:
 
 
 def check_classes(datalist: str | os.PathLike, class_names: Sequence[str], label_values: Sequence[int] | None) -> None:
-    """That a datalist gives no class of the weights another value than their training did.
+    """That a datalist gives no class of the weights the value of another one in their training.
 
-    Names that ``create`` made up count for nothing.
+    Names that ``create`` made up count for nothing. Values that the training did not know are refused where a label
+    shows them.
 
     Args:
         datalist: JSON file.
@@ -77,11 +78,13 @@ def check_classes(datalist: str | os.PathLike, class_names: Sequence[str], label
     here = {name: value for name, value in zip(names, values) if not MADE_UP.fullmatch(name)}
     trained = dict(zip(class_names, label_values or range(len(class_names))))
     for name, value in trained.items():
-        if here.get(name, value) != value:
+        if here.get(name, value) != value and here[name] in trained.values():
             ours = [here.get(other, known) for other, known in trained.items()]
+            shown = json.dumps(ours, separators=(",", ":"))
+            option = f'"{shown}"' if len({*ours}) == len(ours) else f"and a value for each of {', '.join(trained)}"
             raise InputError(
                 f"{datalist}: expected {name} to have the value {value} in labels, as these weights learnt it, "
-                f'received {here[name]}; give --label_values "{json.dumps(ours, separators=(",", ":"))}".'
+                f"received {here[name]}; give --label_values {option}, or mend `labels` there."
             )
 
 
