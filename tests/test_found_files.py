@@ -133,7 +133,8 @@ def test_links_count_once_and_a_link_to_a_parent_is_no_loop(tmp_path, caplog):
         samples.write_nifti(images / f"{name}.nii.gz", IMAGE + noise)
     samples.write_nifti(tmp_path / "labels" / "p2" / "mr.nii.gz", LABEL)
     (images / "all").symlink_to("..")
-    (images / "latest").symlink_to("p2")  # sorts before what it leads to
+    for folder in (images, tmp_path / "labels"):
+        (folder / "latest").symlink_to("p2")  # sorts before what it leads to
     expected = {"training": ["images/p2/mr.nii.gz"], "unlabeled": ["images/p1/mr.nii.gz"]}
     assert made(tmp_path, images=images, labels=tmp_path / "labels") == expected
     assert "1 images are links to others" in caplog.text and "latest/mr.nii.gz first" in caplog.text

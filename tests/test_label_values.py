@@ -138,7 +138,7 @@ def test_a_class_is_not_scored_as_another(tmp_path):
         ({"0": "background", "1": "class 1", "5": "class 2"}, ""),  # nobody named them
         ({"0": "background", "5": "spleen", "9": "ignore"}, ""),
         ({"0": "background", "1": "spleen", "5": "liver"}, r'liver to have the value 1.*received 5.*"\[0,5,1\]"'),
-        ({"0": "background", "1": "liver", "2": "spleen"}, ""),  # a label that shows 2 is refused as such
+        ({"0": "background", "1": "liver", "2": "spleen"}, ""),  # see below
         (
             {"0": "background", "1": "spleen"},
             r"spleen to have the value 5.*received 1; give --label_values and a value",
@@ -150,6 +150,8 @@ def test_a_class_is_not_scored_as_another(tmp_path):
                 stated.check_classes(path, *trained)
         else:
             stated.check_classes(path, *trained)
+    with pytest.raises(InputError, match=r"expected label values \[0, 1, 5\], received 2"):
+        LabelValuesd("label", trained[1], trained[0])({"label": torch.arange(3)[None]})
 
 
 def test_nearly_whole_numbers_are_whole(tmp_path, capsys):

@@ -58,6 +58,8 @@ def test_copies_are_known_and_others_of_the_same_name_are_not(tmp_path, items, c
     Path(other["image"]).rename(tmp_path / "one.nii.gz")
     warn_of_trained_on(run, [{**other, "image": str(tmp_path / "one.nii.gz")}])
     warn_of_trained_on(tmp_path / "data", [items["one"]])  # weights of unknown origin
+    empty = [case(tmp_path / folder, "empty") for folder in "abc"]  # as long, and with the same label
+    warn_of_trained_on(training(tmp_path / "alike", tmp_path, empty[:2], []), empty[2:])
     assert not caplog.text
     warn_of_trained_on(run, [{key: str(moved / key / "renamed.nii.gz") for key in ("image", "label")}])
     assert "renamed first" in caplog.text

@@ -188,11 +188,12 @@ def create(
 
 def _stray(layout: Layout, where: str) -> list[str]:
     """Labels that belong to no image, and images that are none, a line each; prints what is merely worth knowing."""
+    used = {os.path.realpath(path) for name, path in layout.labels.items() if name in layout.images}
     stray = [
         f"{path}: a label without an image of that name in {where}; rename or remove it, or say what label names end "
         "with by --label_suffix."
         for name, path in layout.labels.items()
-        if name not in layout.images
+        if name not in layout.images and os.path.realpath(path) not in used  # a link, as its image is
     ]
     alone = [path for path in layout.images.values() if isinstance(path, Path)]
     hidden, remarks = hidden_beside(alone, layout.labels.values())

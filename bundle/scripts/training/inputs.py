@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ def _identity(item: Mapping[str, Any], root: str) -> str:
     if item.get("labeled_slices") is not None:
         parts.append(f"slices {item['labeled_slices']}")
     return " ".join(parts)
+
+
+def labelled_numbers(lists: Mapping[str, Any]) -> set[tuple[int, ...]]:
+    """Numbers of image and label, as :func:`file_numbers` has them, of each labelled item of ``training_lists.json``.
+
+    Items that share theirs, uncompressed images with empty labels, are left out: the numbers do not tell them apart.
+    """
+    numbers = lists.get(CONTENTS, {})
+    found: Counter[tuple[int, ...]] = Counter()
+    for line in lists.get("labelled", []):  # as `_identity` writes it
+        images, _, label = line.partition(" with ")
+        files = [*images.split(" + "), label.split(" slices [")[0]]
+        if all(file in numbers for file in files):
+            found[tuple(numbers[file] for file in files)] += 1
+    return {each for each, count in found.items() if count == 1}
 
 
 def file_numbers(item: Mapping[str, Any], root: str) -> Iterator[tuple[str, int]]:

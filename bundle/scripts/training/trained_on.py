@@ -12,7 +12,7 @@ from typing import Any
 from ..dataio.files import case_name, image_files
 from ..distributed import rank_and_size
 from .checkpoints import weights_file
-from .inputs import CONTENTS, LISTS_FILE, file_numbers
+from .inputs import LISTS_FILE, file_numbers, labelled_numbers
 from .settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
@@ -49,12 +49,7 @@ def _trained_on(weights: Path) -> set[tuple[int, ...]]:
     while weights.parent not in folders:
         folders.append(weights.parent)
         lists, settings = (_read(weights.with_name(name)) for name in (LISTS_FILE, SETTINGS_FILE))
-        numbers = lists.get(CONTENTS, {})
-        for line in lists.get("labelled", []):
-            images, _, label = line.partition(" with ")
-            files = [*images.split(" + "), label.split(" slices [")[0]]
-            if all(file in numbers for file in files):
-                found.add(tuple(numbers[file] for file in files))
+        found |= labelled_numbers(lists)
         weights = weights_file(settings.get("initial") or weights)
     return found
 
