@@ -108,6 +108,7 @@ file_names = st.builds(
         "class_names": st.sampled_from(["background,heart", ["background"]]),
     }),
 )  # fmt: skip
+@example(images=["p1.nii.gz"], labels=["p1.nii.gz"], counts=(0, 0, 1), options={})
 def test_any_folders(images, labels, counts, options):
     """Every patient lands in one list; what is trained on or scored has its label."""
     folder = folder_with({})
@@ -126,8 +127,9 @@ def test_any_folders(images, labels, counts, options):
     else:
         content = json.loads((folder / "list.json").read_text())
         listed = [item["image"] for name in LISTS for item in content[name]]
-        assert len(listed) == len(set(listed)) and content["training"]
-        for name in LISTS:
+        assert len(listed) == len(set(listed))
+        assert content["training"] or (counts[0] == 0 and content["testing"]), "to train on, or to score alone"
+        for name in filter(content.get, LISTS):
             for item in read_datalist(folder / "list.json", folder, name):
                 assert os.path.exists(item["image"]) and ("label" in item) == (name != "unlabeled")
     shutil.rmtree(folder)
