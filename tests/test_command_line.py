@@ -22,7 +22,7 @@ def in_the_bundle(monkeypatch):
     [
         [],
         ["--epochs", "2", "--loss#threshold", "0.9", "--output-dir=x", "--use_unlabeled", "False", "--amp"],
-        ["--fusion", "none", "--run_id", "training", "--slice_axis", "None", "--amp", "true"],
+        ["--fusion", "none", "--run_id", "training", "--slice_axis", "$None", "--amp", "true"],
         ["--tracking", "mlflow", "--experiment_name", "a", "--logging_file", "configs/logging.conf"],
         ["--train::trainer::amp_kwargs", "{}", "--datalist", "$@dataset_dir + '/x--y.json'"],
     ],
@@ -34,10 +34,11 @@ def test_options_that_mean_something(options):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--use_unlabeled", "false"], "--use_unlabeled: expected False, received 'false'; .* --use_unlabeled False."),
+        (["--use_unlabeled", "false"], "--use_unlabeled: expected False, received 'false'.* --use_unlabeled False."),
         (["--allow-outside=false"], "--allow_outside: expected False"),
         (["--loss#average_images", "false"], "--loss#average_images: expected False"),
-        (["--slice_axis", "null"], "--slice_axis: expected None, received 'null'"),
+        (["--slice_axis", "null"], r"--slice_axis: expected '\$None', received 'null'.* --slice_axis '\$None'"),
+        (["--slice_axis=None"], r"--slice_axis: expected '\$None', received 'None'.* --slice_axis '\$None'"),
         (["--output_dr", "x"], "--output_dr: expected a key of configs/train.yaml, .* did you mean --output_dir?"),
         (["--los#threshold", "0.9"], "did you mean --loss?"),
         (["--wibble"], "docs/REFERENCE.md"),

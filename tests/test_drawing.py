@@ -31,6 +31,10 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
 
     named = drawn(class_names="background,liver,tumour")
     assert np.array_equal(named, drawn(class_names=["background", "liver", "tumour"])), "as a command line gives them"
+    nib.save(nib.Nifti1Image(np.where(label > 1, 60000, label).astype(np.int32), affine), tmp_path / "label.nii.gz")
+    coded = drawn(class_names="background,liver")
+    colours = [{*map(tuple, picture[np.ptp(picture, axis=-1) > 60])} for picture in (named, coded)]
+    assert colours[0] != colours[1] and all((np.ptp(p, axis=-1) > 60).sum() > 100 for p in (named, coded))
     small = label * (np.indices(label.shape)[0] < 14)
     nib.save(nib.Nifti1Image(small, affine), tmp_path / "label.nii.gz")
     coloured = [(np.ptp(drawn(zoom=zoom), axis=-1) > 60).sum() for zoom in (False, True)]

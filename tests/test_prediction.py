@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from scripts.dataio import phantom
 from scripts.errors import InputError, explain
-from scripts.evaluation.predict import output_name, prepared_output
+from scripts.evaluation.predict import output_name, prepared_output, voxel_type
 from skimage import measure
 
 
@@ -198,6 +198,43 @@ def test_one_volume_stored_in_many_ways_is_predicted_alike(weights, tmp_path):
         assert volume.shape == (stored[name].shape if name in stored else image.shape)
         same = np.asarray(nib.as_closest_canonical(volume).dataobj)
         assert dice(same, np.asarray(nib.as_closest_canonical(predicted["plain"]).dataobj)) > 0.99, name
+
+
+def trained_with(weights: str, folder: Path, label_values: list[int]) -> str:
+    """A copy of the weights whose training read such labels."""
+    shutil.copytree(Path(weights).parent, folder)
+    settings = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**settings, "label_values": label_values}))
+    return str(folder / "model_last.pt")
+
+
+def test_predictions_are_coded_as_the_labels(run_bundle, weights, tmp_path):
+    """So that a corrected one belongs among them; the class numbers on demand."""
+    truth = scans(tmp_path, 2)
+    predicted = []
+    for coded, options in (([0, 1, 5, 600], ["--label_values", "$None"]), ([0, 1, 5, 600], []), ([3, 255, 1, 0], [])):
+        folder = tmp_path / str(len(predicted))
+        result = run_bundle("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), "--ckpt_path",
+                            trained_with(weights, folder / "run", coded), "--output_dir", str(folder / "out"), *options)  # fmt: skip
+        said = f"{coded[1]} for right ventricle, {coded[2]} for myocardium, {coded[3]} for left ventricle."
+        assert (said in result.stderr + result.stdout) == (not options)
+        predicted.append([np.asarray(nib.load(folder / "out" / f"{name}_seg.nii.gz").dataobj) for name in truth])
+    for plain, wide, small in zip(*predicted):
+        assert {*np.unique(plain)} == {0, 1, 2, 3} and plain.dtype == small.dtype == np.uint8
+        np.testing.assert_array_equal(wide, np.array([0, 1, 5, 600])[plain])
+        np.testing.assert_array_equal(small, np.array([3, 255, 1, 0])[plain])
+
+
+@pytest.mark.parametrize("values, ending, expected", [
+    ([0, 1, 5, 600], ".png", "from 0 to 255, received .*600"),
+    ([0, -1, 1, 2], ".PNG", "from 0 to 255, received .*-1"),
+    ([0, 1, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
+    ([0, 1, 5, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
+    (None, ".jpg", "JPG changes label values"),
+])  # fmt: skip
+def test_values_that_the_files_cannot_hold_are_refused(values, ending, expected):
+    with pytest.raises(InputError, match=expected):
+        voxel_type(["background", "a", "b", "c"], values, ending)
 
 
 def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):

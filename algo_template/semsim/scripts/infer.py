@@ -109,17 +109,22 @@ class InferClass:
 
 
 def predict(image: str, output: str, **override: Any) -> None:
-    """Predict one image file and write its classes: ``python scripts/infer.py IMAGE OUTPUT``."""
-    from monai.transforms import SaveImage
+    """Predict one image file and write its labels: ``python scripts/infer.py IMAGE OUTPUT``."""
+    from monai.transforms import MapLabelValue, SaveImage
 
-    classes = InferClass(**override).infer(image).argmax(dim=0, keepdim=True)
     target = Path(output)
     if target.exists():
         raise SystemExit(f"{target}: exists already; give another name.")
     suffix = "".join(target.suffixes)
-    save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype="uint8", resample=False,
+    fold = InferClass(**override)
+    fold.parser["output_ext"] = suffix
+    values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
+    labels = fold.infer(image).argmax(dim=0, keepdim=True)
+    if values is not None:
+        labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
+    save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
                      separate_folder=False)  # fmt: skip
-    save(classes, filename=str(target).removesuffix(suffix))
+    save(labels, filename=str(target).removesuffix(suffix))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data import FolderLayout, list_data_collate
@@ -172,16 +173,39 @@ def prepared_output(
     return kept
 
 
-def tell_values(class_names: Sequence[str], label_values: Sequence[int] | None) -> None:
-    """Say what the numbers in predictions mean where the labels of the training held others.
+def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:
+    """The type of the voxels of predictions that hold the values of the labels; says what stands for which class.
 
     Args:
-        class_names: background first; a prediction holds their indices.
-        label_values: of the classes in the labels; ``None``: the same.
+        class_names: background first.
+        label_values: of the classes; ``None``: 0, 1, 2, ..., of which nothing is said.
+        output_ext: ending of the predictions.
+
+    Returns:
+        ``np.uint8`` or, for values that it cannot hold, ``np.int32``.
+
+    Raises:
+        InputError: another number of values than of classes, a value twice, or one that such files cannot hold.
     """
-    if label_values is not None:
-        numbers = ", ".join(f"{index} for {name}" for index, name in enumerate(class_names))
-        logger.info(f"Predictions hold {numbers}; the labels trained on held {', '.join(map(str, label_values))}.")
+    if output_ext.lower() in (".jpg", ".jpeg"):
+        raise InputError(f"output_ext {output_ext}: JPG changes label values; give .png for 2D images, or .nii.gz.")
+    if label_values is None:
+        return np.uint8
+    values = list(label_values)
+    if len(values) != len(class_names) or len({*values}) < len(values):
+        raise InputError(
+            f"label_values: expected a value of its own for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), received {values}; change it, or give '$None' for 0, 1, 2, ..."
+        )
+    small = 0 <= min(values) and max(values) <= 255
+    if not small and output_ext.lower() in (".png", ".bmp"):
+        raise InputError(
+            f"output_ext {output_ext}: expected label values from 0 to 255, received {values}; give .nii.gz, or "
+            "--label_values '$None' for predictions of 0, 1, 2, ..."
+        )
+    told = ", ".join(f"{value} for {name}" for name, value in zip(class_names, values))
+    logger.info(f"Predictions hold the values of the labels: {told}.")
+    return np.uint8 if small else np.int32
 
 
 def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:

@@ -16,14 +16,16 @@ from ..training.recipe import caller
 from .monai_label import inside
 from .running_config import problems_of
 
-#: Text that is taken for true where Python's word is meant.
-WORDS = {"false": "False", "null": "None"}
+#: Text to write in the place of one that would be taken for true, or left out: MONAI drops options that are ``None``.
+WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
 #: What ``--tracking`` reads beside its own keys of a config.
 TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 
 
 def check_options(argv: Sequence[str] | None = None) -> None:
-    """Refuse misspelt options, which MONAI adds to the config unread, and ``false``, which is a text and so true.
+    """Refuse misspelt options, which MONAI adds to the config unread, and words that it misreads.
+
+    ``false`` is a text to it and so true, and an option that is ``None`` is left out.
 
     Args:
         argv: a command line, ``[program, "run", ...]``; default: this process's, if it is one of ``monai.bundle run``,
@@ -45,7 +47,8 @@ def check_options(argv: Sequence[str] | None = None) -> None:
         found = []
     options = options_of(argv)
     problems = [
-        f"--{name}: expected {WORDS[text]}, received {text!r}; write as in Python --{name} {WORDS[text]}."
+        f"--{name}: expected {WORDS[text]}, received {text!r}, which MONAI takes for something else; write --{name} "
+        f"{WORDS[text]}."
         for name, text in options.items()
         if text in WORDS
     ]

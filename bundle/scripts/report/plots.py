@@ -167,7 +167,7 @@ def case_slices(rows: Sequence[Planes], title: str, class_names: Sequence[str], 
     with canvas(output, len(rows), columns, size, below=0.35 / size[1]) as (figure, axes):
         draw_rows(axes, rows, styles)
         figure.suptitle(title, fontsize=11)
-        class_legend(figure, class_names[1:], styles)
+        class_legend(figure, dict(enumerate(class_names[1:], 1)), styles)
 
 
 def affinity_maps(

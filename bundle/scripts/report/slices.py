@@ -156,18 +156,16 @@ def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]
     ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=planes.aspect, interpolation="nearest")
     for name, style in styles.items():
         label = planes.labels[name][:, :, position]
-        for c in range(1, int(label.max()) + 1):
-            mask = label == c
-            if mask.any():
-                lines = ax.contour(
-                    np.pad(mask, 1),
-                    levels=[0.5],
-                    colors=[class_color(c)],
-                    linestyles=style,
-                    linewidths=1.4,
-                    extent=(-1, mask.shape[1], -1, mask.shape[0]),
-                )
-                lines.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
+        for c in np.unique(label[label > 0]):
+            lines = ax.contour(
+                np.pad(label == c, 1),
+                levels=[0.5],
+                colors=[class_color(c)],
+                linestyles=style,
+                linewidths=1.4,
+                extent=(-1, label.shape[1], -1, label.shape[0]),
+            )
+            lines.set_path_effects([withStroke(linewidth=2.2, foreground="black", alpha=0.6)])
     ax.set_xlim(-0.5, image.shape[1] - 0.5)
     ax.set_ylim(image.shape[0] - 0.5, -0.5)
     ax.axis("off")
@@ -195,12 +193,12 @@ def draw_rows(axes: Any, rows: Sequence[Planes], styles: Mapping[str, str], *, z
                 ax.set(xlim=across, ylim=down[::-1])
 
 
-def class_legend(figure: Any, names: Sequence[str], styles: Mapping[str, str]) -> None:
-    """Legend below a figure: colours of the classes, and line styles where there are several."""
+def class_legend(figure: Any, names: Mapping[int, str], styles: Mapping[str, str]) -> None:
+    """Legend below a figure: colours of the classes, whose names are given by value, and line styles if several."""
     import matplotlib.pyplot as plt
 
     handles: list[Any] = [
-        plt.Line2D([], [], color=class_color(c), label=name, linewidth=2) for c, name in enumerate(names, 1)
+        plt.Line2D([], [], color=class_color(c), label=name, linewidth=2) for c, name in names.items()
     ]
     if len(styles) > 1:
         handles += [plt.plot([], [], color="0.3", linestyle=style, label=name)[0] for name, style in styles.items()]
@@ -225,7 +223,8 @@ def overlay(
         output: PNG file to write.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas.
+        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas. Other values
+            are shown as numbers.
         slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
             the body. Default: the coarsest
         zoom: whether to show the surroundings of the labels alone.
@@ -251,8 +250,8 @@ def overlay(
     figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 3.4 * len(rows) + 0.5), squeeze=False)
     draw_rows(axes, rows, styles, zoom=zoom)
     figure.suptitle(case_name(image), fontsize=11)
-    last = int(max(a.max() for a in rows[0].labels.values()))
-    names = [class_names[c] if c < len(class_names) else f"class {c}" for c in range(1, last + 1)]
+    shown = np.unique(np.stack([*rows[0].labels.values()]))
+    names = {c: class_names[c] if c < len(class_names) else f"value {c}" for c in shown[shown > 0].tolist()}
     class_legend(figure, names, styles)
     figure.tight_layout(rect=(0, 0.06, 1, 0.97))
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)

@@ -139,7 +139,7 @@ def check_one_length(minutes: float | None, epochs: int | None) -> None:
     if minutes is not None and epochs is not None:
         raise InputError(
             f"minutes {minutes:g} and epochs {epochs}: expected one of the two, received both; leave one out, or give "
-            "--epochs None or --minutes None where a config sets it."
+            "--epochs '$None' or --minutes '$None' where a config sets it."
         )
     if minutes is None and epochs is None:
         raise InputError("epochs: expected a number, or minutes instead, received neither; give --epochs or --minutes.")
