@@ -257,6 +257,7 @@ def test_inference_of_pictures(tmp_path, caplog):
     folder.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(folder / "p.png")
     network = SegmentationNet(in_channels=3, out_channels=2)
+    torch.nn.init.constant_(network.backbone.final_conv.bias[1:], 99.0)  # all is lesion
     torch.save(network.state_dict(), tmp_path / "model.pt")
     (tmp_path / "training.json").write_text(json.dumps({"label_values": [0, 255]}))
     caplog.set_level("INFO")
@@ -266,8 +267,9 @@ def test_inference_of_pictures(tmp_path, caplog):
     )  # fmt: skip
     flow.initialize()
     flow.run()
-    assert Image.open(tmp_path / "out" / "p_seg.png").size == (70, 50)
-    assert "hold 0 for background, 1 for lesion; the labels trained on held 0, 255." in caplog.text
+    with Image.open(tmp_path / "out" / "p_seg.png") as predicted:
+        assert predicted.size == (70, 50) and predicted.getextrema() == (255, 255)
+    assert "Predictions hold the values of the labels: 0 for background, 255 for lesion." in caplog.text
     assert f"1 of 1 images predicted into {tmp_path / 'out'}." in caplog.text
 
 

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 from conftest import BUNDLE
+from helpers import workflow
 from ignite.engine import Engine
 from scripts.dataio.intensity import NAME
-from scripts.errors import InputError
+from scripts.errors import InputError, find_input_error
 from scripts.method.network import SemSimNet
 from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
 from scripts.training.warm_start import initialized
@@ -136,3 +137,27 @@ def test_weights_alone_are_nothing_to_resume_from(weights):
     engine = Engine(lambda *_: None)
     with pytest.raises(InputError, match="--initial FILE"):
         ResumeFrom(str(weights), str(weights.parent / "new"), {}, "cpu")._load(engine)
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"initial": "none.pt"}, "no such file; give --initial FILE"),
+    ({"resume": "none.pt"}, "no such checkpoint"),
+    ({"output_dir": "used"}, "an earlier training has its files here"),
+    ({}, "p0.nii.gz"),
+])  # fmt: skip
+def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, given, message):
+    """A wrong path is told at once, not after hundreds of volumes; here none of them can be read."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "model_last.pt").touch()
+    lists = {"training": [{"image": "p0.nii.gz", "label": "p0_seg.nii.gz"}], "unlabeled": [{"image": "p1.nii.gz"}]}
+    (tmp_path / "d.json").write_text(json.dumps(lists))
+    for name in ("p0", "p0_seg", "p1"):
+        (tmp_path / f"{name}.nii.gz").write_text("no image")
+    paths = {key: str(tmp_path / value) for key, value in {"output_dir": "new", **given}.items()}
+    flow = workflow("train", "train", "semsim_minus", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"),
+                    spatial_size=32, epochs=1, show_progress=False, **paths)  # fmt: skip
+    flow.initialize()
+    with pytest.raises(Exception) as caught:
+        flow.run()
+    assert message in str(find_input_error(caught.value))
+    assert not (tmp_path / "new").exists()

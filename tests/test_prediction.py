@@ -214,8 +214,9 @@ def test_predictions_are_coded_as_the_labels(run_bundle, weights, tmp_path):
     predicted = []
     for coded, options in (([0, 1, 5, 600], ["--label_values", "$None"]), ([0, 1, 5, 600], []), ([3, 255, 1, 0], [])):
         folder = tmp_path / str(len(predicted))
-        result = run_bundle("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), "--ckpt_path",
-                            trained_with(weights, folder / "run", coded), "--output_dir", str(folder / "out"), *options)  # fmt: skip
+        ckpt_path = trained_with(weights, folder / "run", coded)
+        result = run_bundle("run", *config_args("inference"), "--dataset_dir", str(tmp_path / "scans"), *options,
+                            "--ckpt_path", ckpt_path, "--output_dir", str(folder / "out"))  # fmt: skip
         said = f"{coded[1]} for right ventricle, {coded[2]} for myocardium, {coded[3]} for left ventricle."
         assert (said in result.stderr + result.stdout) == (not options)
         predicted.append([np.asarray(nib.load(folder / "out" / f"{name}_seg.nii.gz").dataobj) for name in truth])

@@ -197,7 +197,7 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
             f"label_values: expected a value of its own for each of the {len(class_names)} classes "
             f"({', '.join(class_names)}), received {values}; change it, or give '$None' for 0, 1, 2, ..."
         )
-    small = 0 <= min(values) and max(values) <= 255
+    small = min(values) >= 0 and max(values) <= 255
     if not small and output_ext.lower() in (".png", ".bmp"):
         raise InputError(
             f"output_ext {output_ext}: expected label values from 0 to 255, received {values}; give .nii.gz, or "

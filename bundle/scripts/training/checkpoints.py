@@ -160,6 +160,21 @@ def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
     return path
 
 
+def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -> None:
+    """That what a training begins with can be used, before it reads its images.
+
+    Args:
+        resume, output_dir: as for :class:`ResumeFrom`, whose errors this raises.
+        initial: weights to begin with, or the folder of a training; empty: none.
+
+    Raises:
+        InputError: also where the weights cannot be read.
+    """
+    resume_path(resume, output_dir)
+    if initial:
+        read_state(weights_file(initial), option="initial")
+
+
 def stretch(schedule: PolynomialLR, total: int) -> None:
     """Let a schedule take its course to another end, from the step where it is.
 
