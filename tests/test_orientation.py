@@ -12,6 +12,7 @@ from helpers import workflow
 from monai.transforms import RandFlipd, RandRotate90d
 from scripts.dataio.orientation import common_flips, flip_probability
 from scripts.errors import InputError
+from scripts.training.settings import warn_of_flips
 from test_volumes import oblique, write
 
 
@@ -42,7 +43,8 @@ def test_one_odd_volume_among_many_changes_nothing_and_pictures_say_nothing():
 @pytest.mark.parametrize("names, turn, given, expected, flip_tta", [
     (["train", "volumes"], 0, {}, [0.0] * 3, False), (["train", "volumes"], 45, {}, [0.5] * 3, False),
     (["train", "volumes"], 0, {"flips": [0, 0.3, 0]}, [0.0, 0.3, 0.0], False),
-    (["train"], 0, {}, [0.5, 0.5, 0.5], True), (["train"], 0, {"flips": "auto"}, [0.0] * 3, False),
+    (["train"], 0, {}, [0.0] * 3, False), (["train"], 45, {}, [0.5] * 3, True),
+    (["train"], 0, {"flips": 0.5}, [0.5] * 3, True),
     (["train"], 0, {"flips": 0}, [0.0] * 3, False), (["train"], 0, {"flips": [0, 0.5]}, [0.0, 0.5, 0.0], [1]),
 ])  # fmt: skip
 def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expected, flip_tta):
@@ -77,3 +79,15 @@ def test_a_file_with_voxel_sizes_alone_states_no_place(tmp_path):
 def test_other_flips_are_refused(given):
     with pytest.raises(InputError, match="expected a probability from 0 to 1, or one for each of 2 axes, or auto"):
         flip_probability(given, 2, "", "")
+
+
+@pytest.mark.parametrize("flips, flip_tta, axes", [
+    ([0.0, 0.5], True, "axis 0 in"), ([0.0, 0.0, 0.0], True, "axis 0, 1, 2 in"), ([0.5, 0.0], [0, 1], "axis 1 in"),
+    ([0.0, 0.5], [1], ""), ([0.0, 0.0], False, ""), ([0.5, 0.5], True, ""), (None, True, ""),
+])  # fmt: skip
+def test_flips_that_the_network_has_not_learnt_are_told(tmp_path, caplog, flips, flip_tta, axes):
+    """Older weights do not say what they have seen."""
+    (tmp_path / "training.json").write_text(json.dumps({"flips": flips} if flips else {}))
+    warn_of_flips(tmp_path / "model_last.pt", flip_tta)
+    assert (f"{tmp_path / 'training.json'}: images were not flipped along {axes}" in caplog.text) == bool(axes)
+    assert bool(caplog.text) == bool(axes)

@@ -271,7 +271,8 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     """A training with ``keep_largest`` predicts and scores so without being told again; the option still decides."""
     run, out = tmp_path / "run", tmp_path / "out"
     common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.003}
-    flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True)
+    flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True,
+                    flips=0.5)  # fmt: skip
     flow.initialize()
     flow.run()
 

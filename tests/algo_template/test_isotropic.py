@@ -50,7 +50,7 @@ def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
         folder = work / f"semsim_{fold}" / f"model_fold{fold}"
         settings = json.loads((folder / "training.json").read_text())
         assert settings["spatial_dims"] == dims and settings["unlabeled_images"] == 2
-        assert settings["flip_tta"] == (dims == 2)
+        assert settings["flips"] == [0.0] * dims and settings["flip_tta"] is False, "all lie alike"
         assert settings["spacing"] == ([1.5] * 3 if dims == 3 else None)
         assert {row["case"] for row in csv.DictReader((folder / "scores.csv").open())} == {f"ct{fold}", f"ct{fold + 2}"}
         assert [e["epoch"] for e in yaml.safe_load((folder / "progress.yaml").read_text())] == [1, 2]

@@ -29,8 +29,10 @@ FLIPS = 0.5
 def flip_probability(
     given: float | Sequence[float] | str,
     spatial_dims: int,
-    datalist: str | os.PathLike,
-    dataset_dir: str | os.PathLike,
+    datalist: str | os.PathLike = "",
+    dataset_dir: str | os.PathLike = "",
+    *,
+    items: Iterable[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> list[float]:
     """Probability of a flip along each axis: as given, or as the images of a data set suggest.
@@ -40,6 +42,7 @@ def flip_probability(
         spatial_dims: 2 or 3.
         datalist: JSON file, whose lists ``training`` and ``unlabeled`` count.
         dataset_dir: folder that its paths are relative to.
+        items: with ``image``, in the place of a datalist.
         options: of :func:`~scripts.dataio.datalist.read_datalist`.
 
     Raises:
@@ -53,9 +56,9 @@ def flip_probability(
                 f"{given!r}."
             )
         return [float(p) for p in each]
-    if not os.path.isfile(datalist):
-        return [0.0] * spatial_dims
-    flips = common_flips(_looked_at(readable_items(datalist, dataset_dir, **options)))
+    if items is None:
+        items = readable_items(datalist, dataset_dir, **options) if os.path.isfile(datalist) else []
+    flips = common_flips(_looked_at([*items]))
     if flips:
         logger.info(
             "Images are flipped in training, because they may lie turned or mirrored against each other (pictures, "
