@@ -77,7 +77,7 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     if "train.yaml" in line and "evaluate.yaml" not in line:
         args += ["--epochs", "1", "--spatial_size", "32", "--val_interval", "1"]
     if "--minutes" in line:  # an hour; test_clock.py trains by the clock
-        args[args.index("--minutes") + 1] = "None"
+        args[args.index("--minutes") + 1] = "$None"
     if "--resume auto" in line:
         args += ["--epochs", "2"]
     if "inference.yaml" in line and args[0] == "run" and "--output_dir" not in line:
