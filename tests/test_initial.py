@@ -73,13 +73,15 @@ def test_a_network_without_fusion_takes_the_rest(weights):
     initialized(net(), weights, HEART)
 
 
-def test_weights_of_slices_for_volumes_are_called_so(weights):
-    """And the other way round; nothing is said of channels and features, which agree."""
-    with pytest.raises(InputError, match=r"w\.pt: expected weights of volumes \(3D\), received weights of slices"):
+def test_weights_of_slices_for_volumes_are_called_so(weights, caplog):
+    """And the other way round; nothing is said of channels, features, classes and fusion, which agree."""
+    caplog.set_level("INFO")
+    with pytest.raises(InputError, match=r"w\.pt: expected weights of volumes \(3D\), .* of slices.*without configs"):
         initialized(SemSimNet(3, 1, 4, FEATURES, fusion="conv"), weights, HEART)
     torch.save(SemSimNet(3, 1, 4, FEATURES, fusion="conv").state_dict(), weights)
-    with pytest.raises(InputError, match=r"expected weights of slices \(2D\), received weights of volumes \(3D\)"):
-        initialized(net(), weights, HEART)
+    with pytest.raises(InputError, match=r"of slices \(2D\), received weights of volumes \(3D\).*, with configs"):
+        initialized(net(), weights, HEART, preparation={"spacing": None})
+    assert not caplog.records
 
 
 def test_what_cannot_be_meant_is_refused(weights):

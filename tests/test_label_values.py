@@ -50,12 +50,12 @@ def with_rim(value: int) -> np.ndarray:
     [
         ([with_rim(-1)], {}, r"-1 \(in .*p0\.nii\.gz\) may be a class .*--ignore_label -1"),
         ([with_rim(-1)], {"class_names": "background,organ"}, "--ignore_label -1"),
-        ([with_rim(-1)], {"class_names": "a,b,c"}, "--label_values"),
-        ([with_rim(255)], {}, r"255 \(in .*--ignore_label 255"),
+        ([with_rim(-1)], {"class_names": "a,b,c"}, '--label_values "0,-1,1"'),
+        ([with_rim(255)], {}, r'255 \(in .*--label_values "0,1,255".*--ignore_label 255'),
         ([with_rim(255)], {"class_names": "background,organ"}, "--ignore_label 255"),
         ([organ(), organ(1) * 255], {}, r"Masks of 0 and 1 beside masks of 0 and 255: .*p0.*p1.*store them alike"),
-        ([organ() + 1], {}, "no 0 for the background.*--label_values"),
-        ([organ() * 0], {}, "nothing but background"),
+        ([organ() + 1], {}, 'no 0 for the background.*--label_values "1,2"'),
+        ([organ() * 0], {}, 'nothing but background.*--label_values "0,1"'),
         ([organ() * 3], {"label_values": "0,1"}, "shows the value 3, which is not one of label_values"),
     ],
 )

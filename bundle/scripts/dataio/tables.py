@@ -168,7 +168,8 @@ def class_values(
         return list(label_values)
     if not found.labels or not values:
         return []
-    ask = 'say which is which by --label_values "0,1", one for each class and background first'
+    example = ",".join(map(str, sorted(values, key=lambda v: (v != 0, v)) if len(values) > 1 else [0, 1]))
+    ask = f'say which is which by --label_values "{example}", one for each class and background first'
     if values == [0, 1, 255] and not any({1, 255} <= {*facts.values} for facts in found.labels.values()):
         raise InputError(f"Masks of 0 and 1 beside masks of 0 and 255: {_first(found, 1)} and {_first(found, 255)}; "
                          "store them alike, or give 255 as --ignore_label if it marks voxels to ignore.")  # fmt: skip

@@ -56,6 +56,7 @@ def initialized(
         return network
     initial = weights_file(initial)
     state, own = read_state(initial, option="initial"), network.state_dict()
+    _check_axes(initial, state, own)
     settings = initial.parent / SETTINGS_FILE
     known = json.loads(settings.read_text()) if settings.is_file() else {}
     before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
@@ -81,12 +82,6 @@ def initialized(
     expected = {k: v for k, v in own.items() if not k.startswith(left_out)}
     wrong = sorted(k for k in kept.keys() | expected.keys() if _shape(kept, k) != _shape(expected, k))
     if wrong:
-        kinds = [_kind(weights) for weights in (own, state)]
-        if len({*kinds, "neither"}) == 3:
-            raise InputError(
-                f"{initial}: expected weights {kinds[0]}, received weights {kinds[1]}; give others, or train "
-                f"{kinds[1]}, with configs/volumes.yaml in 3D and without it in 2D."
-            )
         raise InputError(
             f"{initial}: these weights are of another network ({wrong[0]}: expected {_shape(expected, wrong[0])}, "
             f"received {_shape(kept, wrong[0])}); in_channels and features must be those of their training."
@@ -96,10 +91,18 @@ def initialized(
     return network
 
 
-def _kind(state: dict[str, Any]) -> str:
-    """What a network sees, by the kernels of its convolutions."""
-    axes = max((value.ndim for value in state.values() if isinstance(value, Tensor)), default=0) - 2
-    return {2: "of slices (2D)", 3: "of volumes (3D)"}.get(axes, "neither")
+def _check_axes(initial: str | os.PathLike, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """That weights of slices are not given to a network of volumes, or the other way round."""
+    kinds = {2: "slices (2D)", 3: "volumes (3D)"}
+    theirs, ours = (
+        max((value.ndim for value in weights.values() if isinstance(value, Tensor)), default=0) - 2
+        for weights in (state, own)
+    )
+    if theirs != ours and {theirs, ours} <= kinds.keys():
+        raise InputError(
+            f"{initial}: expected weights of {kinds[ours]}, received weights of {kinds[theirs]}; give others, or train "
+            f"on {kinds[theirs]}, {'with' if theirs == 3 else 'without'} configs/volumes.yaml."
+        )
 
 
 def _shape(state: dict[str, Any], key: str) -> tuple[int, ...] | None:
