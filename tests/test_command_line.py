@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import BUNDLE, config_args
 from scripts.errors import InputError
-from scripts.hosts.options import check_options
+from scripts.hosts.options import check_options, command
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
 
@@ -49,6 +49,21 @@ def test_options_that_do_not(options, said):
     with pytest.raises(InputError, match=said) as caught:
         check_options(["program", *TRAIN, *options])
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
+    ran = []
+
+    def draw(image: str, slices: int = 5) -> None:
+        ran.append((image, slices))
+
+    monkeypatch.setattr("sys.argv", ["overlay", "--image", "a.png", "--label=b.png"])
+    with pytest.raises(InputError, match="Unknown option --label; see --help"):
+        command(draw)
+    assert not ran
+    monkeypatch.setattr("sys.argv", ["overlay", "a.png", "--slices", "-3"])
+    command(draw)
+    assert ran == [("a.png", -3)]
 
 
 def test_all_at_once():

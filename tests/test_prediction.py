@@ -226,6 +226,19 @@ def test_predictions_are_coded_as_the_labels(run_bundle, weights, tmp_path):
         np.testing.assert_array_equal(small, np.array([3, 255, 1, 0])[plain])
 
 
+@pytest.mark.parametrize("ending", [".png", ".BMP", ".tif"])
+def test_a_volume_does_not_become_a_picture(tmp_path, ending):
+    """MONAI would write one of its slices; an image of a single slice may, and so may a file that is no image."""
+    for name, shape in (("volume", (7, 5, 6)), ("slice", (7, 1, 6)), ("flat", (7, 5))):
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "broken.nii.gz").write_text("no image")
+    items = {name: {"image": str(tmp_path / f"{name}.nii.gz")} for name in ("slice", "flat", "broken", "volume")}
+    with pytest.raises(InputError, match=r"volume\.nii\.gz: expected an image of one slice.* 5 slices; give .*gz"):
+        prepared_output([*items.values()], tmp_path / "out", output_ext=ending)
+    assert len(prepared_output([*items.values()], tmp_path / "out")) == 4
+    assert len(prepared_output([*items.values()][:-1], tmp_path / "out", output_ext=ending)) == 3
+
+
 @pytest.mark.parametrize("values, ending, expected", [
     ([0, 1, 5, 600], ".png", "from 0 to 255, received .*600"),
     ([0, -1, 1, 2], ".PNG", "from 0 to 255, received .*-1"),

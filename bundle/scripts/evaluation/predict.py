@@ -21,8 +21,9 @@ from monai.utils import ensure_tuple
 from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
-from ..dataio.files import IMAGE_SUFFIXES, image_files
+from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
 from ..dataio.loaders import read_item
+from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
 
 logger = logging.getLogger("semsim")
@@ -142,7 +143,8 @@ def prepared_output(
         the items, without those that are skipped.
 
     Raises:
-        InputError: a prediction would replace an image, another prediction, or an earlier one.
+        InputError: a prediction would replace an image, another prediction, or an earlier one, or a picture would have
+            to hold a volume.
     """
     if existing not in ("refuse", "skip", "overwrite"):
         raise InputError(f"existing: expected refuse, skip or overwrite, received {existing!r}.")
@@ -152,6 +154,9 @@ def prepared_output(
     kept, problems = [], []
     for item in data:
         image = image_files(item)[0]
+        if is_picture(output_ext) and (slices := _slices(image)) > 1:
+            problems.append(f"{image}: expected an image of one slice for output_ext {output_ext}, received {slices} "
+                            "slices; give --output_ext .nii.gz.")  # fmt: skip
         target = Path(layout.filename(_subject(image))).resolve()
         if target in images:
             problems.append(f"{target}: a prediction would replace this image; give another --output_dir or postfix.")
@@ -171,6 +176,15 @@ def prepared_output(
     if len(kept) < len(data):
         logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
+
+
+def _slices(image: str) -> int:
+    """Slices of an image, at the least; 1 for a file that cannot be read, which is named when it is predicted."""
+    try:
+        return sorted((1, *read_grid(image)[1]))[-3]
+    except Exception as error:
+        logger.debug(f"{image}: {error}")
+        return 1
 
 
 def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import fire
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from ..errors import raise_all
+from ..errors import InputError, one_line_errors, raise_all
 from ..training.recipe import caller
 from .monai_label import inside
 from .running_config import problems_of
@@ -75,3 +77,16 @@ def options_of(argv: Sequence[str]) -> dict[str, str]:
             name, given, text = token[2:].partition("=")
             options[name.replace("-", "_")] = text if given else "" if following.startswith("--") else following
     return options
+
+
+def command(function: Callable[..., Any]) -> None:
+    """Run a function as a command by fire, which would refuse an option that it has not after it has run.
+
+    Raises:
+        InputError: such an option.
+    """
+    one_line_errors()
+    unknown = [name for name in options_of(sys.argv) if name not in {*inspect.signature(function).parameters, "help"}]
+    if unknown:
+        raise InputError(f"Unknown option --{unknown[0]}; see --help.")
+    fire.Fire(function)

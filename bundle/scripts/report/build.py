@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError, one_line_errors
+from ..errors import InputError
 from ..evaluation.metrics import METRICS
+from ..hosts.options import command
 from ..training.budget import duration
 from ..training.settings import SETTINGS_FILE
 from . import plots
@@ -293,7 +294,4 @@ def write(output_dir: str) -> None:
 
 def main() -> None:
     """Command line of this module."""
-    import fire
-
-    one_line_errors()
-    fire.Fire(write)
+    command(write)

@@ -18,6 +18,7 @@ from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
 from ..dataio.slice_axis import DIRECTIONS, stored_axis
+from ..hosts.options import command
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -262,9 +263,4 @@ def overlay(
 
 def main() -> None:
     """Command line of this module."""
-    import fire
-
-    from ..errors import one_line_errors
-
-    one_line_errors()
-    fire.Fire(overlay)
+    command(overlay)

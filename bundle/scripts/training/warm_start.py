@@ -62,8 +62,8 @@ def initialized(
     before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
     if other := differences(saved_name(known), saved_name(now), now.keys() & known.keys()):
         logger.warning(
-            f"{initial}: these weights have seen images prepared in another way ({'; '.join(other)}); they learn this "
-            "one, or give the training theirs."
+            f"{initial}: these weights have seen images prepared in another way ({'; '.join(other)}); they will "
+            "adapt, or give --window or --spacing as then."
         )
     new: list[str] = []
     others = before is not None and list(before) != list(class_names)
