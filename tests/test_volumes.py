@@ -139,7 +139,11 @@ def test_the_spacing_of_a_data_set_is_its_median_in_the_axes_of_the_body(tmp_pat
     path.write_text(json.dumps(lists))
     with caplog.at_level(logging.INFO, logger="semsim"):
         assert voxel_spacing("auto", 3, path, tmp_path) == pytest.approx([1, 2, 3])
-    assert "1 x 2 x 3 mm" in caplog.text
+    assert "1 x 2 x 3 mm" in caplog.text and "slices are thick, so 2D may do better" in caplog.text
+    caplog.clear()
+    for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
+        write(tmp_path, name, (5, 6, 7), oblique((1.1, 2, 3), order))
+    assert voxel_spacing("auto", 3, path, tmp_path) == pytest.approx([1.1, 2, 3]) and "thick" not in caplog.text
     assert voxel_spacing([1, 1, 2], 3, path, tmp_path) == [1, 1, 2] and voxel_spacing(None, 2, path, tmp_path) is None
 
 

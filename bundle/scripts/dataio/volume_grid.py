@@ -20,7 +20,7 @@ from .files import evenly, image_files, is_picture
 from .geometry import class_indices, file_name, states_grid
 from .readers import read_grid
 from .sizes import check_dims
-from .slice_axis import MOST_FILES, world_axes
+from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
 from .smoothing import smoothed
 
 logger = logging.getLogger("semsim")
@@ -199,6 +199,8 @@ def median_spacing(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
         return None
     spacing = [float(f"{value:.4g}") for value in np.median(found, axis=0)]
     logger.info(f"Volumes are resampled to {' x '.join(f'{s:g}' for s in spacing)} mm, the median of the data set.")
+    if max(spacing) >= ANISOTROPIC * min(spacing):
+        logger.warning("Their slices are thick, so 2D may do better: leave out configs/volumes.yaml.")
     return spacing
 
 
