@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from scripts.dataio import phantom
+from scripts.dataio.readers import LoadFilesd
 from scripts.errors import InputError, explain
-from scripts.evaluation.predict import output_name, prepared_output, voxel_type
+from scripts.evaluation.predict import PredictionDataset, output_name, prepared_output, voxel_type
 from skimage import measure
 
 
@@ -226,29 +228,34 @@ def test_predictions_are_coded_as_the_labels(run_bundle, weights, tmp_path):
         np.testing.assert_array_equal(small, np.array([3, 255, 1, 0])[plain])
 
 
-@pytest.mark.parametrize("ending", [".png", ".BMP", ".tif"])
-def test_a_volume_does_not_become_a_picture(tmp_path, ending):
-    """MONAI would write one of its slices; an image of a single slice may, and so may a file that is no image."""
-    for name, shape in (("volume", (7, 5, 6)), ("slice", (7, 1, 6)), ("flat", (7, 5))):
-        nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
-    (tmp_path / "broken.nii.gz").write_text("no image")
-    items = {name: {"image": str(tmp_path / f"{name}.nii.gz")} for name in ("slice", "flat", "broken", "volume")}
-    with pytest.raises(InputError, match=r"volume\.nii\.gz: expected an image of one slice.* 5 slices; give .*gz"):
-        prepared_output([*items.values()], tmp_path / "out", output_ext=ending)
-    assert len(prepared_output([*items.values()], tmp_path / "out")) == 4
-    assert len(prepared_output([*items.values()][:-1], tmp_path / "out", output_ext=ending)) == 3
-
-
 @pytest.mark.parametrize("values, ending, expected", [
     ([0, 1, 5, 600], ".png", "from 0 to 255, received .*600"),
     ([0, -1, 1, 2], ".PNG", "from 0 to 255, received .*-1"),
     ([0, 1, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
     ([0, 1, 5, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
     (None, ".jpg", "JPG changes label values"),
+    (None, ".npy", "output_ext: expected one of .nii.gz, .*received '.npy'"),
+    ([0, 1, 5, 600], ".dcm", "output_ext: expected one of .nii.gz, .*received '.dcm'"),
+    ([0, 1, 1.5, 2], ".nii.gz", r"expected whole numbers of 32 bits, .*received \[0, 1, 1.5, 2\]"),
+    ([0, 1, 2, 2**31], ".nii.gz", "expected whole numbers of 32 bits, .*received .*2147483648"),
+    (255, ".nii.gz", "expected whole numbers of 32 bits, .*received 255"),
+    ("0 1 2 3", ".nii.gz", "expected whole numbers of 32 bits, .*received '0 1 2 3'"),
 ])  # fmt: skip
 def test_values_that_the_files_cannot_hold_are_refused(values, ending, expected):
     with pytest.raises(InputError, match=expected):
         voxel_type(["background", "a", "b", "c"], values, ending)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".BMP"])
+def test_a_volume_is_no_picture(tmp_path, ending):
+    """MONAI's writer would keep its first slice alone."""
+    for name, shape in (("volume", (8, 6, 4)), ("slice", (8, 6, 1))):
+        nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    items = [{"image": str(tmp_path / f"{name}.nii.gz")} for name in ("volume", "slice")]
+    found = PredictionDataset(items, LoadFilesd("image"), output_ext=ending)
+    assert re.search(r"volume.nii.gz: expected an image of one slice .*8 x 6 x 4 voxels; give --output_ext .nii.gz",
+                     found[0].problem)  # fmt: skip
+    assert found[1]["image"].shape == PredictionDataset(items, LoadFilesd("image"))[1]["image"].shape == (8, 6, 1)
 
 
 def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
