@@ -24,6 +24,7 @@ def in_the_bundle(monkeypatch):
         ["--epochs", "2", "--loss#threshold", "0.9", "--output-dir=x", "--use_unlabeled", "False", "--amp"],
         ["--fusion", "none", "--run_id", "training", "--slice_axis", "$None", "--amp", "true"],
         ["--tracking", "mlflow", "--experiment_name", "a", "--logging_file", "configs/logging.conf"],
+        ["-epochs", "2", "-amp", "--learning_rate", "-1", "--initial", "", "--run_id=training"],
         ["--train::trainer::amp_kwargs", "{}", "--datalist", "$@dataset_dir + '/x--y.json'"],
     ],
 )
@@ -39,6 +40,10 @@ def test_options_that_mean_something(options):
         (["--loss#average_images", "false"], "--loss#average_images: expected False"),
         (["--slice_axis", "null"], r"--slice_axis: expected '\$None', received 'null'.* --slice_axis '\$None'"),
         (["--slice_axis=None"], r"--slice_axis: expected '\$None', received 'None'.* --slice_axis '\$None'"),
+        (["--slice_axis=(None)"], r"--slice_axis: expected '\$None', received '\(None\)'"),
+        (["-amp", "false"], "--amp: expected False, received 'false'"),
+        (["--amp", "-slice_axis=None"], r"--slice_axis: expected '\$None', received 'None'"),
+        (["-output_dr", "x"], "did you mean --output_dir?"),
         (["--output_dr", "x"], "--output_dr: expected a key of configs/train.yaml, .* did you mean --output_dir?"),
         (["--los#threshold", "0.9"], "did you mean --loss?"),
         (["--wibble"], "docs/REFERENCE.md"),

@@ -24,6 +24,9 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"loss": {"lambda_u": -1}}, "loss#lambda_u: expected a number of 0 or more, received -1."),
         ({"copy_paste": float("nan")}, "copy_paste: expected a number from 0 to 1, received nan."),
         ({"learning_rate": "1e-3"}, "learning_rate: .*, received '1e-3'; write 1.0e-3 in place of 1e-3 in YAML"),
+        ({"use_unlabeled": "no"}, "use_unlabeled: expected True or False, received the text 'no'; "),
+        ({"keep_largest": "FALSE"}, "keep_largest: expected True or False, received the text 'FALSE'; "),
+        ({"loss": {"gather_prototypes": "off"}}, "loss#gather_prototypes: expected True or False"),
         ({"class_names": ["organ"]}, "class_names: expected at least two"),
         ({"class_names": ["background", "a", "a"]}, "class_names: .* received a more than once"),
     ],
@@ -35,7 +38,8 @@ def test_values_that_mean_nothing(config, said):
 
 def test_values_that_mean_something():
     config = {"epochs": None, "steps_per_epoch": 1, "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
-              "class_names": ["background", "a"], "learning_rate": "$1e-3"}  # fmt: skip
+              "class_names": ["background", "a"], "learning_rate": "$1e-3", "publish": 0,
+              "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0"}  # fmt: skip
     assert list(wrong_values(ConfigParser(config))) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from .running_config import problems_of
 
 #: Text to write in the place of one that would be taken for true, or left out: MONAI drops options that are ``None``.
 WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
+#: What fire takes for an option, and what for the end of the one before.
+OPTION, FLAG = re.compile(r"--.|-[a-zA-Z]"), re.compile(r"--|-[a-zA-Z]")
 #: What ``--tracking`` reads beside its own keys of a config.
 TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 
@@ -47,10 +50,9 @@ def check_options(argv: Sequence[str] | None = None) -> None:
         found = []
     options = options_of(argv)
     problems = [
-        f"--{name}: expected {WORDS[text]}, received {text!r}, which MONAI takes for something else; write --{name} "
-        f"{WORDS[text]}."
+        f"--{name}: expected {word}, received {text!r}, which MONAI takes for something else; write --{name} {word}."
         for name, text in options.items()
-        if text in WORDS
+        if (word := WORDS.get(text) or (WORDS["None"] if text and DefaultParseValue(text) is None else None))
     ]
     files = DefaultParseValue(options.get("config_file", ""))
     if files:
@@ -68,10 +70,13 @@ def check_options(argv: Sequence[str] | None = None) -> None:
 
 
 def options_of(argv: Sequence[str]) -> dict[str, str]:
-    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name."""
+    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name.
+
+    To fire one dash is as good as two.
+    """
     options = {}
     for token, following in zip(argv, [*argv[1:], "--"]):
-        if token.startswith("--") and len(token) > 2:
-            name, given, text = token[2:].partition("=")
-            options[name.replace("-", "_")] = text if given else "" if following.startswith("--") else following
+        if OPTION.match(token):
+            name, given, text = token.lstrip("-").partition("=")
+            options[name.replace("-", "_")] = text if given else "" if FLAG.match(following) else following
     return options

@@ -19,10 +19,15 @@ REAL = {
     "copy_paste": (0, 1), "foreground": (0, 1), "feature_dropout": (0, 1), "loss#threshold": (0, 1),
     "loss#lambda_u": (0, math.inf), "loss#lambda_intra": (0, math.inf), "loss#lambda_cross": (0, math.inf),
 }  # fmt: skip
+#: What is either on or off. Any text is on to Python, "no" and "FALSE" too.
+SWITCHES = (
+    "publish", "keep_largest", "allow_outside", "fusion_checkpoint", "use_unlabeled", "show_progress",
+    "loss#average_images", "loss#gather_prototypes",
+)  # fmt: skip
 
 
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
-    """A line for each number out of its range, for names of classes that are none, and for two classes of one name."""
+    """A line for each number out of its range, each text for a switch, and for class names that are none or alike."""
     for ranges, kinds, what in ((WHOLE, int, "a whole number"), (REAL, (int, float), "a number")):
         for key, (least, most) in ranges.items():
             value = _given(parser, key)
@@ -31,6 +36,9 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
                 limits = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
                 text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if isinstance(value, str) else ""
                 yield f"{key}: expected {what} {limits}, received {value!r}{text}."
+    for key in SWITCHES:
+        if isinstance(value := _given(parser, key), str) and value.lower() != "true":
+            yield f"{key}: expected True or False, received the text {value!r}; write one of the two, without quotes."
     names = _given(parser, "class_names")
     if names is None:
         return
