@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from PIL import Image
+from scripts.errors import InputError
 from scripts.report.slices import as_axes, as_planes, choose_slices, class_color, foreground_window, overlay, paint
 
 
@@ -39,6 +40,32 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
     nib.save(nib.Nifti1Image(small, affine), tmp_path / "label.nii.gz")
     coloured = [(np.ptp(drawn(zoom=zoom), axis=-1) > 60).sum() for zoom in (False, True)]
     assert coloured[1] > coloured[0] + 200, "closer, so longer contours"
+
+
+def test_overlay_names_and_draws_values_as_they_are_coded(tmp_path, monkeypatch):
+    """Those of 0, 2, 3 are not the names of 0, 1, 2; the background need not be 0, nor a class above it."""
+    from scripts.report import slices
+
+    legends = []
+    monkeypatch.setattr(slices, "class_legend", lambda figure, names, styles: legends.append(names))
+    nib.save(nib.Nifti1Image(np.random.rand(20, 20, 3).astype(np.float32), np.eye(4)), tmp_path / "image.nii.gz")
+    drawn = []
+    for values, names in (
+        ([0, 1, 2], "background,liver,tumour"),
+        ([0, 2, 3], {0: "background", 2: "liver", 3: "tumour"}),
+        ([7, 0, -1], {"7": "background", "0": "liver", "-1": "tumour"}),
+        ([0, -1, 5], ""),
+    ):
+        label = np.full((20, 20, 3), values[0], np.int16)
+        label[2:8, 2:8], label[10:16, 10:16] = values[1:]
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii.gz")
+        paths = [str(tmp_path / n) for n in ("image.nii.gz", "label.nii.gz", "a.png")]
+        picture = np.asarray(Image.open(overlay(*paths, class_names=names)).convert("RGB")).astype(int)
+        drawn.append((np.ptp(picture, axis=-1) > 60).sum())
+    assert [sorted(names.values()) for names in legends] == [["liver", "tumour"]] * 3 + [["value -1", "value 5"]]
+    assert all(0 not in names for names in legends) and min(drawn) > 0.8 * max(drawn)
+    with pytest.raises(InputError, match=r"class_names: expected names by whole numbers, .*liver"):
+        overlay(*paths, class_names={"liver": 1})
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])

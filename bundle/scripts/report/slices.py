@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -18,6 +18,7 @@ from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
 from ..dataio.slice_axis import DIRECTIONS, stored_axis
+from ..errors import InputError
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.
@@ -205,13 +206,46 @@ def class_legend(figure: Any, names: Mapping[int, str], styles: Mapping[str, str
     figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
 
 
+def names_by_value(class_names: Sequence[str] | Mapping[Any, str] | str) -> dict[int, str]:
+    """Names of classes by their values: of 0, 1, 2, ..., in the order of a list or a text with commas, or as given.
+
+    Raises:
+        InputError: names by something else than whole numbers.
+    """
+    if isinstance(class_names, str):
+        class_names = [name.strip(" '\"") for name in class_names.strip("[]()").split(",")]
+    if not isinstance(class_names, Mapping):
+        return dict(enumerate(class_names))
+    try:
+        return {int(value): str(name) for value, name in class_names.items()}
+    except ValueError:
+        raise InputError(
+            f"class_names: expected names by whole numbers, background first, received {dict(class_names)}; write "
+            '"{0: background, 2: liver}", or names alone where the values are 0, 1, 2, ...'
+        ) from None
+
+
+def class_numbers(labels: Iterable[np.ndarray], *, background: int = 0) -> dict[int, int]:
+    """A number for each value in some labels: 0 for the background, greater ones for all else, however coded."""
+    values = sorted({int(value) for label in labels for value in np.unique(label)})
+    return {v: 0 if v == background else v if v > 0 else values[-1] + 1 - v for v in values}
+
+
+def renumbered(label: np.ndarray, numbers: Mapping[int, int]) -> np.ndarray:
+    """A label with the numbers of :func:`class_numbers` in the place of its values."""
+    result = np.zeros_like(label)
+    for value, number in numbers.items():
+        result[label == value] = number
+    return result
+
+
 def overlay(
     image: str,
     prediction: str,
     output: str,
     truth: str = "",
     slices: int = 5,
-    class_names: Sequence[str] | str = (),
+    class_names: Sequence[str] | Mapping[Any, str] | str = (),
     slice_axis: Any = None,
     zoom: bool = False,
 ) -> str:
@@ -223,8 +257,9 @@ def overlay(
         output: PNG file to write.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas. Other values
-            are shown as numbers.
+        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas; names by value,
+            background first, where the values are others: "{0: background, 2: liver, 3: tumour}". Values without a
+            name are shown as numbers.
         slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
             the body. Default: the coarsest
         zoom: whether to show the surroundings of the labels alone.
@@ -244,15 +279,16 @@ def overlay(
     picture = is_picture(image)
     rows = [as_planes(volume, labels, picture=picture, slice_axis=a) for a in as_axes(slice_axis, picture=picture)]
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})
-    if isinstance(class_names, str):
-        class_names = [name.strip(" '\"") for name in class_names.strip("[]()").split(",")]
+    named = names_by_value(class_names)
+    numbers = class_numbers(rows[0].labels.values(), background=next(iter(named), 0))
+    rows = [
+        replace(planes, labels={k: renumbered(label, numbers) for k, label in planes.labels.items()}) for planes in rows
+    ]
     columns = max(len(choose_slices(planes, slices)) for planes in rows)
     figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 3.4 * len(rows) + 0.5), squeeze=False)
     draw_rows(axes, rows, styles, zoom=zoom)
     figure.suptitle(case_name(image), fontsize=11)
-    shown = np.unique(np.stack([*rows[0].labels.values()]))
-    names = {c: class_names[c] if c < len(class_names) else f"value {c}" for c in shown[shown > 0].tolist()}
-    class_legend(figure, names, styles)
+    class_legend(figure, {c: named.get(value, f"value {value}") for value, c in numbers.items() if c}, styles)
     figure.tight_layout(rect=(0, 0.06, 1, 0.97))
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     figure.savefig(output, dpi=90)
