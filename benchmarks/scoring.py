@@ -79,6 +79,7 @@ def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
     with tempfile.TemporaryDirectory() as folder:
         args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
         args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False", "--flip_tta", "False"]
+        args += ["--label_values", "$None"]
         subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment(threads), check=True, capture_output=True)
         files = sorted(Path(folder).glob("*_seg.nii.gz"))
         arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}

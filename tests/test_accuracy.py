@@ -120,6 +120,15 @@ def test_predictions_are_counted_by_the_confidence_of_the_decoder():
     assert record["right"][1] is None, "no such position"
 
 
+def test_predictions_are_kept_as_class_numbers(tmp_path, monkeypatch):
+    """Whatever the labels of that data set hold."""
+    lines = []
+    monkeypatch.setattr(scoring.subprocess, "run", lambda line, **_: lines.append(line))
+    scoring.predict(str(tmp_path / "run"), str(tmp_path), output=str(tmp_path / "run.npz"))
+    (line,) = lines
+    assert line[line.index("--label_values") + 1] == "$None"
+
+
 def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     """Three numbers as size: patches of volumes, whole volumes scored in mm, hidden labels looked at."""
     for module in (accuracy, scoring):
