@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from scripts.dataio import phantom
+from scripts.dataio.readers import LoadFilesd
 from scripts.errors import InputError, explain
-from scripts.evaluation.predict import output_name, prepared_output, voxel_type
+from scripts.evaluation.predict import PredictionDataset, output_name, prepared_output, voxel_type
 from skimage import measure
 
 
@@ -232,10 +234,28 @@ def test_predictions_are_coded_as_the_labels(run_bundle, weights, tmp_path):
     ([0, 1, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
     ([0, 1, 5, 5], ".nii.gz", "a value of its own for each of the 4 classes"),
     (None, ".jpg", "JPG changes label values"),
+    (None, ".npy", "output_ext: expected one of .nii.gz, .*received '.npy'"),
+    ([0, 1, 5, 600], ".dcm", "output_ext: expected one of .nii.gz, .*received '.dcm'"),
+    ([0, 1, 1.5, 2], ".nii.gz", r"expected whole numbers of 32 bits, .*received \[0, 1, 1.5, 2\]"),
+    ([0, 1, 2, 2**31], ".nii.gz", "expected whole numbers of 32 bits, .*received .*2147483648"),
+    (255, ".nii.gz", "expected whole numbers of 32 bits, .*received 255"),
+    ("0 1 2 3", ".nii.gz", "expected whole numbers of 32 bits, .*received '0 1 2 3'"),
 ])  # fmt: skip
 def test_values_that_the_files_cannot_hold_are_refused(values, ending, expected):
     with pytest.raises(InputError, match=expected):
         voxel_type(["background", "a", "b", "c"], values, ending)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".BMP"])
+def test_a_volume_is_no_picture(tmp_path, ending):
+    """MONAI's writer would keep its first slice alone."""
+    for name, shape in (("volume", (8, 6, 4)), ("slice", (8, 6, 1))):
+        nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    items = [{"image": str(tmp_path / f"{name}.nii.gz")} for name in ("volume", "slice")]
+    found = PredictionDataset(items, LoadFilesd("image"), output_ext=ending)
+    assert re.search(r"volume.nii.gz: expected an image of one slice .*8 x 6 x 4 voxels; give --output_ext .nii.gz",
+                     found[0].problem)  # fmt: skip
+    assert found[1]["image"].shape == PredictionDataset(items, LoadFilesd("image"))[1]["image"].shape == (8, 6, 1)
 
 
 def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):

@@ -120,6 +120,7 @@ def predict(image: str, output: str, **override: Any) -> None:
     fold.parser["output_ext"] = suffix
     values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
     labels = fold.infer(image).argmax(dim=0, keepdim=True)
+    importlib.import_module(f"{own_package(ROOT)}.evaluation.predict").check_flat(labels, suffix)
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,

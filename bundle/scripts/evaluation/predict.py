@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.data import FolderLayout, list_data_collate
+from monai.data import FolderLayout, MetaTensor, list_data_collate
 from monai.data.folder_layout import default_name_formatter
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
 from monai.utils import ensure_tuple
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
-from ..dataio.files import IMAGE_SUFFIXES, image_files
+from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
 from ..dataio.loaders import read_item
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
 
@@ -48,20 +49,25 @@ class Unreadable:
 class PredictionDataset(Dataset):
     """Images one after the other, none kept in memory; an :class:`Unreadable` in the place of a broken one."""
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], *, output_ext: str = ".nii.gz"
+    ) -> None:
         """
         Args:
             data: items with ``image``.
             transform: reads and prepares an item.
+            output_ext: ending of the predictions; see :func:`check_flat`.
         """
-        self.data, self.transform = list(data), transform
+        self.data, self.transform, self.output_ext = list(data), transform, output_ext
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return read_item(self.transform, self.data[index])
+            item = read_item(self.transform, self.data[index])
+            check_flat(item["image"], self.output_ext)
+            return item
         except InputError as error:
             return Unreadable(no_room(image_files(self.data[index])[0]) if out_of_memory(error) else str(error))
 
@@ -185,20 +191,30 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
         ``np.uint8`` or, for values that it cannot hold, ``np.int32``.
 
     Raises:
-        InputError: another number of values than of classes, a value twice, or one that such files cannot hold.
+        InputError: an ending that nothing here writes or reads, values that are no whole numbers of 32 bits, another
+            number of them than of classes, a value twice, or one that such files cannot hold.
     """
-    if output_ext.lower() in (".jpg", ".jpeg"):
+    ending = f".{str(output_ext).lower().lstrip('.')}"
+    if ending in (".jpg", ".jpeg"):
         raise InputError(f"output_ext {output_ext}: JPG changes label values; give .png for 2D images, or .nii.gz.")
+    if ending not in IMAGE_SUFFIXES:
+        known = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg"))
+        raise InputError(f"output_ext: expected one of {known}, received {output_ext!r}; give .nii.gz for volumes.")
     if label_values is None:
         return np.uint8
-    values = list(label_values)
+    values = list(label_values) if isinstance(label_values, (list, tuple)) else label_values
+    if not isinstance(values, list) or not all(isinstance(v, int) and -(2**31) <= v < 2**31 for v in values):
+        raise InputError(
+            f'label_values: expected whole numbers of 32 bits, "[0,255]" for instance, received {values!r}; change it, '
+            "or give '$None' for 0, 1, 2, ..."
+        )
     if len(values) != len(class_names) or len({*values}) < len(values):
         raise InputError(
             f"label_values: expected a value of its own for each of the {len(class_names)} classes "
             f"({', '.join(class_names)}), received {values}; change it, or give '$None' for 0, 1, 2, ..."
         )
     small = min(values) >= 0 and max(values) <= 255
-    if not small and output_ext.lower() in (".png", ".bmp"):
+    if not small and ending in (".png", ".bmp"):
         raise InputError(
             f"output_ext {output_ext}: expected label values from 0 to 255, received {values}; give .nii.gz, or "
             "--label_values '$None' for predictions of 0, 1, 2, ..."
@@ -206,6 +222,26 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
     told = ", ".join(f"{value} for {name}" for name, value in zip(class_names, values))
     logger.info(f"Predictions hold the values of the labels: {told}.")
     return np.uint8 if small else np.int32
+
+
+def check_flat(image: Tensor, output_ext: str) -> None:
+    """That a prediction fits into files with an ending: MONAI would write the first slice of a volume as a picture.
+
+    Args:
+        image: as read or prepared, with the ``spatial_shape`` of its file.
+        output_ext: ending of the prediction.
+
+    Raises:
+        InputError: the file has several slices and such a prediction one.
+    """
+    if not isinstance(image, MetaTensor) or not is_picture(output_ext):
+        return
+    shape = [int(n) for n in image.meta["spatial_shape"]]
+    if len(shape) > 2 and shape[2] > 1:
+        raise InputError(
+            f"{image.meta.get('filename_or_obj')}: expected an image of one slice for predictions in {output_ext}, "
+            f"received a volume of {' x '.join(map(str, shape))} voxels; give --output_ext .nii.gz."
+        )
 
 
 def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
