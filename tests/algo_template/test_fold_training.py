@@ -37,7 +37,7 @@ def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_
     result = train(folder, "--epochs=1", "--no_such_key=3", "--num_warmup_epochs=2", env=env)
     assert all(f"no key {key}" in result.stderr for key in ("no_such_key", "num_warmup_epochs"))
     assert (folder / "model_fold0" / "model_best.pt").exists(), "in its new place"
-    output = tmp_path / "seg.nii.gz"
+    output = tmp_path / "seg.v1.nii.gz"
     image = next(iter(sorted((data / "images").iterdir())))
     command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
     warm.run(command, env=env, check=True, cwd="/")

@@ -115,17 +115,19 @@ def predict(image: str, output: str, **override: Any) -> None:
     target = Path(output)
     if target.exists():
         raise SystemExit(f"{target}: exists already; give another name.")
-    suffix = "".join(target.suffixes)
+    package = own_package(ROOT)
+    files, checks = (importlib.import_module(f"{package}.{name}") for name in ("dataio.files", "evaluation.predict"))
+    suffix = next((ending for ending in files.IMAGE_SUFFIXES if output.lower().endswith(ending)), target.suffix)
     fold = InferClass(**override)
     fold.parser["output_ext"] = suffix
     values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
     labels = fold.infer(image).argmax(dim=0, keepdim=True)
-    importlib.import_module(f"{own_package(ROOT)}.evaluation.predict").check_flat(labels, suffix)
+    checks.check_flat(labels, suffix)
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
                      separate_folder=False)  # fmt: skip
-    save(labels, filename=str(target).removesuffix(suffix))
+    save(labels, filename=str(target)[: -len(suffix)])
 
 
 if __name__ == "__main__":
