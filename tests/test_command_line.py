@@ -6,8 +6,8 @@ import re
 
 import pytest
 from conftest import BUNDLE, config_args
-from scripts.errors import InputError
-from scripts.hosts.options import check_options, command
+from scripts.errors import InputError, command
+from scripts.hosts.options import check_options
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
 

@@ -12,7 +12,7 @@ from helpers import workflow
 from monai.transforms import RandFlipd, RandRotate90d
 from scripts.dataio.orientation import common_flips, flip_probability
 from scripts.errors import InputError
-from scripts.training.settings import warn_of_flips
+from scripts.evaluation.predict import warn_of_flips
 from test_volumes import oblique, write
 
 

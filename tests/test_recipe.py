@@ -40,7 +40,7 @@ def refused(*args, **changes) -> str:
 
 
 def test_a_resume_that_would_mix_two_recipes_is_refused(phantom_dir, first):
-    before = {path.name: path.read_bytes() for path in first.glob("*.*")}
+    before = {path.name: path.read_bytes() for path in first.glob("[!.]*.*")}
     changes = {"loss#threshold": 0.9, "loss#perturb": ["strong_1"], "weight_decay": 0.1, "poly_power": 1.0}
     assert refused(phantom_dir, first, **changes) == (
         f"{first}/training.json: the training here began with other settings (loss#perturb: expected [], received "
@@ -50,7 +50,7 @@ def test_a_resume_that_would_mix_two_recipes_is_refused(phantom_dir, first):
     )
     said = refused(phantom_dir, first, labeled_transforms=[])
     assert 'labeled_transforms#0#_target_: expected "RandFlipd", received nothing' in said and "; and " in said
-    assert before == {path.name: path.read_bytes() for path in first.glob("*.*")}
+    assert before == {path.name: path.read_bytes() for path in first.glob("[!.]*.*")}
 
 
 def test_what_does_not_change_what_is_learnt_may_change(phantom_dir, first, tmp_path):

@@ -174,7 +174,7 @@ def test_isic_from_files_to_scores_and_predictions(tmp_path, capsys):
     flow.initialize()
     flow.run()
     predicted = Image.open(tmp_path / "p" / "ISIC_0000003_seg.png")
-    assert predicted.size == (64, 54) and set(np.unique(predicted)) <= {0, 1}
+    assert predicted.size == (64, 54) and set(np.unique(predicted)) <= {0, 255}
 
 
 def test_isic_mask_of_other_values_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,9 @@ from ..dataio.datalist import common_folder
 from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
 from ..dataio.loaders import read_item
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
+from ..training.checkpoints import weights_file
+from ..training.settings import SETTINGS_FILE
+from .inferer import flip_axes
 
 logger = logging.getLogger("semsim")
 
@@ -241,6 +245,22 @@ def check_flat(image: Tensor, output_ext: str) -> None:
         raise InputError(
             f"{image.meta.get('filename_or_obj')}: expected an image of one slice for predictions in {output_ext}, "
             f"received a volume of {' x '.join(map(str, shape))} voxels; give --output_ext .nii.gz."
+        )
+
+
+def warn_of_flips(ckpt_path: str | os.PathLike, flip_tta: bool | Sequence[int]) -> None:
+    """Warn where predictions are to be averaged over flips that the network has not learnt.
+
+    Args:
+        ckpt_path: weights, or the folder of a training; its ``training.json`` may say what was flipped.
+        flip_tta: see :func:`~scripts.evaluation.inferer.flip_axes`.
+    """
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
+    flips = json.loads(path.read_text()).get("flips") if path.is_file() else None
+    if flips and (new := [axis for axis in flip_axes(flip_tta, len(flips)) if not flips[axis]]):
+        logger.warning(
+            f"{path}: images were not flipped along axis {', '.join(map(str, new))} in training, but predictions are "
+            f"averaged over such flips (flip_tta {flip_tta}), which can make them worse; leave flip_tta as trained."
         )
 
 

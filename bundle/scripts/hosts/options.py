@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import fire
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from ..errors import InputError, one_line_errors, raise_all
+from ..errors import options_of, raise_all
 from ..training.recipe import caller
 from .monai_label import inside
 from .running_config import problems_of
 
 #: Text to write in the place of one that would be taken for true, or left out: MONAI drops options that are ``None``.
 WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
-#: What fire takes for an option, and what for the end of the one before.
-OPTION, FLAG = re.compile(r"--.|-[a-zA-Z]"), re.compile(r"--|-[a-zA-Z]")
 #: What ``--tracking`` reads beside its own keys of a config.
 TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 
@@ -69,31 +64,3 @@ def check_options(argv: Sequence[str] | None = None) -> None:
     told = " ".join(problems)
     problems += [line for line in found if line.split(":")[0] not in told]
     raise_all(problems, "options")
-
-
-def options_of(argv: Sequence[str]) -> dict[str, str]:
-    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name.
-
-    To fire one dash is as good as two.
-    """
-    options = {}
-    for token, following in zip(argv, [*argv[1:], "--"]):
-        if OPTION.match(token):
-            name, given, text = token.lstrip("-").partition("=")
-            options[name.replace("-", "_")] = text if given else "" if FLAG.match(following) else following
-    return options
-
-
-def command(function: Callable[..., Any]) -> None:
-    """Run a function as a command by fire, which would refuse an option that it has not after it has run.
-
-    Raises:
-        InputError: such an option.
-    """
-    one_line_errors()
-    unknown = [
-        name for name in options_of(sys.argv) if name not in {*inspect.signature(function).parameters, "help", "h"}
-    ]
-    if unknown:
-        raise InputError(f"Unknown option --{unknown[0]}; see --help.")
-    fire.Fire(function)

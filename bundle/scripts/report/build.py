@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError
+from ..errors import InputError, command
 from ..evaluation.metrics import METRICS
-from ..hosts.options import command
 from ..training.budget import duration
 from ..training.settings import SETTINGS_FILE
 from . import plots

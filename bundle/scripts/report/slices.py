@@ -18,8 +18,7 @@ from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
 from ..dataio.slice_axis import DIRECTIONS, stored_axis
-from ..errors import InputError
-from ..hosts.options import command
+from ..errors import InputError, command
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.

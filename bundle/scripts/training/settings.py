@@ -20,7 +20,6 @@ from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, saved_name
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
-from ..evaluation.inferer import flip_axes
 from ..method.network import SegmentationNet
 from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
 from .inputs import LISTS_FILE, compare_inputs, inputs
@@ -85,22 +84,6 @@ def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "
     known = trained(ckpt_path)
     network = SegmentationNet(known["spatial_dims"], known["in_channels"], len(known["class_names"]), known["features"])
     return load_weights(network, str(ckpt_path), device)
-
-
-def warn_of_flips(ckpt_path: str | os.PathLike, flip_tta: bool | Sequence[int]) -> None:
-    """Warn where predictions are to be averaged over flips that the network has not learnt.
-
-    Args:
-        ckpt_path: weights, or the folder of a training; its ``training.json`` may say what was flipped.
-        flip_tta: see :func:`~scripts.evaluation.inferer.flip_axes`.
-    """
-    path = weights_file(ckpt_path).parent / SETTINGS_FILE
-    flips = json.loads(path.read_text()).get("flips") if path.is_file() else None
-    if flips and (new := [axis for axis in flip_axes(flip_tta, len(flips)) if not flips[axis]]):
-        logger.warning(
-            f"{path}: images were not flipped along axis {', '.join(map(str, new))} in training, but predictions are "
-            f"averaged over such flips (flip_tta {flip_tta}), which can make them worse; leave flip_tta as trained."
-        )
 
 
 def _shown(value: Any) -> Any:
