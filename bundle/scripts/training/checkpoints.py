@@ -136,10 +136,10 @@ def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
 
 
 def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
-    """The checkpoint to go on from, ``None`` for a fresh start.
+    """The checkpoint that this process finds to go on from, ``None`` for a fresh start.
 
     Args:
-        resume, save_dir: as for :class:`ResumeFrom`, whose errors this raises.
+        resume, save_dir: as for :class:`ResumeFrom`, whose errors of one process this raises.
     """
     found = resume_checkpoints(save_dir)
     path: str | None = None
@@ -156,15 +156,16 @@ def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
         path = resume
     else:
         raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
-    check_agreed(path)
     return path
 
 
 def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -> None:
     """That what a training begins with can be used, before it reads its images.
 
+    Each process looks for itself, for not all of them need come here at the same point of their run.
+
     Args:
-        resume, output_dir: as for :class:`ResumeFrom`, whose errors this raises.
+        resume, output_dir: as for :class:`ResumeFrom`.
         initial: weights to begin with, or the folder of a training; empty: none.
 
     Raises:
@@ -204,6 +205,7 @@ class ResumeFrom:
                 lie, or processes that found different checkpoints.
         """
         self.path = resume_path(resume, save_dir)
+        check_agreed(self.path)
         self.load_dict, self.device = dict(load_dict), device
 
     def attach(self, engine: Workflow) -> None:

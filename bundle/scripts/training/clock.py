@@ -18,7 +18,7 @@ from monai.engines import SupervisedEvaluator, Workflow
 from torch.optim.lr_scheduler import PolynomialLR
 
 from ..dataio.sizes import Stage, Stages
-from ..distributed import of_rank_0, rank_and_size
+from ..distributed import check_agreed, of_rank_0, rank_and_size
 from ..errors import InputError
 from .budget import RESERVE, Length, age, bought, duration
 from .checkpoints import read_checkpoint, resume_path, stretch
@@ -86,6 +86,7 @@ class Clock:
             return
         self._earlier, self._begin = age(), now()
         path = resume_path(resume, output_dir)
+        check_agreed(path)
         if path is None:
             self._measure(trainer, evaluator)
         else:
