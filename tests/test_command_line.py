@@ -6,7 +6,9 @@ import re
 
 import pytest
 from conftest import BUNDLE, config_args
-from scripts.errors import InputError, command
+from scripts.command_line import command
+from scripts.dataio import create, public_datasets
+from scripts.errors import InputError
 from scripts.hosts.options import check_options
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
@@ -69,6 +71,13 @@ def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
     monkeypatch.setattr("sys.argv", ["overlay", "a.png", "--slices", "-3"])
     command(draw)
     assert ran == [("a.png", -3)]
+    for main, words, wrong in (
+        (create.main, ["create", "--images", "x"], "validaton"),
+        (public_datasets.main, ["acdc"], "spilt"),
+    ):
+        monkeypatch.setattr("sys.argv", ["program", *words, f"--{wrong}", "1"])
+        with pytest.raises(InputError, match=f"Unknown option --{wrong}; see --help"):
+            main()
 
 
 def test_all_at_once():

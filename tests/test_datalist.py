@@ -104,7 +104,6 @@ def test_default_trains_on_every_label_left(folders):
         ({"group_by": "^(p"}, "no regular expression"),
         ({"labeled": -1}, "0 or more"),
         ({"labeled": 1.5}, "0 or more"),
-        ({"validaton": 1}, "Unknown option --validaton"),
     ],
 )
 def test_refused(folders, options, message):

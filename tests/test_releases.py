@@ -194,7 +194,6 @@ def test_isic_mask_of_other_values_is_named(tmp_path):
         ({"split": (1, 2)}, "three numbers or fractions"),
         ({"labeled": 71}, "expected 1 to 70"),
         ({"labeled": "patient002"}, "not one of the patients for training"),
-        ({"spilt": 1}, "Unknown option --spilt"),
     ],
 )
 def test_refused(acdc100, tmp_path, options, message):

@@ -1,6 +1,6 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
-    errors -> precision -> memory -> distributed
+    errors -> command_line -> precision -> memory -> distributed
     dataio:      files -> phantom -> value_names -> layouts -> geometry -> intensity -> dicom -> dicom_seg -> endings
                  -> readers -> slice_axis -> transforms -> survey -> tables -> split -> datalist -> create
                  -> stated -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches

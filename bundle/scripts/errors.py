@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
 
 from tqdm import tqdm
 
-#: What fire takes for an option, and what for the end of the one before.
-OPTION, FLAG = re.compile(r"--.|-[a-zA-Z]"), re.compile(r"--|-[a-zA-Z]")
 #: what gloo says of a process that is gone
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
 #: What to do next, and what needs less memory, by what was running.
@@ -151,33 +147,3 @@ def one_line_errors(task: str = "training") -> None:
             tqdm.write(f"ERROR: {message}", file=sys.stderr)  # on a line of its own, whatever progress bar is open
 
     sys.excepthook = hook
-
-
-def options_of(argv: Sequence[str]) -> dict[str, str]:
-    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name.
-
-    To fire one dash is as good as two.
-    """
-    options = {}
-    for token, following in zip(argv, [*argv[1:], "--"]):
-        if OPTION.match(token):
-            name, given, text = token.lstrip("-").partition("=")
-            options[name.replace("-", "_")] = text if given else "" if FLAG.match(following) else following
-    return options
-
-
-def command(function: Callable[..., Any]) -> None:
-    """Run a function as a command by fire, which would refuse an option that it has not after it has run.
-
-    Raises:
-        InputError: such an option.
-    """
-    import fire
-
-    one_line_errors()
-    unknown = [
-        name for name in options_of(sys.argv) if name not in {*inspect.signature(function).parameters, "help", "h"}
-    ]
-    if unknown:
-        raise InputError(f"Unknown option --{unknown[0]}; see --help.")
-    fire.Fire(function)

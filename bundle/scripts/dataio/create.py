@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import hidden_beside, ignored_line, paired
 from .layouts import Layout, recognise
@@ -58,7 +58,6 @@ def create(
     check: bool = True,
     table: str = "",
     dry_run: bool = False,
-    **unknown: Any,
 ) -> None:
     r"""Look at images and labels, say what is there, and make a datalist, split by patient.
 
@@ -94,8 +93,6 @@ def create(
         table: CSV file to write a row for every image to.
         dry_run: Print what is there and which patient would be in which list, but write no datalist.
     """
-    if unknown:
-        raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
     if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
         raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
     if Path(output).exists() and not dry_run:
@@ -225,10 +222,4 @@ def _words(value: Any) -> list[Any]:
 
 def main() -> None:
     """Command line of this module."""
-    import fire
-
-    from ..errors import one_line_errors
-
-    one_line_errors()
-    asked = {"--help", "-h"} & set(sys.argv[1:])  # fire would hand it to `create` as one of its unknown options
-    fire.Fire({"create": create}, [*(a for a in sys.argv[1:] if a not in asked), *(["--", "--help"] if asked else [])])
+    command(create, "create")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, one_line_errors, raise_all
+from ..command_line import command
+from ..errors import InputError, raise_all
 from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
 from .survey import Survey, survey
@@ -265,7 +266,6 @@ def prepare(
     seed: int = 0,
     check: bool = True,
     dry_run: bool = False,
-    **unknown: Any,
 ) -> None:
     """Look at a public benchmark as it was released, say what is there, and make the datalist of the paper.
 
@@ -283,8 +283,6 @@ def prepare(
         check: Whether to read every file; false trusts them
         dry_run: Print what is there and which patient would be in which list, but write nothing
     """
-    if unknown:
-        raise InputError(f"Unknown option --{next(iter(unknown))}; see --help.")
     if release not in RELEASES:
         raise InputError(f"{release}: expected one of {', '.join(RELEASES)}; for data of your own there is "
                          "`python -m scripts datalist create`.")  # fmt: skip
@@ -325,7 +323,4 @@ def _check(cases: Cases, release: Release) -> Survey:
 
 def main() -> None:
     """Command line of this module."""
-    import fire
-
-    one_line_errors()
-    fire.Fire(prepare)
+    command(prepare)

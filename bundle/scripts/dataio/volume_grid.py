@@ -200,7 +200,9 @@ def median_spacing(items: Sequence[Mapping[str, Any]]) -> list[float] | None:
     spacing = [float(f"{value:.4g}") for value in np.median(found, axis=0)]
     logger.info(f"Volumes are resampled to {' x '.join(f'{s:g}' for s in spacing)} mm, the median of the data set.")
     if max(spacing) >= ANISOTROPIC * min(spacing):
-        logger.warning("Their slices are thick, so 2D may do better: leave out configs/volumes.yaml.")
+        logger.warning(
+            "Their slices are thick, so 2D may do better: leave out configs/volumes.yaml, in MONAI Label --volumes."
+        )
     return spacing
 
 

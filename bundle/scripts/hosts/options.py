@@ -11,7 +11,8 @@ from pathlib import Path
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from ..errors import options_of, raise_all
+from ..command_line import options_of
+from ..errors import raise_all
 from ..training.recipe import caller
 from .monai_label import inside
 from .running_config import problems_of

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError, command
+from ..command_line import command
+from ..errors import InputError
 from ..evaluation.metrics import METRICS
 from ..training.budget import duration
 from ..training.settings import SETTINGS_FILE

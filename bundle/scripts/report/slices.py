@@ -14,11 +14,12 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
 
+from ..command_line import command
 from ..dataio.files import case_name, evenly, is_picture
 from ..dataio.geometry import on_image_grid, states_grid
 from ..dataio.readers import image_loader
 from ..dataio.slice_axis import DIRECTIONS, stored_axis
-from ..errors import InputError, command
+from ..errors import InputError
 
 #: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
 #: to colour-blind eyes.

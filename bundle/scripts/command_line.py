@@ -1,0 +1,46 @@
+"""Options of a command line, and functions as commands."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import InputError, one_line_errors
+
+#: What fire takes for an option, and what for the end of the one before.
+OPTION, FLAG = re.compile(r"--.|-[a-zA-Z]"), re.compile(r"--|-[a-zA-Z]")
+
+
+def options_of(argv: Sequence[str]) -> dict[str, str]:
+    """Names and texts of ``--name text`` and ``--name=text``, as fire takes them apart; no text for a bare name.
+
+    To fire one dash is as good as two.
+    """
+    options = {}
+    for token, following in zip(argv, [*argv[1:], "--"]):
+        if OPTION.match(token):
+            name, given, text = token.lstrip("-").partition("=")
+            options[name.replace("-", "_")] = text if given else "" if FLAG.match(following) else following
+    return options
+
+
+def command(function: Callable[..., Any], name: str = "") -> None:
+    """Run a function as a command by fire, which would refuse an option that it has not after it has run.
+
+    Args:
+        function: its arguments are the options.
+        name: of the command, where it is the first word; empty: there is none.
+
+    Raises:
+        InputError: an option that the function has not.
+    """
+    import fire
+
+    one_line_errors()
+    known = {*inspect.signature(function).parameters, "help", "h"}
+    if unknown := [option for option in options_of(sys.argv[1:]) if option not in known]:
+        raise InputError(f"Unknown option --{unknown[0]}; see --help.")
+    fire.Fire({name: function} if name else function)
