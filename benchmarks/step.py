@@ -168,14 +168,19 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def memory(method: str, size: Size, data: str, device: str = "cpu", threads: int = 1, checkpoint: bool = False) -> None:
-    """Print the peak memory of two steps above what the process held before, in bytes."""
-    torch.set_num_threads(threads)
+def peak_memory(method: str, size: Size, data: str | Path, device: str, checkpoint: bool = False) -> int:
+    """Peak memory of two steps above what the process held before, in bytes."""
     step = build(method, size, Path(data), device, **({"fusion_checkpoint": True} if checkpoint else {}))
     with PeakMemory(torch.device(device)) as peak:
         step()
         step()
-    print(peak.peak - peak.before)
+    return peak.peak - peak.before
+
+
+def memory(method: str, size: Size, data: str, device: str = "cpu", threads: int = 1, checkpoint: bool = False) -> None:
+    """Print :func:`peak_memory`."""
+    torch.set_num_threads(threads)
+    print(peak_memory(method, size, data, device, checkpoint))
 
 
 _child = partial(common.child, __file__)
@@ -227,18 +232,21 @@ def measure(
     torch.set_num_threads(threads)
     sizes = (sizes,) if isinstance(sizes, int) else tuple(s if isinstance(s, int) else tuple(s) for s in sizes)
     methods = (methods,) if isinstance(methods, str) else tuple(methods or SETTINGS)
+
+    def peak_of(name: str, size: Size, checkpoint: bool = False) -> float:
+        if device == "cuda":  # the allocator counts; the memory of a process has to be a process's own
+            return peak_memory(name, size, data, device, checkpoint)
+        return _child("memory", name, str(size), data, device, threads, str(checkpoint))
+
     cases = "phantom of 2 labelled and 4 unlabelled patients, one batch of 8 + 8 slices, or 4 + 4 patches"
     result = provenance("step", device, threads, repeats) | {"cases": cases, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(folder)
         for size in sizes:
             # memory first, while this process holds little of it
-            rows: dict[str, dict[str, Any]] = {
-                name: {"peak_bytes": _child("memory", name, str(size), data, device, threads)} for name in methods
-            }
+            rows: dict[str, dict[str, Any]] = {name: {"peak_bytes": peak_of(name, size)} for name in methods}
             if "semsim" in rows:
-                again = _child("memory", "semsim", str(size), data, device, threads, "True")
-                rows["semsim"]["peak_bytes_checkpointed"] = again
+                rows["semsim"]["peak_bytes_checkpointed"] = peak_of("semsim", size, checkpoint=True)
             steps = {name: build(name, size, data, device) for name in methods}
             for name, step in steps.items():  # a first step, too
                 rows[name] |= count(step)
