@@ -38,7 +38,7 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, the vector instructions torch uses on it, and Python: what rounding depends on, versions aside."""
+    """GPU if any, processor, the vector instructions torch uses on it, and Python: what rounding depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = (line.partition(":") for line in cpuinfo.read_text().splitlines()) if cpuinfo.exists() else ()
     told = {key.strip(): value.strip() for key, _, value in lines}
@@ -47,7 +47,8 @@ def machine() -> str:
         processor = f"{told['model name']} (family {told.get('cpu family')}, model {told.get('model')})"
     import torch  # not needed for tables and plots, and slow to load
 
-    return f"{processor}, {torch.backends.cpu.get_cpu_capability()}, python {platform.python_version()}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{processor}, {torch.backends.cpu.get_cpu_capability()}, python {platform.python_version()}"
 
 
 def provenance(script: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
