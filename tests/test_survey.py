@@ -137,9 +137,11 @@ def test_volumes_that_suit_a_3d_network_are_told(tmp_path, capsys, shape, spacin
     for kind, volume in zip(("images", "labels"), samples.blob(shape)):
         (tmp_path / kind).mkdir()
         nib.save(nib.Nifti1Image(volume, np.diag([1.5, 1.5, spacing, 1])), tmp_path / kind / "a.nii.gz")
-    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), dry_run=True,
-           class_names="background,organ")  # fmt: skip
-    assert ("configs/volumes.yaml" in capsys.readouterr().out) == suits
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), class_names="background,organ")
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if line.startswith("  python -m monai.bundle run training")]
+    assert ["configs/volumes.yaml" in line for line in commands] == [False, True][: 1 + suits]
+    assert lines[-1] == commands[-1] and any(line.startswith("3D ") for line in lines) == suits
 
 
 def test_channels_along_the_last_axis_on_request(tmp_path):

@@ -29,6 +29,7 @@ from .tables import (
     named,
     print_rows,
     scoring_command,
+    suits_3d,
     training_command,
     unseen_line,
     write_table,
@@ -181,6 +182,9 @@ def create(
         return
     print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
     print(training_command(root, output))
+    if found is not None and suits_3d(found):
+        print("or in 3D, which may do better here:")
+        print(training_command(root, output, volumes=True))
 
 
 def _stray(layout: Layout, where: str) -> list[str]:

@@ -73,10 +73,8 @@ def describe(
     axis = found.direction if slice_axis is None else slice_axis
     if any(len(facts.shape) == 3 for facts in images):
         rows.append(("slices", _slices(images, axis)))
-    suited = [facts for facts in images if worth_3d(facts.spacing, facts.shape)]
-    if found.has_spacing and len(suited) > len(images) / 2:
-        rows.append(("3D", "voxels are nearly as long as wide, so a 3D network may do better than slices: "
-                     "'configs/volumes.yaml' behind 'configs/train.yaml'"))  # fmt: skip
+    if suits_3d(found):
+        rows.append(("3D", "voxels are nearly as long as wide, so a 3D network may do better than slices"))
     if placed := found.placed:
         rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
                      f"a part), {found.labels[placed[0]].path} first: their headers place them, unless --trust "
@@ -92,6 +90,13 @@ def describe(
         rows.append((f"label {value:g}{name}", f"{totals[value] / voxels:.2%} of the voxels, in {cases} of "
                      f"{len(labels)} labels"))  # fmt: skip
     return rows
+
+
+def suits_3d(found: Survey) -> bool:
+    """Whether most images suit a 3D network."""
+    images = found.images.values()
+    suited = [facts for facts in images if worth_3d(facts.spacing, facts.shape)]
+    return found.has_spacing and len(suited) > len(images) / 2
 
 
 def _slices(images: Sequence[Facts], axis: str | int | None) -> str:
@@ -229,14 +234,15 @@ def label_names(values: Sequence[int], class_names: Sequence[str], ignore_label:
     return names | ({str(ignore_label): "ignore"} if ignore_label is not None and names else {})
 
 
-def training_command(root: str | Path, output: str | Path) -> str:
+def training_command(root: str | Path, output: str | Path, *, volumes: bool = False) -> str:
     """The command that trains on a datalist for an hour, to be pasted into a shell.
 
     Args:
         root: folder that the paths in it are relative to.
         output: the datalist.
+        volumes: whether to train in 3D.
     """
-    given = _options("semsim_minus", root, output)
+    given = _options("volumes" if volumes else "semsim_minus", root, output)
     return _command("run", "training", *given, "--output_dir", "RUN", "--minutes", "60")
 
 
