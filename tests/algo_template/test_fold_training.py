@@ -42,6 +42,16 @@ def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_
     command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
     warm.run(command, env=env, check=True, cwd="/")
     assert nib.load(output).shape == nib.load(image).shape
+    refusals = {
+        "--flip_tts=False": "Unknown option --flip_tts; see --help.",
+        str(output): f"{output}: exists already; give another name.",
+        str(tmp_path / "seg.png"): "expected an image of one slice for predictions in .png",
+    }
+    for last, said in refusals.items():  # one line each
+        refused = warm.run([*command[:3], last], env=env, cwd="/", capture_output=True, text=True)
+        assert refused.returncode == 1 and said in refused.stderr.splitlines()[-1], refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "seg.png").exists()
     # more epochs go on where it stopped
     train(folder, "--epochs=2", env=env)
     assert [r["epoch"] for r in csv.DictReader((folder / "model_fold0" / "training_log.csv").open())] == ["1", "2"]

@@ -86,7 +86,6 @@ class InferClass:
         self.device = torch.device(self.parser.get_parsed_content("device"))
         self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
 
-    @torch.no_grad()
     def infer(self, image_file: Any) -> MetaTensor:
         """
         Args:
@@ -96,7 +95,11 @@ class InferClass:
             probabilities ``(classes, H, W, D)`` on the grid of the file, with its affine and name.
         """
         image = image_file["image"] if isinstance(image_file, Mapping) else image_file
-        data = self.preprocessing({"image": image})
+        return self.probabilities(self.preprocessing({"image": image}))
+
+    @torch.no_grad()
+    def probabilities(self, data: dict[str, Any]) -> MetaTensor:
+        """Those of :meth:`infer`, of an image that ``preprocessing`` has read."""
         volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices), in 3D (1, C, X, Y, Z)
         p = self.inferer.logits(volume, self.network).softmax(dim=1)[0].cpu()
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
@@ -108,21 +111,45 @@ class InferClass:
         return pred
 
 
-def predict(image: str, output: str, **override: Any) -> None:
-    """Predict one image file and write its labels: ``python scripts/infer.py IMAGE OUTPUT``."""
+def predict(
+    image: str,
+    output: str,
+    flip_tta: Any = None,
+    slice_batch: int | None = None,
+    overlap: float | None = None,
+    amp: Any = None,
+    device: str | None = None,
+    ckpt_name: str | None = None,
+) -> None:
+    """Predict one image file and write its labels, with the values that those of the training have.
+
+    Args:
+        image: file to predict, or a DICOM folder.
+        output: file to write, which must not exist; its ending says the format.
+        flip_tta: true or false, or the axes of the slices whose flips are averaged over; default as trained.
+        slice_batch: slices, or in 3D patches, at a time.
+        overlap: of the patches, in 3D.
+        amp: mixed precision: auto, true or false.
+        device: cpu or cuda; default: a GPU if there is one.
+        ckpt_name: file of weights; default: the best ones of this fold, or the last where none was validated.
+    """
     from monai.transforms import MapLabelValue, SaveImage
 
+    given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device}
+    given["ckpt_name"] = ckpt_name
+    package = own_package(ROOT)
+    modules = ("errors", "dataio.files", "evaluation.predict")
+    errors, files, checks = (importlib.import_module(f"{package}.{name}") for name in modules)
     target = Path(output)
     if target.exists():
-        raise SystemExit(f"{target}: exists already; give another name.")
-    package = own_package(ROOT)
-    files, checks = (importlib.import_module(f"{package}.{name}") for name in ("dataio.files", "evaluation.predict"))
+        raise errors.InputError(f"{target}: exists already; give another name.")
     suffix = next((ending for ending in files.IMAGE_SUFFIXES if output.lower().endswith(ending)), target.suffix)
-    fold = InferClass(**override)
+    fold = InferClass(**{key: value for key, value in given.items() if value is not None})
     fold.parser["output_ext"] = suffix
     values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
-    labels = fold.infer(image).argmax(dim=0, keepdim=True)
-    checks.check_flat(labels, suffix)
+    data = fold.preprocessing({"image": image})
+    checks.check_flat(data["image"], suffix)
+    labels = fold.probabilities(data).argmax(dim=0, keepdim=True)
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
@@ -131,6 +158,4 @@ def predict(image: str, output: str, **override: Any) -> None:
 
 
 if __name__ == "__main__":
-    import fire
-
-    fire.Fire(predict)
+    importlib.import_module(f"{own_package(ROOT)}.command_line").command(predict)
