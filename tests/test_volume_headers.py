@@ -83,6 +83,9 @@ def test_a_size_in_another_unit_is_refused_before_memory_or_the_image_are_gone(t
     assert thin["image"].shape == (1, 1, 20, 20)
 
 
+NAMES = ("background", "liver", "tumour")
+
+
 def labelled(dims: int) -> dict[str, MetaTensor]:
     """A label with a large class, a class of one voxel, and voxels that nobody judged."""
     label = torch.zeros(1, 16, 16, 16 if dims == 3 else 1)
@@ -96,11 +99,11 @@ def labelled(dims: int) -> dict[str, MetaTensor]:
 def test_a_class_that_coarser_voxels_leave_nothing_of_is_said(caplog):
     item = labelled(3)
     with caplog.at_level(logging.WARNING, logger="semsim"):
-        grid = VolumeGridd(["image", "label"], (3.0, 3.0, 3.0), mode=["trilinear", "nearest-exact"])
+        grid = VolumeGridd(["image", "label"], (3.0, 3.0, 3.0), mode=["trilinear", "nearest-exact"], class_names=NAMES)
         seen = torch.cat([grid(item)["label"] for _ in range(2)])
         assert set(seen.unique().tolist()) == {0, 1}
         (said,) = [r.getMessage() for r in caplog.records if "nothing is left" in r.getMessage()]
-        assert said.startswith("liver.nii.gz: nothing is left of class 2 of this label") and "3 x 3 x 3 mm" in said
+        assert said.startswith("liver.nii.gz: nothing is left of 'tumour' in voxels of") and "3 x 3 x 3 mm" in said
         caplog.clear()
         VolumeGridd(["image", "label"], (1.0, 1.0, 1.0), mode=["trilinear", "nearest-exact"])(item)
         assert not caplog.records

@@ -27,7 +27,13 @@ def file_name(tensor: torch.Tensor) -> str:
     return str(meta.get("filename_or_obj") or "(in memory)")
 
 
-def class_indices(label: torch.Tensor) -> set[int]:
+def vanished(before: torch.Tensor, after: torch.Tensor, class_names: Sequence[str]) -> str:
+    """Classes of a label that a coarser grid leaves nothing of, for a message; by number where there are no names."""
+    lost = sorted(_class_indices(before) - _class_indices(after))
+    return ", ".join(repr(class_names[c]) if c < len(class_names) else f"class {c}" for c in lost)
+
+
+def _class_indices(label: torch.Tensor) -> set[int]:
     """The class indices that a label shows, without negative ones."""
     values = torch.as_tensor(label).flatten() + 1  # faster than torch.unique
     return {c - 1 for c in torch.bincount(values.clamp(min=0).to(torch.int16)).nonzero().flatten().tolist() if c > 0}

@@ -23,7 +23,7 @@ from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
 from .files import is_picture
-from .geometry import class_indices, on_image_grid
+from .geometry import on_image_grid, vanished
 from .slice_axis import coarser_elsewhere, stored_axis
 from .slice_axis import find_slice_axis as find_slice_axis
 
@@ -109,11 +109,13 @@ class SliceGridd(MapTransform, InvertibleTransform):
         *,
         slice_axis: str | int | None = None,
         mode: Sequence[str] | str = "bilinear",
+        class_names: Sequence[str] = (),
         allow_missing_keys: bool = False,
     ) -> None:
-        """Arguments as in :class:`SliceGrid`, with one ``mode`` a key."""
+        """Arguments as in :class:`SliceGrid`, with one ``mode`` a key; ``class_names`` are for warnings."""
         super().__init__(keys, allow_missing_keys)
-        self.slice_axis, self._told, self._told_lost = slice_axis, set[str](), set[tuple[str, str]]()
+        self.slice_axis, self.class_names = slice_axis, tuple(class_names)
+        self._told, self._told_lost = set[str](), set[tuple[str, str]]()
         self.grids = {
             key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
             for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
@@ -132,12 +134,11 @@ class SliceGridd(MapTransform, InvertibleTransform):
     def _tell_lost(self, stored: torch.Tensor, seen: torch.Tensor) -> None:
         """Warn of classes of a label, once, that nothing is left of."""
         file, size = file_of(None, stored), " x ".join(map(str, seen.shape[1:3]))
-        lost = sorted(class_indices(stored) - class_indices(seen))
+        lost = vanished(stored, seen, self.class_names)
         if lost and (file, size) not in self._told_lost:
             self._told_lost.add((file, size))
             logger.warning(
-                f"{file}: nothing is left of class {', '.join(map(str, lost))} of this label in slices of {size} "
-                "pixels; a larger --spatial_size keeps it."
+                f"{file}: nothing is left of {lost} in slices of {size} pixels; a larger --spatial_size keeps it."
             )
 
     def _tell(self, image: torch.Tensor) -> None:

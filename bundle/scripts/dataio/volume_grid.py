@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple_rep
 from ..errors import InputError
 from .datalist import readable_items
 from .files import evenly, image_files, is_picture
-from .geometry import class_indices, file_name, states_grid
+from .geometry import file_name, states_grid, vanished
 from .readers import read_grid
 from .sizes import check_dims
 from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
@@ -46,6 +46,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
         spacing: Sequence[float] | None,
         *,
         mode: Sequence[str] | str = "trilinear",
+        class_names: Sequence[str] = (),
         allow_missing_keys: bool = False,
     ) -> None:
         """
@@ -53,13 +54,14 @@ class VolumeGridd(MapTransform, InvertibleTransform):
             keys: images and labels.
             spacing: mm of a voxel from left to right, back to front and feet to head.
             mode: ``trilinear`` for images, ``nearest-exact`` for labels, one for each key.
+            class_names: for warnings.
             allow_missing_keys: whether items without one of the keys pass.
 
         Raises:
             InputError: no three positive numbers.
         """
         super().__init__(keys, allow_missing_keys)
-        self._told = set[str]()
+        self._told, self.class_names = set[str](), tuple(class_names)
         self.spacing = checked_spacing(spacing)
         self.turn = Orientation(axcodes="RAS", labels=None)
         self.resize = {
@@ -115,10 +117,10 @@ class VolumeGridd(MapTransform, InvertibleTransform):
 
     def _tell_lost(self, stored: MetaTensor, seen: MetaTensor) -> None:
         """Warn of classes of a label that nothing is left of."""
-        if lost := sorted(class_indices(stored) - class_indices(seen)):
+        if lost := vanished(stored, seen, self.class_names):
             self._tell(
-                f"{file_name(stored)}: nothing is left of class {', '.join(map(str, lost))} of this label in voxels of "
-                f"{_mm(self.spacing)}; a --spacing of smaller voxels keeps it."
+                f"{file_name(stored)}: nothing is left of {lost} in voxels of {_mm(self.spacing)}; a --spacing of "
+                "smaller voxels keeps it."
             )
 
     def _tell(self, warning: str) -> None:
