@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from scripts.dataio.intensity import NAME
 from scripts.errors import InputError, find_input_error
 from scripts.method.network import SemSimNet
-from scripts.training.checkpoints import ResumeFrom, load_weights, read_state
+from scripts.training.checkpoints import ResumeFrom, check_start, load_weights, read_state
 from scripts.training.warm_start import initialized
 
 HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
@@ -135,19 +135,28 @@ def test_fine_tuning_on_the_command_line(run_bundle, phantom_dir, tmp_path):
     assert json.loads((tmp_path / "out" / "training.json").read_text())["initial"] == shipped
 
 
+def test_a_folder_that_nothing_can_be_written_in_is_told_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=f"out/run: nothing can be written in {tmp_path}; give another folder"):
+        check_start("", str(tmp_path / "out" / "run"))
+
+
 def test_weights_alone_are_nothing_to_resume_from(weights):
     engine = Engine(lambda *_: None)
     with pytest.raises(InputError, match="--initial FILE"):
         ResumeFrom(str(weights), str(weights.parent / "new"), {}, "cpu")._load(engine)
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"initial": "none.pt"}, "no such file; give --initial FILE"),
-    ({"resume": "none.pt"}, "no such checkpoint"),
-    ({"output_dir": "used"}, "an earlier training has its files here"),
-    ({}, "p0.nii.gz"),
+@pytest.mark.parametrize("run, given, message", [
+    ("training", {"initial": "none.pt"}, "no such file; give --initial FILE"),
+    ("training", {"resume": "none.pt"}, "no such checkpoint"),
+    ("training", {"output_dir": "used"}, "an earlier training has its files here"),
+    ("training", {"output_dir": "d.json/out"}, "d.json is a file; give another name"),
+    ("training", {}, "p0.nii.gz"),
+    ("planning", {"initial": "none.pt"}, "no such file; give --initial FILE"),
+    ("planning", {"output_dir": "used"}, "p0.nii.gz"),  # it writes nothing
 ])  # fmt: skip
-def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, given, message):
+def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, run, given, message):
     """A wrong path is told at once, not after hundreds of volumes; here none of them can be read."""
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "model_last.pt").touch()
@@ -160,6 +169,6 @@ def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, gi
                     spatial_size=32, epochs=1, show_progress=False, **paths)  # fmt: skip
     flow.initialize()
     with pytest.raises(Exception) as caught:
-        flow.run()
+        flow.parser.get_parsed_content(run)
     assert message in str(find_input_error(caught.value))
     assert not (tmp_path / "new").exists()

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class InferClass:
         return self.probabilities(self.preprocessing({"image": image}))
 
     @torch.no_grad()
-    def probabilities(self, data: dict[str, Any]) -> MetaTensor:
+    def probabilities(self, data: dict[Hashable, Any]) -> MetaTensor:
         """Those of :meth:`infer`, of an image that ``preprocessing`` has read."""
         volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices), in 3D (1, C, X, Y, Z)
         p = self.inferer.logits(volume, self.network).softmax(dim=1)[0].cpu()

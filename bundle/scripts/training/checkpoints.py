@@ -169,8 +169,14 @@ def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -
         initial: weights to begin with, or the folder of a training; empty: none.
 
     Raises:
-        InputError: also where the weights cannot be read.
+        InputError: also where the weights cannot be read, or ``output_dir`` not be written.
     """
+    wanted = Path(output_dir).absolute()
+    there = next(path for path in (wanted, *wanted.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--output_dir {output_dir}: expected a folder, {there} is a file; give another name.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output_dir {output_dir}: nothing can be written in {there}; give another folder.")
     resume_path(resume, output_dir)
     if initial:
         read_state(weights_file(initial), option="initial")
