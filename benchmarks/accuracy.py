@@ -155,6 +155,8 @@ def train(
         raise SystemExit(f"--change: {unknown[0]} does not stand in benchmarks/configs/changes.yaml.")
     if initial and not Path(initial).is_file():
         raise SystemExit(f"--initial: expected a model_last.pt or model_best.pt, {initial} is no file.")
+    if test and not Path(str(test)).is_dir():
+        raise SystemExit(f"--test: expected a folder of images, received {test}.")
     dims = 2 if isinstance(spatial_size, int) else 3
     batch_size = batch_size or BATCH[dims]
     name = run_name(method, cases, seed, spatial_size, iterations, applied, initial, dataset)

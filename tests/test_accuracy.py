@@ -161,6 +161,8 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     assert found["regions"] == 2 and len(found["p_w2"]["dice"]) == 1 and found["spatial_size"] == [16, 16, 16]
     with pytest.raises(SystemExit, match="one of acdc, la, received brats"):
         accuracy.train(str(tmp_path), "semsim_minus", dataset="brats")
+    with pytest.raises(SystemExit, match="--test: expected a folder of images, received True"):  # a bare --test
+        accuracy.train(str(tmp_path), "fixmatch", test=True)
 
 
 def test_an_interrupted_training_goes_on(protocol, monkeypatch):
