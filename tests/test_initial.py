@@ -137,7 +137,7 @@ def test_fine_tuning_on_the_command_line(run_bundle, phantom_dir, tmp_path):
 
 def test_a_folder_that_nothing_can_be_written_in_is_told_first(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
-    with pytest.raises(InputError, match=f"out/run: nothing can be written in {tmp_path}; give another folder"):
+    with pytest.raises(InputError, match=f"out/run: not permitted to write in {tmp_path}; give an --out"):
         check_start("", str(tmp_path / "out" / "run"))
 
 

@@ -176,7 +176,9 @@ def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -
     if not there.is_dir():
         raise InputError(f"--output_dir {output_dir}: expected a folder, {there} is a file; give another name.")
     if not os.access(there, os.W_OK):
-        raise InputError(f"--output_dir {output_dir}: nothing can be written in {there}; give another folder.")
+        raise InputError(
+            f"--output_dir {output_dir}: not permitted to write in {there}; give an --output_dir that may be written."
+        )
     resume_path(resume, output_dir)
     if initial:
         read_state(weights_file(initial), option="initial")
