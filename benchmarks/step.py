@@ -234,7 +234,7 @@ def measure(
     methods = (methods,) if isinstance(methods, str) else tuple(methods or SETTINGS)
 
     def peak_of(name: str, size: Size, checkpoint: bool = False) -> float:
-        if device == "cuda":  # the allocator counts; the memory of a process has to be a process's own
+        if device == "cuda":  # counted by the allocator; on a CPU by the process, which has to do nothing else
             return peak_memory(name, size, data, device, checkpoint)
         return _child("memory", name, str(size), data, device, threads, str(checkpoint))
 

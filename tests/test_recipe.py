@@ -48,6 +48,7 @@ def test_a_resume_that_would_mix_two_recipes_is_refused(phantom_dir, first):
         "optimizer#weight_decay: expected 0.01, received 0.1); resume with those, or begin anew in another "
         "--output_dir."
     )
+    assert "class_names: expected" in refused(phantom_dir, first, class_names=["background", "a", "b", "c"])
     said = refused(phantom_dir, first, labeled_transforms=[])
     assert 'labeled_transforms#0#_target_: expected "RandFlipd", received nothing' in said and "; and " in said
     assert before == {path.name: path.read_bytes() for path in first.glob("[!.]*.*")}
@@ -60,9 +61,12 @@ def test_what_does_not_change_what_is_learnt_may_change(phantom_dir, first, tmp_
     shutil.copytree(phantom_dir, data)
     assert begun(data, folder, stop=2, epochs=5, num_workers=1, amp=False, cache_rate=0.5) == 2
     old = json.loads((folder / "training.json").read_text())
+    old["recipe"]["train#dataset#class_names"] = old["class_names"]  # as it was noted before
+    (folder / "training.json").write_text(json.dumps(old))
+    assert begun(data, folder, stop=3, epochs=5) == 3
     assert old.pop("recipe") and old.pop("processes") == 1
     (folder / "training.json").write_text(json.dumps(old))
-    assert begun(data, folder, stop=3, **{"loss#threshold": 0.9}) == 3
+    assert begun(data, folder, stop=4, epochs=5, **{"loss#threshold": 0.9}) == 4
 
 
 def test_a_checkpoint_of_another_folder_is_compared_with_the_settings_there(phantom_dir, first, tmp_path):

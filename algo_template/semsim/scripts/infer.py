@@ -135,8 +135,8 @@ def predict(
     """
     from monai.transforms import MapLabelValue, SaveImage
 
-    given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device}
-    given["ckpt_name"] = ckpt_name
+    given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device,
+             "ckpt_name": ckpt_name}  # fmt: skip
     package = own_package(ROOT)
     modules = ("errors", "dataio.files", "evaluation.predict")
     errors, files, checks = (importlib.import_module(f"{package}.{name}") for name in modules)

@@ -14,10 +14,10 @@ T = TypeVar("T")
 #: Entries of a configuration that a training depends on, with all that they name.
 ROOTS = ("train#trainer", "lr_scheduler")
 #: Names of what may change on the way: the machine, memory and speed, the length (steps an epoch are compared by
-#: themselves), the place of the data (of which there are lists), and what looks on.
+#: themselves), the place of the data (of which there are lists), what looks on, and names of classes in messages.
 FREE = {
     "device", "amp", "non_blocking", "pin_memory", "num_workers", "cache_rate", "progress", "fusion_checkpoint",
-    "max_epochs", "total_iters", "steps", "clock", "data", "train_handlers",
+    "max_epochs", "total_iters", "steps", "clock", "data", "train_handlers", "class_names",
 }  # fmt: skip
 
 
@@ -51,6 +51,11 @@ def recipe(parser: ConfigParser) -> dict[str, Any]:
     return found
 
 
+def is_free(name: str) -> bool:
+    """Whether a value at this place may change on the way."""
+    return name.split("#")[-1] in FREE
+
+
 def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """A line for each of the names whose value is another than it was, or that is there on one side only.
 
@@ -74,7 +79,7 @@ def differences(began: Mapping[str, Any], now: Mapping[str, Any], names: Iterabl
 
 def _collect(parser: ConfigParser, key: str, found: dict[str, Any]) -> None:
     name = key.replace("::", "#")
-    if name in found or name.split("#")[-1] in FREE:
+    if name in found or is_free(name):
         return
     raw = parser[key]
     parts = raw if isinstance(raw, Mapping) else range(len(raw)) if isinstance(raw, list) else ()

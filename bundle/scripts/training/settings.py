@@ -24,7 +24,7 @@ from ..method.network import SegmentationNet
 from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
-from .recipe import caller, differences, recipe
+from .recipe import caller, differences, is_free, recipe
 
 logger = logging.getLogger("semsim")
 
@@ -156,7 +156,8 @@ class SaveSettings:
         other = differences(saved_name(began), saved_name(now), (now.keys() & began.keys()) - free)
         was, values = began.get("recipe"), now["recipe"]
         if was and values:  # what a setting says is not said again
-            other = other or differences(was, values, was.keys() | values.keys())
+            noted = {name for name in was.keys() | values.keys() if not is_free(name)}  # an earlier version noted more
+            other = other or differences(was, values, noted)
         if other:
             more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
             raise InputError(
