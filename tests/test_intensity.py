@@ -81,6 +81,20 @@ def test_a_window_is_an_option(ct, tmp_path):
         np.testing.assert_allclose(image.max(), brightest, atol=0.02)
 
 
+def test_evaluation_sees_what_prediction_sees_whatever_the_datalist_says(ct, tmp_path):
+    """Its window is for trainings: one given there instead, or none, holds; so do the weights' for another data set."""
+    lists = json.loads((ct / "datalist.json").read_text())
+    stating = tmp_path / "stating.json"
+    stating.write_text(json.dumps({**lists, "window": [0, 100]}))
+    for name, window in (("wide", [-1000, 1000]), ("none", None)):
+        trained(ct, tmp_path / name, datalist=str(stating), window=window)
+        seen = prepared("train", "validate#preprocessing", ct, tmp_path / name, "train", "evaluate",
+                        datalist=str(stating))  # fmt: skip
+        np.testing.assert_allclose(seen, prepared("infer", "preprocessing", ct, tmp_path / name, "inference"))
+        brightest = Intensityd("image", window=window)({"image": read(ct)})["image"].max()
+        np.testing.assert_allclose(seen.max(), brightest, atol=0.02)
+
+
 def read(ct):
     from scripts.dataio.readers import image_loader
 
@@ -171,6 +185,9 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     assert "\nwindow      30 to 210 HU become 0 and 1" in shown
     assert "Hounsfield units" in shown and "2 images are filled up" in shown
     assert json.loads((tmp_path / "d.json").read_text())["window"] == [30, 210]
+    create(**options, output=str(tmp_path / "scored.json"), class_names="background,organ", labeled=0, testing=3)
+    assert "window" not in json.loads((tmp_path / "scored.json").read_text()), "of labels that are to be predicted"
+    assert "window " not in capsys.readouterr().out
     (row,) = [line for line in shown.splitlines() if line.startswith("intensity")]
     assert "-3024 to 149; in the median image -59" in row, "percentiles leave the padding out"
     for noise, case in enumerate("abc"):

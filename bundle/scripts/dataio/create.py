@@ -157,8 +157,10 @@ def create(
     unused = [group for group in cases.labeled_groups if group not in taken]
     if unused and not scored_alone:
         print(f"{'not used':<11} labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
-    window = foreground_window(found, classes=values[1:], trust=trust) if found is not None and found.ct else None
-    if window is not None and not scored_alone:
+    window = None  # a list that is scored alone says nothing of it: its labels are not to prepare its images
+    if found is not None and found.ct and not scored_alone:
+        window = foreground_window(found, classes=values[1:], trust=trust)
+    if window is not None:
         print(f"{'window':<11} {window[0]:g} to {window[1]:g} HU become 0 and 1; --window at the training to change it")
     training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
     if found is not None and not scored_alone and (line := unseen_line(found, training, values, named(values, names))):
