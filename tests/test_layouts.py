@@ -12,6 +12,8 @@ import pytest
 import samples
 from helpers import workflow
 from scripts.dataio.create import create
+from scripts.dataio.files import find_images
+from scripts.dataio.layouts import recognise
 from scripts.errors import InputError
 
 SHAPE = (20, 16, 3)
@@ -124,6 +126,20 @@ def test_from_a_data_set_as_it_comes_to_a_scored_prediction(tmp_path, capsys, la
     flow.initialize()
     flow.run()
     assert len(list((tmp_path / "out").rglob("*_seg.nii.gz"))) == 5 * each, "every image, no label"
+
+
+@pytest.mark.parametrize("ending", [".dcm", ".IMA", "", ".1000"])
+def test_no_patient_of_dicom_slices_is_lost(tmp_path, ending):
+    for n in range(4):
+        image, label = samples.blob(SHAPE, seed=n)
+        samples.write_dicom(tmp_path / f"data/P{n}/CT", image, ending=ending)
+        if n < 2:
+            samples.write_nifti(tmp_path / f"data/P{n}/segmentation.nii.gz", label)
+    found = recognise(tmp_path / "data")
+    assert sorted(found.images) == ["P0", "P1", "P2", "P3"] and sorted(found.labels) == ["P0", "P1"]
+    assert sorted(find_images(tmp_path / "data", recursive=True)) == [
+        "P0/CT", "P0/segmentation", "P1/CT", "P1/segmentation", "P2/CT", "P3/CT",
+    ]  # fmt: skip
 
 
 def test_no_image_of_a_dataset_json_is_lost(tmp_path):

@@ -68,7 +68,7 @@ def test_nifti_of_16_bits_with_a_slope(tmp_path):
     np.testing.assert_allclose(spacing, (1.56, 1.56, 10.0), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", [".dcm", ".IMA", ""])
+@pytest.mark.parametrize("ending", [".dcm", ".IMA", ".dicom", "", ".1000"])  # the last as of a UID
 def test_dicom_slices_are_ordered_by_position_not_by_name(tmp_path, ending):
     samples.write_dicom(tmp_path / "series", IMAGE, (0.9, 0.9, 6.0), ending=ending)
     values, spacing = read(tmp_path / "series")

@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: Endings of the slices of a DICOM series; many have none at all.
-DICOM_SUFFIXES = (".dcm", ".ima", "")
 #: Storage classes of DICOM segmentation objects, and of contours (RTSTRUCT).
 SEGMENTATION, CONTOURS = b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.481.3"
 #: Folders of labels, and what names of labels end with beside their images.
@@ -87,28 +85,30 @@ def case_names(files: Sequence[str | os.PathLike]) -> list[str]:
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Whether a file is a slice of a DICOM series, by its ending and its first bytes."""
-    if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
-        return False
+    """Whether a file is a slice of a DICOM series, by its first bytes; endings vary, as of names that are UIDs."""
+    start = _dicom_start(path)
     if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
         return False
-    with open(path, "rb") as file:
-        start = file.read(1024)
-    return start[128:132] == b"DICM" and SEGMENTATION not in start
+    return bool(start) and SEGMENTATION not in start
 
 
 def is_segmentation(path: str | os.PathLike) -> bool:
-    """Whether a file is a DICOM segmentation object, by its ending and the storage class in its first bytes."""
-    if not os.path.isfile(path) or os.path.splitext(path)[1].lower() not in DICOM_SUFFIXES:
-        return False
+    """Whether a file is a DICOM segmentation object, by the storage class in its first bytes."""
     return stores(path, SEGMENTATION)
 
 
 def stores(path: str | os.PathLike, storage: bytes) -> bool:
     """Whether a file is DICOM of a storage class, by its first bytes."""
+    return storage in _dicom_start(path)
+
+
+def _dicom_start(path: str | os.PathLike) -> bytes:
+    """The first bytes of a DICOM file; none of another file, and of one that another format's ending names."""
+    if not os.path.isfile(path) or os.fspath(path).lower().endswith((*IMAGE_SUFFIXES, *COMPANIONS)):
+        return b""
     with open(path, "rb") as file:
         start = file.read(1024)
-    return start[128:132] == b"DICM" and storage in start
+    return start if start[128:132] == b"DICM" else b""
 
 
 def is_series(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from .files import (
     case_name,
     case_names,
     find_images,
+    is_dicom,
     join_channels,
     without_labels_told,
 )
@@ -272,7 +273,7 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
     scans: dict[str, dict[str, Path]] = {}
     truth: dict[str, dict[str, Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if not any(path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm")) for path in folder.rglob("*")):
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in folder.rglob("*")):
             continue
         for name, path in find_images(folder, recursive=True).items():
             *below, own = name.split("/")

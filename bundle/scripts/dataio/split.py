@@ -22,9 +22,12 @@ REPEATS = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|mo
 PATIENTS = {
     "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
     "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
-    "their outermost folder": r"^([^/]+)/",
+    "the subject of BraTS": r"(?:^|/)(brats-[a-z]+-\d+)-\d{3}(?=\D|$)",
+    "their outermost folder": rf"^([^/]+?)(?:[_-](?:{REPEATS})[_-]?\d+[^/]*)?/",
     "their name up to _frame, _slice, _ses and the like": rf"^(.+?)[_-](?:{REPEATS})[_-]?\d+(?=\D|$)",
 }
+#: Outermost folders that are nobody's.
+NOBODYS = re.compile(r"^((train|training|val|valid|validation|test|testing)/)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def group_cases(
     found_by: Counter[str] = Counter()
     problems = []
     for name, path in images.items():
-        found = ((what, match) for what, rule in rules.items() if (match := rule.search(name)))
+        shown = name if group_by else NOBODYS.sub("", name)
+        found = ((what, match) for what, rule in rules.items() if (match := rule.search(shown)))
         what, match = next(found, ("", None))
         if match is None and not group_by:
             groups.setdefault(name, []).append(name)
