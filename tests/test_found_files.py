@@ -10,6 +10,7 @@ import pytest
 import samples
 from helpers import workflow
 from PIL import Image
+from scripts.__main__ import main
 from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
 from scripts.dataio.survey import look
@@ -154,3 +155,63 @@ def test_a_scan_under_the_names_of_two_patients_is_refused(tmp_path):
         made(tmp_path, **folders)
     (tmp_path / "images" / "p2_frame01.nii.gz").unlink()
     assert made(tmp_path, **folders)["training"] == ["images/p1_frame01.nii.gz", "images/p1_frame02.nii.gz"]
+
+
+def volumes(folder, *names, label=False):
+    """Files of several names, no two images alike."""
+    for noise, name in enumerate(names):
+        samples.write_nifti(folder / f"{name}.nii.gz", LABEL if label else IMAGE + noise)
+
+
+def test_a_suffix_chooses_among_the_files_and_says_how_many_it_leaves_out(tmp_path, caplog):
+    """Other sequences of a patient are no unlabelled images, and no file replaces another of its shortened name."""
+    volumes(tmp_path / "images", "P0_t1", "P0_t2", "P0", "P1_t1", "P1_t2")
+    volumes(tmp_path / "labels", "P0_liver_seg", "P0_tumour_seg", label=True)
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
+    found = made(tmp_path, **folders, image_suffix="_t1", label_suffix="_liver_seg")
+    assert found == {"training": ["images/P0_t1.nii.gz"], "unlabeled": ["images/P1_t1.nii.gz"]}
+    assert "3 files are left out, whose names do not end with _t1" in caplog.text
+    assert "1 files are left out, whose names do not end with _liver_seg" in caplog.text
+    with pytest.raises(InputError, match="expected names that end with _flair, received P0"):
+        create(**{k: str(v) for k, v in folders.items()}, output=str(tmp_path / "m.json"), image_suffix="_flair")
+
+
+def test_other_masks_beside_the_chosen_ones_are_no_unlabelled_images(tmp_path, caplog):
+    volumes(tmp_path / "one", "P0", "P1", "benign (1)")
+    volumes(tmp_path / "one", "P0_liver_seg", "P0_tumour_seg", "benign (1)_mask_1", label=True)
+    one = tmp_path / "one"
+    found = made(one, images=one, labels=one, label_suffix="_liver_seg")
+    assert found == {"training": ["P0.nii.gz"], "unlabeled": ["P1.nii.gz", "benign (1).nii.gz"]}
+    assert "2 files are labels by their names" in caplog.text
+    volumes(tmp_path / "two", "P0", "P1")
+    volumes(tmp_path / "two" / "labels", "P0", label=True)
+    volumes(tmp_path / "two" / "labels_rater2", "P0", "P1", label=True)
+    found = made(tmp_path / "two", images=tmp_path / "two", labels=tmp_path / "two/labels")
+    assert found == {"training": ["P0.nii.gz"], "unlabeled": ["P1.nii.gz"]}
+
+
+def test_an_image_that_shows_what_labels_show_is_refused(tmp_path):
+    volumes(tmp_path / "images", "P0", "P1", "P2")
+    volumes(tmp_path / "images", "P0_expert", label=True)
+    volumes(tmp_path / "labels", "P0", label=True)
+    with pytest.raises(InputError, match=r"P0_expert.nii.gz: expected an image, received a file of the values 0, 1 al"):
+        made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels")
+
+
+def test_suffixes_with_commas_come_from_the_command_line(tmp_path, monkeypatch):
+    def run(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["semsim", *words])
+        main()
+
+    for patient in ("P0", "P1"):
+        volumes(tmp_path / "data" / patient, "image_t1", "image-flair")
+    volumes(tmp_path / "data" / "P0", "label", label=True)
+    output = tmp_path / "l.json"
+    run("datalist", "create", f"--data={tmp_path / 'data'}", f"--output={output}", "--image_suffix=-flair,_t1",
+        "--class_names=b,t", "--check=False")  # fmt: skip
+    (item,) = json.loads(output.read_text())["training"]
+    assert item["image"] == ["P0/image-flair.nii.gz", "P0/image_t1.nii.gz"]
+    volumes(tmp_path / "labels", "P0", label=True)
+    with pytest.raises(InputError, match="_t1,_flair: expected one ending, received several"):
+        run("datalist", "create", f"--images={tmp_path / 'data'}", f"--labels={tmp_path / 'labels'}",
+            f"--output={tmp_path / 'm.json'}", "--image_suffix", "_t1,_flair")  # fmt: skip

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 #: what gloo says of a process that is gone
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
+#: what is said of a disk that is full, by the system and by numpy
+FULL = ("No space left", "File too large", "quota exceeded", "requested and")
 #: What to do next, and what needs less memory, by what was running.
 GO_ON = {
     "training": "what was written stays usable: go on with --resume auto",
@@ -91,6 +93,14 @@ def explain(error: BaseException, task: str = "training") -> str | None:
             return (
                 f"{cause.filename}: not permitted ({cause.strerror}); give files that may be read and an --output_dir "
                 "that may be written."
+            )
+        if found := re.search(r"cannot find a suitable writer for (.+)\.\n", text):  # MONAI's, whatever the reason was
+            reason = text.strip().splitlines()[-1]
+            if any(sign in reason for sign in FULL):
+                return f"{found[1]}: no space left to write ({reason}); free some, {GO_ON[task]}."
+            return (
+                f"{found[1]}: could not be written ({reason}); give an --output_dir that may be written, or another "
+                "--output_ext."
             )
         if out_of_memory(cause):
             return f"Out of memory. {SMALLER[task]} Otherwise {GO_ON[task]}."

@@ -49,8 +49,8 @@ def create(
     seed: int = 0,
     class_names: Any = None,
     channels: int | None = None,
-    image_suffix: str = "",
-    label_suffix: str = "",
+    image_suffix: Any = "",
+    label_suffix: Any = "",
     slice_axis: Any = None,
     trust: str | None = None,
     label_values: Any = None,
@@ -81,7 +81,7 @@ def create(
         seed: Seed of the draw.
         class_names: Names of the classes in the order of their label values, background first
         channels: Channels of the images, where 4D files hold them along their last axis
-        image_suffix: What image names end with and label names do not, for instance _0000
+        image_suffix: What image names end with and label names do not, for instance _0000; others are left out
         label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
         slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
             (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
@@ -98,6 +98,8 @@ def create(
         raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
     if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
+    # an option with commas comes as a tuple
+    image_suffix, label_suffix = (",".join(map(str, _words(suffix or None))) for suffix in (image_suffix, label_suffix))
     if data:
         layout = recognise(data, image_suffix, label_suffix)
     else:
@@ -142,7 +144,7 @@ def create(
     if ignored := ignored_line(images or data):
         print(ignored)
     stray = _stray(layout, images or data)
-    raise_all(stray + (found.problems + _copied(found, cases) if found is not None else []) + doubts)
+    raise_all(stray + (found.problems + _masks(found) + _copied(found, cases) if found is not None else []) + doubts)
 
     wanted = {"testing": as_names(testing), "validation": as_names(validation)}
     if labeled is not None:
@@ -203,6 +205,18 @@ def _stray(layout: Layout, where: str) -> list[str]:
     for remark in remarks:
         print(remark)
     return stray + hidden
+
+
+def _masks(found: Survey) -> list[str]:
+    """A line for each image without a label that shows few values, as labels do, where most images show many."""
+    if 2 * sum(bool(facts.values) for facts in found.images.values()) >= len(found.images):
+        return []
+    return [
+        f"{facts.path}: expected an image, received a file of the values {', '.join(f'{v:g}' for v in facts.values)} "
+        "alone, as labels are, where most others show many; take it out of the images."
+        for case, facts in found.images.items()
+        if facts.values and case not in found.labels
+    ]
 
 
 def _copied(found: Survey, cases: Cases) -> list[str]:

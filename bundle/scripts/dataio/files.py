@@ -24,12 +24,13 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".
 SEGMENTATION, CONTOURS = b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.481.3"
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
-    r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)[_-]?(tr|ts|train|training|test|val)?",
+    r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
     re.IGNORECASE,
-)
+)  # labels_rater2, too
 LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
 BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
-LABEL_ENDINGS = re.compile(r"(.+)[_.-](seg|segmentation|labels?|mask|gt)", re.IGNORECASE)
+LABEL_WORD = r"(?:seg|segmentation|labels?|mask|gt)"
+LABEL_ENDINGS = re.compile(rf"(.+)[_.-]{LABEL_WORD}", re.IGNORECASE)
 #: nnU-Net's number of a channel behind a name.
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Other files that image formats bring along, and what systems leave behind.
@@ -178,17 +179,26 @@ def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
     """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
 
     Args:
-        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` beside ``a``, ``P1/mask``, ``sub-1_dseg``.
+        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` and ``a_tumour_seg`` beside ``a``, ``P1/mask``,
+            ``sub-1_dseg``.
     """
     images = {}
     for name, path in found.items():
-        ending = LABEL_ENDINGS.fullmatch(name)
         *folders, own = name.split("/")
         in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in folders)
         alone = LABEL_NAMES.fullmatch(own) or BIDS_LABELS.fullmatch(own)
-        if not in_folder and not alone and not (ending and ending[1] in found):
+        if not in_folder and not alone and not _label_beside(name, found):
             images[name] = path
     return images or dict(found)
+
+
+def _label_beside(name: str, found: Mapping[str, Path]) -> bool:
+    """Whether a name is that of another file with more behind it, one word of which means a label."""
+    parts = re.split(r"([_.-])", name)
+    return any(
+        "".join(parts[:k]) in found and any(re.fullmatch(LABEL_WORD, word, re.IGNORECASE) for word in parts[k + 1 :: 2])
+        for k in range(1, len(parts), 2)
+    )
 
 
 def without_labels_told(found: Mapping[str, Path]) -> dict[str, Path]:
@@ -286,12 +296,17 @@ def pair_files(
     Args:
         images: folder of images, with all below it but ``labels`` and what is a label by its name.
         labels: folder of labels; with a ``label_suffix`` it may be the same.
-        image_suffix: what image names end with and label names do not.
-        label_suffix: what label names end with and image names do not.
+        image_suffix: what image names end with and label names do not; others are left out, with a warning.
+        label_suffix: the same of labels.
 
     Raises:
         InputError: one folder without a suffix to tell the two apart, or one of the two not there.
     """
+    if "," in image_suffix + label_suffix:
+        raise InputError(
+            f"{image_suffix or label_suffix}: expected one ending, received several; channels in files of their own "
+            "are joined from a folder for each patient, given as --data, or where names end with _0000, _0001, ..."
+        )
     images, labels = Path(images), Path(labels)
     same = images.resolve() == labels.resolve()
     if same and not label_suffix:
@@ -302,8 +317,7 @@ def pair_files(
     image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True, labels=True)
     if same:
         image_files = {name: path for name, path in image_files.items() if not name.endswith(label_suffix)}
-        label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
-        if not image_files or not label_files:
+        if not image_files or not any(name.endswith(label_suffix) for name in label_files):
             raise InputError(
                 f"{images}: expected images, and labels whose names end with {label_suffix}, received only one of the "
                 "two; give the ending that tells them apart as --label_suffix."
@@ -313,11 +327,31 @@ def pair_files(
         image_files = {name: path for name, path in image_files.items() if not os.path.abspath(path).startswith(below)}
         if not image_files:
             raise InputError(f"{images}: expected images beside the labels in {labels}, found none.")
-        image_files = without_labels_told(image_files)
+        label_files = _ending(label_files, label_suffix, labels, "label")
+    image_files = without_labels_told(image_files)
+    image_files = _ending(image_files, image_suffix, images, "image")
+    label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
     return (
         {name.removesuffix(image_suffix): path for name, path in image_files.items()},
         {name.removesuffix(label_suffix): path for name, path in label_files.items()},
     )
+
+
+def _ending(found: Mapping[str, Path], suffix: str, folder: Path, kind: str) -> dict[str, Path]:
+    """Those of some files whose names end with what was given, with a warning that names the first of the others.
+
+    Raises:
+        InputError: there are none.
+    """
+    kept = {name: path for name, path in found.items() if name.endswith(suffix)}
+    if not kept:
+        raise InputError(
+            f"{folder}: expected names that end with {suffix}, received {next(iter(found))} and the like; give another "
+            f"--{kind}_suffix, or none."
+        )
+    if left := [path for name, path in found.items() if name not in kept]:
+        logger.warning(f"{len(left)} files are left out, whose names do not end with {suffix}, {left[0]} first.")
+    return kept
 
 
 def ignored_line(folder: str | os.PathLike) -> str:

@@ -212,7 +212,7 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
             scans.append(path)
     truth = [path for path in truth if case_name(path).endswith(label_suffix)]
     kinds = Counter(_entities(path)[1] for path in scans)
-    wanted = [kind.strip().lstrip("_") for kind in image_suffix.split(",") if kind.strip()] or list(kinds)
+    wanted = [kind.strip().lstrip("_.-") for kind in image_suffix.split(",") if kind.strip()] or list(kinds)
     if not image_suffix and len(kinds) > 1:
         shown = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
         most = kinds.most_common(1)[0][0]
@@ -280,7 +280,7 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
             role = own.removeprefix(folder.name).lstrip("_.-") or "image"
             among_labels = any(LABEL_FOLDERS.fullmatch(part) for part in below)
             is_label = (
-                role.endswith(label_suffix.lstrip("_"))
+                role.endswith(label_suffix.lstrip("_.-"))
                 if label_suffix
                 else bool(LABEL_NAMES.fullmatch(re.split(r"[_.-]", role)[-1]))
             )
@@ -289,7 +289,7 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
     if not truth or not scans:
         return None
     roles = Counter(role for parts in scans.values() for role in parts)
-    wanted = [role.strip().lstrip("_") for role in image_suffix.split(",") if role.strip()]
+    wanted = [role.strip().lstrip("_.-") for role in image_suffix.split(",") if role.strip()]
     images: dict[str, Path | list[Path]] = {}
     problems = []
     for patient, parts in scans.items():

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
 MOST_VALUES = 64
+#: So many values at most make an image look like a label.
+FEW = 8
 #: A usual window of CT, in Hounsfield units.
 SOFT_TISSUE = (-150.0, 250.0)
 #: More classes than this no prediction can hold, which is stored in bytes.
@@ -48,7 +50,7 @@ class Facts:
         intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image. The percentiles leave out the
             padding of a CT.
         ct: whether the intensities look like Hounsfield units.
-        values: how many voxels have which value; of a label.
+        values: how many voxels have which value; of a label, and of an image that shows a few whole ones like a label.
         content: digest of the voxels of an image; empty where they are all alike.
     """
 
@@ -123,7 +125,9 @@ def look(
         intensity = (float(array.min()), float(low), float(high), float(array.max()))
         flat = intensity[0] == intensity[3]
         content = "" if flat else hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-        return Facts(*facts, intensity=intensity, ct=array.shape[0] == 1 and looks_like_ct(array), content=content)
+        few = {} if flat else _few_values(array)
+        ct = array.shape[0] == 1 and looks_like_ct(array)
+        return Facts(*facts, intensity=intensity, values=few, ct=ct, content=content)
     values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
     fractions = bool((values != np.round(values)).any())
     smeared = path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2
@@ -140,6 +144,15 @@ def look(
             f"whole numbers, one a class{lossy}."
         )
     return Facts(*facts, values={float(v): int(n) for v, n in zip(values, counts)})
+
+
+def _few_values(array: np.ndarray) -> dict[float, int]:
+    """How many voxels have which value where these are whole numbers and at most ``FEW``; else nothing."""
+    for part in (array.ravel()[:: max(array.size // 10_000, 1)], array):  # few in a sample first, which is soon known
+        values, counts = np.unique(part, return_counts=True)
+        if len(values) > FEW or (values != np.round(values)).any():
+            return {}
+    return {float(v): int(n) for v, n in zip(values, counts)}
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,43 @@
-"""Predictions as NIfTI that say of their place in space what the files of their images say."""
+"""Predictions as files: written whole or not at all, and as NIfTI with the place in space that the image states."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-from monai.data import NibabelWriter
+import numpy as np
+from monai.data import ImageWriter, NibabelWriter, resolve_writer
 
 #: NIfTI's number of the unit.
 MILLIMETRES = 2
+#: Codes of NIfTI's two places, and all fields that these consist of.
+PLACE = ("qform_code", "sform_code")
+FIELDS = (
+    *PLACE,
+    "pixdim",
+    *(f"quatern_{a}" for a in "bcd"),
+    *(f"{kind}_{a}" for kind in ("qoffset", "srow") for a in "xyz"),
+)
+
+
+def _two_places(header: Mapping[str, Any]) -> bool:
+    """Whether the two places that a header states are not the same, of NIfTI alone."""
+    if any(field not in header for field in FIELDS):
+        return False
+    stored = nib.Nifti1Header()
+    for field in FIELDS:
+        stored[field] = header[field]
+    return not np.allclose(stored.get_qform(), stored.get_sform(), atol=1e-3)
 
 
 class StoredHeaderWriter(NibabelWriter):
-    """MONAI's writer, which else states a place where the image states none, and forgets the unit of length.
+    """MONAI's writer, which else states one place of the image as both of a NIfTI file, and forgets the unit of length.
 
-    Programs make up different places for a file that states none, so that a stated one would lie elsewhere, mirrored.
+    Programs differ in which of two places they take, and make up different ones for a file that states none, so that
+    a prediction would lie elsewhere in some of them, or mirrored.
     """
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
@@ -27,17 +49,39 @@ class StoredHeaderWriter(NibabelWriter):
         """As in MONAI's writer."""
         super().write(filename, verbose, **obj_kwargs)
         image: Any = self.data_obj
-        codes = [int(self.header[name]) for name in ("qform_code", "sform_code") if name in self.header]
+        codes = [int(self.header[name]) for name in PLACE if name in self.header]
         unit = int(self.header.get("xyzt_units", 0)) % 8
         if codes and not any(codes):
             image.set_qform(None, code=0, update_affine=False)
             image.set_sform(None, code=0, update_affine=False)
+        elif all(codes) and _two_places(self.header):
+            for field in FIELDS:
+                image.header[field] = self.header[field]
         elif unit in (0, MILLIMETRES):  # as written: without a unit, which programs take for mm
             return
         image.header["xyzt_units"] = unit
         nib.save(image, filename)
 
 
-def writer_of(output_ext: str) -> type[NibabelWriter] | None:
-    """The writer for an ending: of this module for NIfTI, otherwise ``None``, MONAI's own."""
-    return StoredHeaderWriter if output_ext.lower() in (".nii", ".nii.gz") else None
+def writer_of(output_ext: str) -> type[ImageWriter]:
+    """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own.
+
+    Its files come into being under another name, ``.part-`` before their own, so that a full disk or the end of the
+    program leaves no part of one for a whole one. ``.mhd``, which names a second file, is written at once.
+    """
+    ending = output_ext.lower()
+    writer = StoredHeaderWriter if ending in (".nii", ".nii.gz") else resolve_writer(ending.lstrip("."))[0]
+    if ending == ".mhd":
+        return writer
+
+    class Whole(writer):  # type: ignore[misc, valid-type]
+        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            final = Path(filename)
+            part = final.with_name(f".part-{final.name}")
+            try:
+                super().write(part, verbose, **kwargs)
+                os.replace(part, final)
+            finally:
+                part.unlink(missing_ok=True)
+
+    return Whole

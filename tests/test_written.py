@@ -1,0 +1,76 @@
+"""Predictions on the disk: whole files or none, in the place of their image for every program."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import samples
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, SaveImage
+from scripts.errors import explain
+from scripts.evaluation.stored_header import writer_of
+
+IMAGE, LABEL = samples.blob((16, 14, 4), seed=1)
+
+
+def saved(folder, meta=None, output_ext=".nii.gz", label=LABEL):
+    """A prediction as `inference.yaml` saves it."""
+    saver = SaveImage(folder, "seg", output_ext, output_dtype=np.uint8, resample=False, separate_folder=False,
+                      print_log=False, writer=writer_of(output_ext))  # fmt: skip
+    saver(MetaTensor(label[None].astype(np.uint8), meta=meta or {"filename_or_obj": "a.nii.gz"}))
+    return folder / f"a_seg{output_ext}"
+
+
+def test_both_places_of_a_registered_volume_are_kept(tmp_path):
+    """ITK goes by the one, nibabel by the other: a prediction lies on its image in both."""
+    turn = np.radians(17)
+    scanner = np.diag([1.5, 1.5, 4, 1.0])
+    scanner[:3, 3] = -10, -12, -8
+    moved = np.eye(4)
+    moved[:3] = [[np.cos(turn), -np.sin(turn), 0, 7], [np.sin(turn), np.cos(turn), 0, -3], [0, 0, 1, 20]]
+    image = nib.Nifti1Image(IMAGE, moved @ scanner)
+    image.set_qform(scanner, code=1)
+    image.set_sform(moved @ scanner, code=4)
+    nib.save(image, tmp_path / "a.nii.gz")
+    read = LoadImage(image_only=True, ensure_channel_first=True)(tmp_path / "a.nii.gz")
+    written = saved(tmp_path, {**read.meta, "filename_or_obj": "a.nii.gz"})
+    ours = nib.load(written)
+    np.testing.assert_allclose(ours.affine, moved @ scanner, atol=1e-4)
+    np.testing.assert_allclose(ours.get_qform(), scanner, atol=1e-4)
+    assert (int(ours.header["qform_code"]), int(ours.header["sform_code"])) == (1, 4)
+    places = [itk.imread(str(path)) for path in (tmp_path / "a.nii.gz", written)]
+    np.testing.assert_allclose(*(np.array(place.GetOrigin()) for place in places), atol=1e-4)
+    np.testing.assert_allclose(*(itk.array_from_matrix(place.GetDirection()) for place in places), atol=1e-4)
+    np.testing.assert_array_equal(ours.get_fdata(), LABEL)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
+def test_a_full_disk_leaves_no_part_of_a_prediction_and_says_so_in_a_line(tmp_path, ending):
+    label = np.random.default_rng(0).integers(0, 255, (160, 140, 1 if ending == ".png" else 4))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+        with pytest.raises(RuntimeError) as error:
+            saved(tmp_path, output_ext=ending, label=label)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert os.listdir(tmp_path) == []
+    line = explain(error.value, "prediction")
+    assert line is not None and "\n" not in line and line.startswith(str(tmp_path))
+    if ending != ".nrrd" and ending != ".mha":  # ITK does not say why
+        assert "no space left to write" in line and "--existing skip" in line
+
+
+def test_what_cannot_be_written_for_another_reason_is_said_in_a_line(tmp_path):
+    saver = SaveImage(tmp_path / "file", "seg", ".nii.gz", writer=writer_of(".nii.gz"), print_log=False)
+    (tmp_path / "file" / "a").mkdir(parents=True)
+    (tmp_path / "file" / "a" / "a_seg.nii.gz").mkdir()
+    with pytest.raises(RuntimeError) as error:
+        saver(MetaTensor(LABEL[None], meta={"filename_or_obj": "a.nii.gz"}))
+    line = explain(error.value, "prediction")
+    assert line is not None and "could not be written (IsADirectoryError" in line and "\n" not in line
