@@ -104,7 +104,7 @@ def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tm
         (tmp_path / "scans" / name).unlink()
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
     refused = run_bundle(*args, check=False)
-    assert refused.returncode == 1 and "a prediction is there already; give --existing skip" in refused.stderr
+    assert refused.returncode == 1 and "a prediction is there already" in refused.stderr
     (out / "case001_seg.nii.gz").unlink()
     run_bundle(*args, "--existing", "skip")
     after = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
@@ -156,6 +156,28 @@ def test_no_file_is_lost_to_another(tmp_path, files, options, expected):
     with pytest.raises(InputError, match=expected):
         prepared_output(items, tmp_path, **options)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite"])
+def test_the_prediction_of_another_patient_passes_for_none(tmp_path, existing):
+    """Scans of one name, predicted folder by folder into one: neither is left out for the other, nor replaced by it."""
+    moved = np.diag([1.0, 1, 3, 1])
+    moved[:3, 3] = 5
+    for patient, shape, affine in (("P1", (8, 7, 4), None), ("P2", (8, 7, 5), None), ("P3", (8, 7, 4), moved)):
+        place = np.diag([1.0, 1, 3, 1]) if affine is None else affine
+        (tmp_path / patient).mkdir()
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), place), tmp_path / patient / "scan.nii.gz")
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "scan_seg.nii.gz"
+    shutil.copy(tmp_path / "P1" / "scan.nii.gz", target)
+    items = {patient: [{"image": str(tmp_path / patient / "scan.nii.gz")}] for patient in ("P1", "P2", "P3")}
+    assert len(prepared_output(items["P1"], tmp_path / "out", existing=existing)) == (existing == "overwrite")
+    for patient, why in (("P2", "8 x 7 x 4 and 8 x 7 x 5 voxels"), ("P3", "its place in space")):
+        with pytest.raises(InputError, match=f"one of another grid .{why}.*give another --output_dir"):
+            prepared_output(items[patient], tmp_path / "out", existing=existing)
+    target.write_bytes(target.read_bytes()[:40])
+    with pytest.raises(InputError, match="it cannot be read"):
+        prepared_output(items["P1"], tmp_path / "out", existing=existing)
 
 
 def test_dicom_folders_named_by_uid_keep_their_names(tmp_path):

@@ -24,20 +24,15 @@ from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
 from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
+from ..dataio.geometry import states_grid, voxels_apart
 from ..dataio.loaders import read_item
+from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
 from ..training.checkpoints import weights_file
 from ..training.settings import SETTINGS_FILE
 from .inferer import flip_axes
 
 logger = logging.getLogger("semsim")
-
-#: What is said of an image that is too large for the machine.
-NO_MEMORY = (
-    "out of memory, not predicted; lower --slice_batch, end other programs, give --device cpu if a GPU is too small, "
-    "or take a machine with more memory for it"
-)
-
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -171,7 +166,13 @@ def prepared_output(
             )
         elif target.exists() and existing == "refuse":
             problems.append(
-                f"{target}: a prediction is there already; give --existing skip or overwrite, or another --output_dir."
+                f"{target}: a prediction is there already; if it is of {image} give --existing skip or overwrite, else "
+                "another --output_dir."
+            )
+        elif target.exists() and (other := _other_grid(image, target)):
+            problems.append(
+                f"{target}: expected the prediction of {image}, received one of another grid ({other}), so of another "
+                "image, or cut off; give another --output_dir, or remove it."
             )
         elif target.exists() and existing == "skip":
             continue
@@ -181,6 +182,25 @@ def prepared_output(
     if len(kept) < len(data):
         logger.info(f"{len(data) - len(kept)} of {len(data)} images already have a prediction and are skipped.")
     return kept
+
+
+def _other_grid(image: str, prediction: Path) -> str:
+    """What tells that a prediction is of another image: its number of voxels, or its place; empty for nothing."""
+    if is_picture(image) or is_picture(prediction):
+        return ""
+    try:
+        affine, shape = read_grid(image)
+    except Exception as error:  # said of the image when it is read
+        logger.debug(f"{image}: {error}")
+        return ""
+    try:
+        found, own = read_grid(prediction)
+    except Exception as error:
+        return f"it cannot be read, {type(error).__name__}"
+    if (*shape, 1)[:3] != (*own, 1)[:3]:
+        return " and ".join(" x ".join(map(str, n)) for n in (own, shape)) + " voxels"
+    stated = states_grid(affine) and states_grid(found)
+    return "its place in space" if stated and voxels_apart(affine, found, shape) > 0.5 else ""
 
 
 def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:
