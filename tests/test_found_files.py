@@ -117,14 +117,20 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
     ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=20\nslices=4\nframes=5\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=6\nchannels=2\nframes=3\nhyperstack=true\n", True),
+    ('<OME><Pixels SizeC="1" SizeT="1" SizeX="12" SizeY="10" SizeZ="3"/></OME>', False),
+    ('<OME><Pixels SizeC="3" SizeT="1" SizeX="12" SizeY="10" SizeZ="3"/></OME>', False),  # colours of three pages
+    ('<OME><Pixels SizeC="2" SizeT="1" SizeX="12" SizeY="10" SizeZ="3"/></OME>', 6),
+    ('<OME><Pixels SizeC="3" SizeT="1" SizeX="12" SizeY="10" SizeZ="1"/></OME>', 3),
+    ('{"shape": [3, 10, 12]}', False), ('{"shape": [1, 3, 1, 10, 12]}', False), ('{"shape": [2, 3, 10, 12]}', 6),
 ])  # fmt: skip
 def test_channels_in_turn_are_no_slices(tmp_path, described, refused):
-    pages = [Image.fromarray(IMAGE[..., k].T.astype(np.uint8)) for k in range(3)]
+    number = 3 if isinstance(refused, bool) else refused
+    pages = [Image.fromarray(IMAGE[..., k % 3].T.astype(np.uint8)) for k in range(number)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={270: described})
     if not refused:
         assert look(tmp_path / "a.tif").shape == IMAGE.shape
         return
-    with pytest.raises(InputError, match=r"a\.tif: an ImageJ stack whose pages are [24] .* times [235] .* in turn"):
+    with pytest.raises(InputError, match=r"a\.tif: a TIFF stack whose pages are (3 chan|\d.* times [235]).* in turn"):
         look(tmp_path / "a.tif")
 
 

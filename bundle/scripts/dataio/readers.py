@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import re
 import warnings
@@ -33,9 +34,12 @@ warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
 
-#: TIFF: where ImageJ describes a stack whose pages are not slices alone.
+#: TIFF: where ImageJ, OME and tifffile describe a stack whose pages are not slices alone.
 DESCRIPTION_TAG = 270
 HYPERSTACK = re.compile(r"^(channels|slices|frames)=(\d+)\s*$", re.MULTILINE)
+OME = re.compile(r'\bSize([CZT])="(\d+)"')
+OME_AXES = {"C": "channels", "Z": "slices", "T": "frames"}
+SHAPE = re.compile(r'^\{"shape": \[([\d, ]+)\]')
 
 #: What the headers of MetaImage and NRRD call a signed byte.
 SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
@@ -105,10 +109,11 @@ class TiffReader(ITKReader):
             with Image.open(name) as picture:
                 turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
                 described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
-            if len(axes := [f"{count} {axis}" for axis, count in HYPERSTACK.findall(described) if int(count) > 1]) > 1:
+                axes = _page_axes(described, getattr(picture, "n_frames", 1))
+            if axes:
                 raise InputError(
-                    f"{name}: an ImageJ stack whose pages are {' times '.join(axes)} in turn; save each channel "
-                    "or frame as a stack of its own (Image > Color > Split Channels, or Hyperstacks > Reduce "
+                    f"{name}: a TIFF stack whose pages are {' times '.join(axes)} in turn; save each channel or frame "
+                    "as a stack of its own (in ImageJ: Image > Color > Split Channels, or Hyperstacks > Reduce "
                     "Dimensionality)."
                 )
             if turn != 1 or mode == "P":
@@ -121,6 +126,28 @@ class TiffReader(ITKReader):
 
     def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
         return np.eye(img.GetImageDimension() + 1)
+
+
+def _page_axes(described: str, pages: int) -> list[str]:
+    """What the pages of a TIFF stack are, ``["2 channels", "5 slices"]``, if not the slices of one volume.
+
+    Args:
+        described: by the program that wrote it.
+        pages: how many.
+    """
+    if "<OME" in described:
+        sizes = {axis: int(count) for axis, count in OME.findall(described)}
+        if sizes.get("C", 1) * sizes.get("Z", 1) * sizes.get("T", 1) != pages:
+            sizes.pop("C", None)  # colours of one page
+        found = [f"{count} {OME_AXES[axis]}" for axis, count in sizes.items() if count > 1]
+        return found if len(found) > 1 or sizes.get("C", 1) > 1 else []
+    if match := SHAPE.match(described):
+        shape = [int(n) for n in match[1].split(",")]
+        leading = next((shape[:k] for k in range(len(shape)) if math.prod(shape[:k]) == pages), [])
+        found = [str(n) for n in leading if n > 1]
+    else:
+        found = [f"{count} {axis}" for axis, count in HYPERSTACK.findall(described) if int(count) > 1]
+    return found if len(found) > 1 else []
 
 
 class MedicalReader(ITKReader):
