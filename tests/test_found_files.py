@@ -13,7 +13,9 @@ from PIL import Image
 from scripts.__main__ import main
 from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
+from scripts.dataio.stated import stated
 from scripts.dataio.survey import look
+from scripts.dataio.transforms import LabelValuesd
 from scripts.errors import InputError
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
@@ -221,3 +223,75 @@ def test_suffixes_with_commas_come_from_the_command_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="_t1,_flair: expected one ending, received several"):
         run("datalist", "create", f"--images={tmp_path / 'data'}", f"--labels={tmp_path / 'labels'}",
             f"--output={tmp_path / 'm.json'}", "--image_suffix", "_t1,_flair")  # fmt: skip
+
+
+def test_frames_of_a_video_are_no_channels(tmp_path):
+    for k in range(5):
+        samples.write_picture(tmp_path / f"video1_000{k}.png", np.zeros((9, 9, 3), np.uint8))
+    assert len(read_images(tmp_path, in_channels=3)) == 5
+    for path in [*tmp_path.iterdir()][2:]:
+        path.unlink()
+    volumes(tmp_path / "mr", "a_0000", "a_0001")
+    assert len(read_images(tmp_path / "mr", in_channels=2)) == 1
+
+
+def test_one_structure_is_chosen_from_a_folder_of_many(tmp_path):
+    """As TotalSegmentator leaves them: a file for each structure in a folder beside the scan."""
+    for noise, patient in enumerate(("s0000", "s0001")):
+        samples.write_nifti(tmp_path / patient / "ct.nii.gz", IMAGE + noise)
+        for structure in ("liver", "spleen"):
+            samples.write_nifti(tmp_path / patient / "segmentations" / f"{structure}.nii.gz", LABEL)
+    lists = made(tmp_path, data=tmp_path, label_suffix="liver")
+    assert lists == {"training": ["s0000/ct.nii.gz", "s0001/ct.nii.gz"]}
+    (item, _) = json.loads((tmp_path / "l.json").read_text())["training"]
+    assert item["label"] == "s0000/segmentations/liver.nii.gz"
+    with pytest.raises(InputError, match="say which by --label_suffix"):
+        create(data=str(tmp_path), output=str(tmp_path / "m.json"))
+
+
+def test_channels_whose_places_differ_by_rounding_are_one_image(tmp_path):
+    turn = np.radians([10, 7])
+    (c, d), (s, t) = np.cos(turn), np.sin(turn)
+    oblique = np.array([[-c, s * d, -s * t, 90], [-s, -c * d, c * t, 100], [0, t, d, -40], [0, 0, 0, 1]])
+    oblique[:3, :3] *= (0.97, 0.97, 4.4)
+    for k, code in enumerate((0, 1)):
+        image = nib.Nifti1Image(IMAGE + k, oblique)
+        image.set_qform(oblique, code=1)
+        image.set_sform(oblique if code else None, code=code)
+        nib.save(image, tmp_path / f"a_000{k}.nii.gz")
+    files = [tmp_path / f"a_000{k}.nii.gz" for k in range(2)]
+    assert look(files[0], channels=2, files=files).channels == 2
+    moved = nib.load(files[1])
+    nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), np.diag([0.97, 0.97, 4.4, 1])), files[1])
+    with pytest.raises(InputError, match="affine"):
+        look(files[0], channels=2, files=files)
+
+
+def test_names_of_umlauts_pair_however_they_are_written(tmp_path):
+    samples.write_nifti(tmp_path / "images" / "Mu\u0308ller.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "M\u00fcller.nii.gz", LABEL)
+    assert len(made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels")["training"]) == 1
+
+
+def test_several_volumes_in_a_nrrd_are_said_to_be_that(tmp_path):
+    samples.write_itk(tmp_path / "a.nrrd", IMAGE)
+    content = (tmp_path / "a.nrrd").read_bytes()
+    kinds = next(line for line in content.split(b"\n") if line.startswith(b"kinds:"))
+    (tmp_path / "a.nrrd").write_bytes(content.replace(kinds, b"kinds: list domain domain"))
+    with pytest.raises(InputError, match="expected one volume, received several"):
+        look(tmp_path / "a.nrrd")
+
+
+def test_what_is_no_number_of_channels_and_names_that_stand_twice_are_refused(tmp_path):
+    (tmp_path / "l.json").write_text(json.dumps({"channels": "1", "training": []}))
+    with pytest.raises(InputError, match="expected `channels` to be a whole number, received '1'"):
+        stated(tmp_path / "l.json", "channels", default=1)
+    assert stated(tmp_path / "none.json", "channels", default=1) == 1
+    with pytest.raises(InputError, match="names that differ, received background, kidney, kidney"):
+        LabelValuesd("label", None, ["background", "kidney", "kidney"])
+    volumes(tmp_path / "images", "a")
+    two = (LABEL * (1 + np.arange(12) % 2)[:, None, None]).astype(np.uint8)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", two)
+    folders = {name: str(tmp_path / name) for name in ("images", "labels")}
+    with pytest.raises(InputError, match="names that differ"):
+        create(**folders, output=str(tmp_path / "m.json"), class_names="background,kidney,kidney")

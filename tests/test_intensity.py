@@ -95,6 +95,17 @@ def test_evaluation_sees_what_prediction_sees_whatever_the_datalist_says(ct, tmp
         np.testing.assert_allclose(seen.max(), brightest, atol=0.02)
 
 
+def test_a_ct_with_an_offset_is_named(caplog):
+    ct = torch.full((1, 30, 30, 4), -1000.0)
+    ct[:, 5:25, 5:25] = 40
+    ct[:, 10:12, 10:12] = 900
+    Intensityd("image", window=(-150, 250))({"image": ct})
+    assert not caplog.text
+    Intensityd("image", window=(-150, 250))({"image": MetaTensor(ct + 1024, meta={"filename_or_obj": "a.nii.gz"})})
+    assert "a.nii.gz: 44% of its voxels lie above the window, which ends at 250" in caplog.text
+    assert "subtract what was added" in caplog.text
+
+
 def read(ct):
     from scripts.dataio.readers import image_loader
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from ..errors import InputError, raise_all
 from .files import (
+    CHANNEL,
     IMAGE_SUFFIXES,
     case_names,
     find_images,
@@ -323,7 +324,7 @@ def read_images(
             by its name), or one image file.
         datalist: JSON file; empty for none.
         allow_outside: whether its paths may lead out of ``dataset_dir``.
-        in_channels: of the network; with more than one, files of nnU-Net's names (``_0000``, ``_0001``) are joined.
+        in_channels: of the network; files of nnU-Net's names (``_0000``, ``_0001``) are joined if they are as many.
         output_dir, output_postfix, output_ext: of the predictions. Where their folder lies among the images, those that
             are there already are no images.
 
@@ -349,7 +350,8 @@ def read_images(
     for lines in hidden_beside(images.values()):
         for line in lines:
             logger.warning(line)
-    joined = (join_channels(images) if in_channels > 1 else images).values()
+    numbers = {match[2] for name in images if (match := CHANNEL.fullmatch(name))}
+    joined = (join_channels(images) if 1 < in_channels == len(numbers) else images).values()  # else frames of a video
     return [{"image": [str(f) for f in path] if isinstance(path, list) else str(path)} for path in joined]
 
 

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
 
 def case_name(path: str | os.PathLike) -> str:
     """File name without folder and image ending: ``images/patient001_frame01.nii.gz`` -> ``patient001_frame01``."""
-    name = os.path.basename(os.fspath(path).rstrip("/"))
+    name = unicodedata.normalize("NFC", os.path.basename(os.fspath(path).rstrip("/")))  # macOS writes umlauts apart
     for suffix in (*IMAGE_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -152,6 +153,7 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
             continue
         alone = segmentation and path.parent != folder and len(list(path.parent.iterdir())) == 1
         name = str((path.parent if alone else path.parent / case_name(path)).relative_to(folder))
+        name = unicodedata.normalize("NFC", name)
         if name in found:
             problems.append(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
         found.setdefault(name, path)

@@ -29,6 +29,8 @@ logger = logging.getLogger("semsim")
 AIR = -1024.0
 #: Voxels between the padding of a scanner and air, as a share of the padding: the edge of its circle after resampling.
 MOST_BETWEEN = 0.05
+#: Share of the voxels of an image above its window from which on that is said.
+MOST_ABOVE = 1 / 3
 #: Where the transforms come from that may be named beside weights.
 KINDS = ("monai.transforms.intensity", __name__)
 #: Names of :class:`Intensityd` in what is saved: now, in configurations, and in what was saved before it moved.
@@ -93,11 +95,12 @@ class Intensityd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         unit: dict[str, Any] = {"b_min": 0.0, "b_max": 1.0, "clip": True}
         self.scale: Transform
+        self.high: float | None = None
         if window is None:
             self.scale = ScaleIntensityRangePercentiles(lower, upper, channel_wise=channel_wise, **unit)
         else:
-            low, high = checked_window(window)
-            self.scale = ScaleIntensityRange(low, high, **unit)
+            low, self.high = checked_window(window)
+            self.scale = ScaleIntensityRange(low, self.high, **unit)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -105,8 +108,21 @@ class Intensityd(MapTransform):
             image = result[key]
             if padding_value(image) is not None:
                 image = torch.clamp(image, min=AIR)
+            self._warn_of_offset(image)
             result[key] = self._in_unit_range(self.scale(image))
         return result
+
+    def _warn_of_offset(self, image: torch.Tensor) -> None:
+        """Where far more lies above the window than bone or metal do: a CT stored with 1024 more, for instance."""
+        if self.high is None or not image.numel():
+            return
+        above = float((torch.as_tensor(image) > self.high).float().mean())
+        if above > MOST_ABOVE:
+            logger.warning(
+                f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: {above:.0%} of its voxels lie above "
+                f"the window, which ends at {self.high:g}, and look alike to the network; if it is CT whose values are "
+                "not Hounsfield units subtract what was added (1024, often), else give another --window."
+            )
 
     @staticmethod
     def _in_unit_range(image: torch.Tensor) -> torch.Tensor:

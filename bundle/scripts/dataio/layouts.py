@@ -284,6 +284,8 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
                 if label_suffix
                 else bool(LABEL_NAMES.fullmatch(re.split(r"[_.-]", role)[-1]))
             )
+            if among_labels and label_suffix and not is_label:
+                continue  # another structure's
             files = (truth if is_label or among_labels else scans).setdefault(folder.name, {})
             files["/".join([*below, role])] = path  # visits have files of one name
     if not truth or not scans:

@@ -28,10 +28,16 @@ def stated(datalist: str | os.PathLike, name: str, given: Any = "auto", default:
         name: ``labels``, ``label_values``, ``channels``, ``window``, ``slice_axis``, ``trust``.
         given: returned instead, unless it is ``auto``.
         default: returned where the datalist does not say, or where there is none.
+
+    Raises:
+        InputError: ``channels`` that are no number.
     """
     if given != "auto":
         return given
-    return load_datalist(datalist).get(name, default) if os.path.isfile(datalist) else default
+    found = load_datalist(datalist).get(name, default) if os.path.isfile(datalist) else default
+    if name == "channels" and not (isinstance(found, int) and found > 0):
+        raise InputError(f"{datalist}: expected `channels` to be a whole number, received {found!r}; mend it.")
+    return found
 
 
 def _classes(datalist: str | os.PathLike) -> tuple[list[str], list[int], int | None]:

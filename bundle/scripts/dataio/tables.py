@@ -159,10 +159,12 @@ def class_values(
         ignore_label: value of voxels to ignore.
 
     Raises:
-        InputError: values that leave open which class is which.
+        InputError: values that leave open which class is which, or two classes of one name.
     """
     values = [int(v) for v in found.values if v != ignore_label]
     names, shown = list(class_names), ", ".join(str(v) for v in values)
+    if len({*names}) < len(names):
+        raise InputError(f"class_names: expected names that differ, received {', '.join(names)}.")
     if label_values:
         if wrong := sorted({*values} - {*label_values}):
             raise InputError(f"{_first(found, wrong[0])}: shows the value {wrong[0]}, which is not one of label_values "

@@ -213,8 +213,11 @@ class LabelValuesd(MapLabelValued):
             allow_missing_keys: whether items without label pass.
 
         Raises:
-            InputError: another number of values than of classes, or a class whose voxels are to be ignored.
+            InputError: another number of values than of classes, a class whose voxels are to be ignored, or two
+                classes of one name.
         """
+        if len({*class_names}) < len(class_names):
+            raise InputError(f"class_names: expected names that differ, received {', '.join(class_names)}.")
         self.label_values = list(label_values or range(len(class_names)))
         if len(self.label_values) != len(class_names):
             raise InputError(
