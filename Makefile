@@ -18,7 +18,7 @@ JOBS ?= 2
 # of `make attack`
 MINUTES ?= 120
 
-.PHONY: install install-label demo test test-long lint clean label-demo test-label attack
+.PHONY: install install-label demo test test-long lint clean clean-label-demo label-demo test-label attack
 
 install: $(VENV)/.installed
 
@@ -54,7 +54,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m compileall -q bundle/scripts label_app tests benchmarks
+	$(BIN)/python -m compileall -q bundle/scripts algo_template label_app tests benchmarks
 
 $(LABEL)/.installed: label_app/requirements.txt label_app/requirements-nodeps.txt
 	$(LABEL_PYTHON) -m venv $(LABEL)
@@ -76,4 +76,8 @@ attack: $(LABEL)/.installed
 	$(LABEL)/bin/python tests/label/attack.py --minutes $(MINUTES)
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(LABEL) label_demo
+	rm -rf $(VENV) $(DEMO) $(LABEL)
+
+# with the labels that were drawn in it
+clean-label-demo:
+	rm -rf label_demo

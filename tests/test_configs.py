@@ -151,7 +151,7 @@ def test_overlays_train(overlay, phantom_dir, tmp_path):
 
 def test_without_validation_or_unlabelled_images(phantom_dir, tmp_path, caplog):
     datalist = json.loads((phantom_dir / "datalist.json").read_text())
-    (tmp_path / "d.json").write_text(json.dumps({"training": datalist["training"]}))
+    (tmp_path / "d.json").write_text(json.dumps({key: datalist[key] for key in ("labels", "training")}))
     flow = workflow(
         "train", "train", dataset_dir=str(phantom_dir), datalist=str(tmp_path / "d.json"), output_dir=str(tmp_path),
         epochs=2, spatial_size=32, batch_size=2, val_interval=1,

@@ -160,7 +160,8 @@ def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, ru
     """A wrong path is told at once, not after hundreds of volumes; here none of them can be read."""
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "model_last.pt").touch()
-    lists = {"training": [{"image": "p0.nii.gz", "label": "p0_seg.nii.gz"}], "unlabeled": [{"image": "p1.nii.gz"}]}
+    lists = {"training": [{"image": "p0.nii.gz", "label": "p0_seg.nii.gz"}], "unlabeled": [{"image": "p1.nii.gz"}],
+             "labels": ["background", "organ"]}  # fmt: skip
     (tmp_path / "d.json").write_text(json.dumps(lists))
     for name in ("p0", "p0_seg", "p1"):
         (tmp_path / f"{name}.nii.gz").write_text("no image")

@@ -111,7 +111,6 @@ def test_an_option_goes_before_what_the_datalist_states(tmp_path):
     ({"background": 0, "liver": 3, "ignore": 4}, None, (["background", "liver"], [0, 3], 4)),  # as nnU-Net writes them
     (["background", "liver"], None, (["background", "liver"], None, None)),
     ({"0": "liver", "1": "background"}, [1, 0], (["background", "liver"], [1, 0], None)),
-    (None, None, (["some", "default"], None, None)),
 ])  # fmt: skip
 def test_classes_of_a_datalist_written_by_hand(tmp_path, labels, order, expected):
     path = tmp_path / "d.json"
@@ -123,6 +122,7 @@ def test_classes_of_a_datalist_written_by_hand(tmp_path, labels, order, expected
 @pytest.mark.parametrize("content, message", [
     ({"labels": {"0": "background", "one": "liver"}}, r"d\.json: expected `labels` such as"),
     ({"labels": {"0": "outside", "1": "inside"}, "label_values": [0, 2]}, r"d\.json: expected `label_values` of"),
+    ({"training": []}, r"d\.json: expected names of the classes, received none; add \"labels\""),
 ])  # fmt: skip
 def test_classes_that_make_no_sense_are_refused(tmp_path, content, message):
     (tmp_path / "d.json").write_text(json.dumps({**content, "training": []}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import reference
@@ -273,3 +275,15 @@ def test_views_are_known_and_count():
         "labeled",
         "strong_1",
     )
+
+
+def test_the_defaults_of_the_loss_are_those_of_the_recipe():
+    """Who takes the loss into a loop of their own gets what `train.yaml` trains with."""
+    given = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loss"]
+    known = {name: p.default for name, p in inspect.signature(SemSimLoss.__init__).parameters.items()}
+    plain = {k: v for k, v in given.items() if k in known and not (isinstance(v, str) and v.startswith(("@", "$")))}
+    assert len(plain) > 12
+    loss, default = SemSimLoss(num_classes=4, **plain), SemSimLoss(num_classes=4)
+    for name in vars(default):
+        if not name.startswith("_"):
+            assert getattr(loss, name) == getattr(default, name), name

@@ -72,7 +72,11 @@ def test_keys_within_sections_that_nothing_reads():
             {"_target_": LOSS, "num_classes": 4, "views": {"strong1": 1}},
             "views .*strong1",
         ),
-        ({"_target_": LOSS, "num_classes": 4, "mask_source": "x"}, "mask_source should"),
+        ({"_target_": LOSS, "num_classes": 4, "mask_source": "x"}, "loss#mask_source: expected decoder or own, rec"),
+        ({"_target_": LOSS, "num_classes": 4, "affinity_axis": "rows"}, "loss#affinity_axis: .* received 'rows'"),
+        ({"_target_": LOSS, "num_classes": 4, "refinement": "x"}, "loss#refinement: expected mean or sum"),
+        ({"_target_": LOSS, "num_classes": 4, "uncertainty_divergence": "x"}, "uncertainty_divergence: expected soft"),
+        ({"_target_": LOSS, "num_classes": 4, "affinity_temperature": 0.0}, "loss#affinity_temperature: .*0.012 or"),
     ],
 )
 def test_components_that_cannot_be_made_are_one_line(component, said):

@@ -94,12 +94,14 @@ def explain(error: BaseException, task: str = "training") -> str | None:
                 f"{cause.filename}: not permitted ({cause.strerror}); give files that may be read and an --output_dir "
                 "that may be written."
             )
-        if found := re.search(r"cannot find a suitable writer for (.+)\.\n", text):  # MONAI's, whatever the reason was
+        if written := re.search(
+            r"cannot find a suitable writer for (.+)\.\n", text
+        ):  # MONAI's, whatever the reason was
             reason = text.strip().splitlines()[-1]
             if any(sign in reason for sign in FULL):
-                return f"{found[1]}: no space left to write ({reason}); free some, {GO_ON[task]}."
+                return f"{written[1]}: no space left to write ({reason}); free some, {GO_ON[task]}."
             return (
-                f"{found[1]}: could not be written ({reason}); give an --output_dir that may be written, or another "
+                f"{written[1]}: could not be written ({reason}); give an --output_dir that may be written, or another "
                 "--output_ext."
             )
         if out_of_memory(cause):

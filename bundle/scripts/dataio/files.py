@@ -30,7 +30,7 @@ LABEL_FOLDERS = re.compile(
 )  # labels_rater2, too
 LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
 BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
-LABEL_WORD = r"(?:seg|segmentation|labels?|mask|gt)"
+LABEL_WORD = r"(seg|segmentation|labels?|mask|gt)"
 LABEL_ENDINGS = re.compile(rf"(.+)[_.-]{LABEL_WORD}", re.IGNORECASE)
 #: nnU-Net's number of a channel behind a name.
 CHANNEL = re.compile(r"(.+)_(\d{4})")

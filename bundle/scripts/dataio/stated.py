@@ -51,8 +51,18 @@ def _classes(datalist: str | os.PathLike) -> tuple[list[str], list[int], int | N
 
 
 def class_names(datalist: str | os.PathLike, default: Sequence[str]) -> list[str]:
-    """Names of the classes, background first: as in ``labels`` of a datalist, else the ``default``."""
-    return _classes(datalist)[0] or list(default)
+    """Names of the classes, background first: as in ``labels`` of a datalist; the ``default`` where there is no file.
+
+    Raises:
+        InputError: a datalist without names, which those of other data would stand for.
+    """
+    names = _classes(datalist)[0]
+    if not names and os.path.isfile(datalist):
+        raise InputError(
+            f'{datalist}: expected names of the classes, received none; add "labels": {{"0": "background", "1": '
+            '"liver"}, or give --class_names "[background,liver]".'
+        )
+    return names or list(default)
 
 
 def label_values(datalist: str | os.PathLike) -> list[int] | None:

@@ -34,6 +34,7 @@ from .inferer import flip_axes
 
 logger = logging.getLogger("semsim")
 
+
 @dataclass(frozen=True)
 class Unreadable:
     """Stands for an image that could not be used.

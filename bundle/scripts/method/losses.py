@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from .augmentation import CutMix
 from .fusion import resize
 from .network import Output, Streams
 from .similarity import (
+    LOWEST_TEMPERATURE,
     Prototypes,
     agreement,
     class_prototypes,
@@ -91,9 +92,9 @@ class SemSimLoss(nn.Module):
         lambda_u: float = 0.5,
         lambda_intra: float = 0.25,
         lambda_cross: float = 0.25,
-        threshold: float = 0.95,
+        threshold: float = 0.8,
         views: Mapping[str, float] | None = None,
-        perturb: tuple[str, ...] = ("strong_1",),
+        perturb: Sequence[str] = (),
         mask_source: str = "decoder",
         affinity_temperature: float = 0.1,
         affinity_axis: str = "row",
@@ -115,7 +116,7 @@ class SemSimLoss(nn.Module):
             lambda_cross: weight of L_cross (paper: 0.25).
             threshold: tau, confidence from which a pseudo-label counts (paper: 0.95).
             views: decoded views that L_u is summed over, with their weights. Default: ``strong_1`` alone.
-            perturb: those of the views whose encoder features lose channels before the decoder.
+            perturb: those of the views whose encoder features lose channels before the decoder (paper: ``strong_1``).
             mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13).
             affinity_temperature: t_a (literal: 1).
             affinity_axis: ``row``, or ``column`` (literal).
@@ -133,11 +134,23 @@ class SemSimLoss(nn.Module):
             ignore: whether labels may contain negative indices, which mark pixels to ignore: they enter no term.
 
         Raises:
-            InputError: unknown ``mask_source``, ``dice``, view or perturbed view.
+            InputError: an unknown choice or view, or an affinity temperature that is too low to compute with.
         """
         super().__init__()
-        if dice not in ("batch", "image"):
-            raise InputError(f"dice should be batch or image, received {dice!r}.")
+        choices = {
+            "dice": (dice, ("batch", "image")),
+            "mask_source": (mask_source, ("decoder", "own")),
+            "affinity_axis": (affinity_axis, ("row", "column")),
+            "refinement": (refinement, ("mean", "sum")),
+            "uncertainty_divergence": (uncertainty_divergence, ("softmax", "cosine")),
+        }
+        for name, (given, known) in choices.items():
+            if given not in known:
+                raise InputError(f"loss#{name}: expected {' or '.join(known)}, received {given!r}.")
+        if affinity_axis == "row" and not affinity_temperature >= LOWEST_TEMPERATURE:
+            raise InputError(
+                f"loss#affinity_temperature: expected {LOWEST_TEMPERATURE} or more, received {affinity_temperature!r}."
+            )
         self.ignore = ignore
         self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
         views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
@@ -146,8 +159,6 @@ class SemSimLoss(nn.Module):
             raise InputError(f"views and perturb should name {', '.join(VIEWS)}, received {unknown}.")
         if "weak_perturbed" in views and "weak_perturbed" not in perturb:
             raise InputError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
-        if mask_source not in ("decoder", "own"):
-            raise InputError(f"mask_source should be decoder or own, received {mask_source!r}.")
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
         self.views = views
@@ -172,8 +183,8 @@ class SemSimLoss(nn.Module):
     def student_streams(self, unlabeled: bool = True) -> Streams:
         """What the student computes in a step, with or without an unlabelled batch.
 
-        By default ``labeled`` is decoded and fused (prototypes), ``strong_1`` decoded, perturbed and fused (L_u and
-        L_intra), ``strong_2`` fused alone (L_cross needs no decoder).
+        By default ``labeled`` is decoded and fused (prototypes), ``strong_1`` decoded and fused (L_u and L_intra),
+        ``strong_2`` fused alone (L_cross needs no decoder).
         """
         if not unlabeled:
             return Streams(decode=("labeled",))

@@ -139,7 +139,7 @@ class PseudoLabelQuality:
         teacher: Teacher,
         class_names: Sequence[str],
         *,
-        threshold: float = 0.95,
+        threshold: float = 0.8,
         interval: int = 1,
         batch_size: int = 16,
     ) -> None:
