@@ -161,7 +161,7 @@ def resources(line: Sequence[str], threads: int) -> dict[str, float]:
     """Run a command in the bundle's folder: its wall and processor seconds and the most memory that it held."""
     begin = time.perf_counter()
     starter = [sys.executable, "-S", "-c", STARTER, *line]
-    done = subprocess.run(starter, cwd=BUNDLE, env=environment(threads), capture_output=True, text=True)
+    done = subprocess.run(starter, cwd=BUNDLE, env=environment(threads), capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{' '.join(line)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     cpu, peak = done.stdout.split()

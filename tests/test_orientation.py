@@ -51,7 +51,7 @@ def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expe
     """Probabilities of flips, and in 2D of a turn by 90 degrees, which swaps the axes."""
     item, *others = (write(tmp_path, f"ct{k}", affine=turned(turn)) for k in range(3))
     datalist = {"training": [item], "unlabeled": [{"image": other["image"]} for other in others]}
-    (tmp_path / "datalist.json").write_text(json.dumps(datalist))
+    (tmp_path / "datalist.json").write_text(json.dumps({**datalist, "labels": ["background", "organ", "tumour"]}))
     flow = workflow("train", *names, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "run"), **given)
     flow.initialize()
     parser = flow.parser

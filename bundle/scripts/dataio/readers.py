@@ -175,7 +175,7 @@ def _refuse_layers(path: str) -> None:
     with open(path, "rb") as file:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     if re.search(rb"^kinds:.*\blist\b", header, flags=re.MULTILINE):
-        if not re.search(rb"^Segment\d+_", header, flags=re.MULTILINE):
+        if not (path.lower().endswith(".seg.nrrd") or re.search(rb"^Segment\d+_", header, flags=re.MULTILINE)):
             raise InputError(
                 f"{path}: expected one volume, received several (kinds: list), as of a sequence or of diffusion; save "
                 "each as a file of its own."
