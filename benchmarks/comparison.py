@@ -148,7 +148,10 @@ def _processed_lines(groups: Mapping[str, list[Mapping[str, Any]]], names: Seque
 
 
 def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last", change: str = "") -> list[str]:
-    """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients, over seeds.
+    """Dice and 95HD at the last iteration, a row a method and a column a number of labelled patients.
+
+    Means are over the seeds that all methods of a column have, or their order would be that of the seeds; the mean Dice
+    over all seeds of a method stands behind.
 
     Args:
         records: results.
@@ -159,13 +162,22 @@ def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last", chang
     run = {r["cases"] for r in records if r["change"] == changed}
     labelled = read_splits(dataset=records[0].get("dataset", "acdc"))["labelled"]
     counts = [int(count) for count in labelled if int(count) in run]
+    runs: dict[tuple[str, int], dict[int, Mapping[str, float]]] = {}
+    for r in records:
+        if r["change"] == changed:
+            runs.setdefault((r["method"], r["cases"]), {})[r["seed"]] = r[which]["mean"]
+    shared = {count: set.intersection(*({*runs[key]} for key in runs if key[1] == count)) for count in counts}
     rows = []
     for method, title in TITLES.items():
         cells = []
         for count in counts:
-            found = [r for r in records if (r["method"], r["cases"], r["change"]) == (method, count, changed)]
-            dice, distance = (np.mean([r[which]["mean"][m] for r in found] or [np.nan]) for m in ("dice", "hd95"))
-            seeds = f" ({len(found)} seeds)" if len(found) > 1 else ""
+            found = runs.get((method, count), {})
+            dice, distance = (
+                np.mean([found[s][m] for s in shared[count] & {*found}] or [np.nan]) for m in ("dice", "hd95")
+            )
+            seeds = f" ({len(shared[count])} seeds)" if len(shared[count]) > 1 else ""
+            if len(found) > len(shared[count]):
+                seeds += f"; {np.mean([mean['dice'] for mean in found.values()]):.3f} over {len(found)} seeds"
             cells.append(f"{dice:.3f} / {distance:.1f}{seeds}" if found else MISSING)
         if {*cells} != {MISSING}:
             rows.append([title, *cells])

@@ -6,13 +6,16 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import samples
+import torch
 from helpers import workflow
 from scripts.dataio.files import json_text
 from scripts.errors import find_input_error
-from scripts.evaluation.metrics import summarize
+from scripts.evaluation.metrics import score_case, summarize
+from scripts.training.handlers import CountedDice
 
 
 def make(folder: Path, **lists: list[int]) -> dict:
@@ -52,6 +55,27 @@ def test_healthy_patients_choose_no_best_and_score_nothing(tmp_path, caplog):
     run(options, "train", "evaluate", run_id="reporting")
     assert "NaN" not in (tmp_path / "run" / "scores.json").read_text()
     assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+def test_the_best_weights_are_best_by_the_scores_that_are_reported():
+    """An organ found in a healthy patient counts as evaluation counts it, not as nothing."""
+    truth = torch.zeros(3, 1, 8, 8, 2, dtype=torch.long)
+    truth[0, :, 2:6, 2:6] = 1  # one ill patient and two healthy ones
+    careful, careless = torch.zeros_like(truth), truth.clone()
+    careful[0, :, 2:6, 3:6] = 1
+    careless[1:, :, 0, 0] = 1
+    found = {}
+    for name, predicted in (("careful", careful), ("careless", careless)):
+        metric = CountedDice(num_classes=2, save_details=False)
+        metric.update(([*predicted], [*truth]))
+        reported = [score_case(p[0], t[0], num_classes=2, spacing=(1, 1, 1), metrics=["dice"])["dice"][0]
+                    for p, t in zip(predicted, truth)]  # fmt: skip
+        found[name] = float(metric.compute())
+        assert found[name] == pytest.approx(np.nanmean(reported), abs=1e-6)
+    assert found == pytest.approx({"careful": 6 / 7, "careless": 1 / 3}, abs=1e-6)
+    metric = CountedDice(num_classes=2, save_details=False)
+    metric.update(([*careless[1:]], [*truth[1:]]))
+    assert np.isnan(float(metric.compute())), "healthy patients alone cannot tell which weights are best"
 
 
 def test_a_score_of_nothing_is_null():

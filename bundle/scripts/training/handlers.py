@@ -9,12 +9,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 from monai.handlers import MeanDice, ValidationHandler
+from monai.metrics import DiceMetric
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -255,13 +256,40 @@ class RegularValidation(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
 
 
+class _Dice(DiceMetric):
+    """MONAI's metric, which leaves out a class that the truth lacks even where the prediction shows it; here that is 0.
+
+    As evaluation scores it (``EMPTY_RULE``), so that the best weights are best by the scores that are reported. It is
+    -0.0, which says that no truth stands behind it.
+    """
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        scores = cast(torch.Tensor, super()._compute_tensor(y_pred, y))
+        classes = range(1, cast(int, self.num_classes))
+        shown = torch.stack([(y_pred == c).flatten(1).any(dim=1) for c in classes], dim=1)
+        return scores.masked_fill(scores.isnan() & shown.to(scores.device), -0.0)
+
+
 class CountedDice(MeanDice):
-    """MONAI's handler, which takes 0 for the mean of no score at all; here that is no number."""
+    """MONAI's handler with the rule of evaluation for empty masks; its mean of no score is 0, here it is nan.
+
+    Of class indices ``(B, 1, *spatial)``, over the foreground classes.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        """
+        Args:
+            num_classes: background included.
+            kwargs: as in MONAI's ``MeanDice``.
+        """
+        super().__init__(include_background=False, num_classes=num_classes, **kwargs)
+        self.metric_fn = _Dice(include_background=False, reduction="mean", num_classes=num_classes)
 
     def compute(self) -> Any:
-        """Mean Dice of the cases and classes that count; nan where no case shows a class."""
+        """Mean Dice of the cases and classes that count; nan where no truth shows a class, which leaves no choice."""
         value = super().compute()
-        return float("nan") if torch.as_tensor(self.metric_fn.get_buffer()).isnan().all() else value
+        scores = torch.as_tensor(self.metric_fn.get_buffer())
+        return float("nan") if (scores.isnan() | scores.signbit()).all() else value
 
 
 class ValidationLog:
