@@ -184,6 +184,23 @@ def cells_lines(records: Sequence[Mapping[str, Any]], which: str = "last", chang
     return markdown(["Dice / 95HD", *(f"{count} labelled" for count in counts)], rows)
 
 
+def gradient_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of results of ``gradients.py``: mean cosines, and norms as multiples of that of L_u on strong_1."""
+    names = {
+        "L_intra": "L_intra",
+        "L_cross": "L_cross",
+        "strong_2": "L_u, strong_2",
+        "weak_perturbed": "L_u, weak view",
+    }
+    rows = []
+    for record in records:
+        cosines, norms = record["cosines_with_loss_u_on_strong_1"], record["norms"]
+        size = {name: np.mean(norms[name]) / np.mean(norms["strong_1"]) for name in names}
+        cells = [f"{np.mean(cosines[name]):.2f} ({size[name]:.2f})" for name in names]
+        rows.append([record["run"], str(len(norms["strong_1"])), *cells])
+    return markdown(["training", "steps", *names.values()], rows)
+
+
 def class_lines(records: Sequence[Mapping[str, Any]], against: str) -> list[str]:
     """Paired differences in mean Dice and class by class, last iteration, over the seeds that both have."""
     names, groups = records[0]["class_names"][1:], groups_of(records, against)
@@ -250,8 +267,8 @@ def report(page: str = "", results: str = "") -> None:
     the results of changes, ``curves`` (of methods), ``patients`` and ``differences`` for pictures, ``cells`` for
     methods by labelled patients (``cells_post_processed``: with flips and the largest component; ``against CHANGE``:
     of the methods with that change), ``quality`` for pseudo-labels, ``classes`` for differences class by class,
-    ``similarities`` for what pseudo_labels.py found, each closed by ``<!-- end -->``; PATTERN chooses result files by
-    name.
+    ``similarities`` for what pseudo_labels.py found, ``gradients`` for what gradients.py found, each closed by
+    ``<!-- end -->``; PATTERN chooses result files by name.
 
     Args:
         page: Markdown file; default ``README.md``, ``ACCURACY.md`` and ``RECIPE.md``.
@@ -268,6 +285,9 @@ def fill(text: str, results: Path, figures: Path | None = None) -> str:
         if kind == "similarities":
             found = sorted(results.parent.glob(f"pseudo_labels_{pattern}.json"))
             return "\n".join(similarity_lines([json.loads(path.read_text()) for path in found]))
+        if kind == "gradients":
+            found = sorted(results.parent.glob(f"gradients_{pattern}.json"))
+            return "\n".join(gradient_lines([json.loads(path.read_text()) for path in found]))
         records = load(results.glob(f"{pattern}.json"))
         if not records:
             raise SystemExit(f"{results}: no result matches {pattern}.")

@@ -65,8 +65,8 @@ class Tally:
         return {name: [None if v.isnan() else round(float(v), 4) for v in value] for name, value in values.items()}
 
 
-def parsed(folder: Path, dims: int, data: str, every: int, **settings: Any) -> ConfigParser:
-    """The configuration of a training of ``accuracy.py``, to take its parts from."""
+def parsed(folder: Path, dims: int, data: str, every: int, *, augmented: bool = False, **settings: Any) -> ConfigParser:
+    """The configuration of a training of ``accuracy.py``, to take its parts from, labelled slices as stored or not."""
     parser = ConfigParser()
     method = max((m for m in METHODS if f"_{m}" in folder.name), key=len)
     dataset = next(d for d in DATASETS if folder.name.startswith(d))
@@ -75,7 +75,9 @@ def parsed(folder: Path, dims: int, data: str, every: int, **settings: Any) -> C
         parser.update(changes().get(change, {}))
     hidden = parser["hidden_labels#data"].replace("::7", f"::{every}")
     settings |= {"bundle_root": str(BUNDLE), "dataset_dir": data, "datalist": str(folder / "datalist.json")}
-    settings |= {"show_progress": False, "train#labeled_augmentation#transforms": [], "hidden_labels#data": hidden}
+    settings |= {"show_progress": False, "hidden_labels#data": hidden}
+    if not augmented:
+        settings["train#labeled_augmentation#transforms"] = []
     parser.update(settings)
     return parser
 

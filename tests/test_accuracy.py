@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import common
 import comparison
+import gradients
 import pseudo_labels
 import scoring
 
@@ -100,10 +101,42 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     assert found[0]["regions"] == 2, "as the change says"
     assert found[0]["images"] == 2 and sum(found[0]["positions"]) == pytest.approx(1, abs=1e-3)
     assert "| p_w2 right |" in " ".join(capsys.readouterr().out.replace("|  |", "|").split())
+
+    # and in which directions the terms pull
+    gradients.measure(str(run), protocol["data"], batches=2, output=str(tmp_path / "gradients.json"))
+    found = json.loads((tmp_path / "gradients.json").read_text())
+    assert {*found["norms"]} == {"strong_1", "strong_2", "weak_perturbed", "L_intra", "L_cross"}
+    assert all(len(norms) == 2 and min(norms) >= 0 for norms in found["norms"].values())
+    assert all(-1 <= c <= 1 for cosines in found["cosines_with_loss_u_on_strong_1"].values() for c in cosines)
     settings_file = run / "training.json"
     settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"fusion": "none"}))
-    with pytest.raises(SystemExit, match="this one has no similarities"):
-        pseudo_labels.measure(str(run), protocol["data"])
+    for module in (pseudo_labels, gradients):
+        with pytest.raises(SystemExit, match="this one has no similarities"):
+            module.measure(str(run), protocol["data"])
+
+
+def test_directions_of_terms_by_hand():
+    """Of (a + 2 b)^2 at (1, 0) the gradient is (2, 4); of a alone (1, 0), though b does not enter it."""
+    a, b = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.tensor(0.0))
+    both, one = (gradients.flat_gradient(term, [a, b]).tolist() for term in ((a + 2 * b) ** 2, a))
+    assert both == [2, 4] and one == [1, 0]
+    record = {"run": "r", "norms": {"strong_1": [2.0, 4.0]}, "cosines_with_loss_u_on_strong_1": {}}
+    for name in ("L_intra", "L_cross", "strong_2", "weak_perturbed"):
+        record["norms"][name], record["cosines_with_loss_u_on_strong_1"][name] = [1.0, 2.0], [0.5, 1.0]
+    assert (
+        comparison.gradient_lines([record])[-1] == "| r | 2 | 0.75 (0.50) | 0.75 (0.50) | 0.75 (0.50) | 0.75 (0.50) |"
+    )
+
+
+def test_methods_of_a_column_are_compared_over_the_seeds_that_all_have():
+    """A second seed of one method, far from the first, does not change which of two is ahead; it stands behind."""
+    runs = [made_up("fixmatch", 0, lambda p: 0.9), made_up("fixmatch", 1, lambda p: 0.7),
+            made_up("semsim_minus", 0, lambda p: 0.85)]  # fmt: skip
+    cells = comparison.cells_lines(runs)
+    assert any(line.startswith("| FixMatch | 0.90") and "0.80" in line and "over 2 seeds" in line for line in cells)
+    assert any(line.startswith("| SemSim- | 0.85") and "seeds" not in line for line in cells)
+    cells = comparison.cells_lines([*runs, made_up("semsim_minus", 1, lambda p: 0.75)])
+    assert [("(2 seeds)" in line, "over" in line) for line in cells[-2:]] == [(True, False)] * 2
 
 
 def test_predictions_are_counted_by_the_confidence_of_the_decoder():
