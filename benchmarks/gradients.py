@@ -4,7 +4,7 @@
     python benchmarks/gradients.py table benchmarks/results/gradients_*.json
 
 Of some steps as the training takes them, from its last weights, without an update: the gradient of L_u on the view
-strong_1, and beside it those of L_intra, of L_cross, and of L_u on the two views that UniMatch decodes besides: strong_2
+strong_1, and beside it those of L_intra, of L_cross, and of L_u on the two views that UniMatch decodes too: strong_2
 and the weak one with half of its channels dropped. A term whose gradient is that of L_u again adds to its weight alone.
 """
 
