@@ -209,7 +209,7 @@ def shown(d: Mapping[str, Any]) -> str:
 
 
 #: Parts of a page that are made from results.
-KINDS = "table|methods|cells|cells_post_processed|quality|classes|curves?|patients|differences|similarities"
+KINDS = "table|methods|cells|cells_post_processed|quality|classes|curves?|patients|differences|similarities|gradients"
 MARKED = re.compile(
     rf"(<!-- ({KINDS})(?: (\S+?))?(?: against (.+?))? -->\n)"
     r".*?(<!-- end -->)",
