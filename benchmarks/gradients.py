@@ -10,6 +10,7 @@ and the weak one with half of its channels dropped. A term whose gradient is tha
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -21,7 +22,6 @@ from common import RESULTS, write_json
 from comparison import gradient_lines
 from monai.utils import set_determinism
 from pseudo_labels import parsed
-from scripts.method.losses import SemSimLoss
 from torch import Tensor, nn
 
 VIEWS = ("strong_1", "strong_2", "weak_perturbed")
@@ -49,21 +49,15 @@ def measure(run: str, data: str, batches: int = 8, seed: int = 0, output: str = 
     if settings["fusion"] == "none":
         raise SystemExit(f"{folder}: expected a training of SemSim or SemSim-; this one has no similarities.")
     with tempfile.TemporaryDirectory() as temporary:
-        size = {"output_dir": temporary, "spatial_size": settings["spatial_size"], "early_sizes": [], "seed": seed}
-        parser = parsed(folder, settings["spatial_dims"], str(Path(data).resolve()), 7, augmented=True, **size)
+        changed = {"output_dir": temporary, "spatial_size": settings["spatial_size"], "early_sizes": [], "seed": seed,
+                   "loss#views": dict.fromkeys(VIEWS, 1.0), "loss#perturb": ["weak_perturbed"]}  # fmt: skip
+        parser = parsed(folder, settings["spatial_dims"], str(Path(data).resolve()), 7, augmented=True, **changed)
         trainer = parser.get_parsed_content("train#trainer")
     state = torch.load(folder / "model_last.pt", map_location="cpu", weights_only=True)
     trainer.network.load_state_dict(state)
-    given = parser.get_parsed_content("loss")
-    trainer.loss_function = SemSimLoss(
-        num_classes=given.num_classes, threshold=given.threshold, regions=given.regions,
-        views=dict.fromkeys(VIEWS, 1.0), perturb=("weak_perturbed",),
-    )  # fmt: skip
-    single = {
-        view: SemSimLoss(num_classes=given.num_classes, threshold=given.threshold, lambda_intra=0.0, lambda_cross=0.0,
-                         views={view: 1.0}, perturb=("weak_perturbed",) * (view == "weak_perturbed"))
-        for view in VIEWS
-    }  # fmt: skip
+    single = {view: copy.copy(trainer.loss_function) for view in VIEWS}  # as in the training, but for the views
+    for view, loss in single.items():
+        loss.views, loss.lambda_intra, loss.lambda_cross = {view: 1.0}, 0.0, 0.0
     decoding = [p for name, p in trainer.network.named_parameters() if not name.startswith("fusion")]
     cosines: dict[str, list[float]] = {}
     norms: dict[str, list[float]] = {}

@@ -104,7 +104,8 @@ def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tm
         (tmp_path / "scans" / name).unlink()
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}
     refused = run_bundle(*args, check=False)
-    assert refused.returncode == 1 and "a prediction is there already" in refused.stderr
+    assert refused.returncode == 1 and "a prediction is there already; if it is of" in refused.stderr
+    assert "give --existing skip or overwrite, else another --output_dir" in refused.stderr
     (out / "case001_seg.nii.gz").unlink()
     run_bundle(*args, "--existing", "skip")
     after = {p: p.stat().st_mtime_ns for p in out.rglob("*.gz")}

@@ -319,7 +319,8 @@ def pair_files(
     image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True, labels=True)
     if same:
         image_files = {name: path for name, path in image_files.items() if not name.endswith(label_suffix)}
-        if not image_files or not any(name.endswith(label_suffix) for name in label_files):
+        label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
+        if not image_files or not label_files:
             raise InputError(
                 f"{images}: expected images, and labels whose names end with {label_suffix}, received only one of the "
                 "two; give the ending that tells them apart as --label_suffix."
@@ -332,7 +333,6 @@ def pair_files(
         label_files = _ending(label_files, label_suffix, labels, "label")
     image_files = without_labels_told(image_files)
     image_files = _ending(image_files, image_suffix, images, "image")
-    label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
     return (
         {name.removesuffix(image_suffix): path for name, path in image_files.items()},
         {name.removesuffix(label_suffix): path for name, path in label_files.items()},
