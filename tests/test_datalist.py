@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -250,10 +251,10 @@ def test_a_datalist_stays_in_its_folder_unless_told_so(tmp_path, path):
 
 def test_a_partly_labelled_case_is_never_scored(tmp_path):
     """In a fold it is trained on, whatever its number; in a list that is scored it is refused."""
-    for name in "abc":
+    for name in "abcd":
         (tmp_path / f"{name}.nii.gz").touch()
     item = {"image": "a.nii.gz", "label": "b.nii.gz", "fold": 0, "labeled_slices": [1]}
-    other = {"image": "c.nii.gz", "label": "b.nii.gz", "fold": 0}
+    other = {"image": "c.nii.gz", "label": "d.nii.gz", "fold": 0}
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"training": [item, other]}))
     names = {key: [case_name(i["image"]) for i in read_datalist(listed, tmp_path, key, fold=0)]
@@ -262,3 +263,22 @@ def test_a_partly_labelled_case_is_never_scored(tmp_path):
     listed.write_text(json.dumps({"validation": [item]}))
     with pytest.raises(InputError, match="needs the label of every slice"):
         read_datalist(listed, tmp_path, "validation")
+
+
+@pytest.mark.parametrize("other", ["training", "validation"])
+def test_a_label_of_two_images_is_told_and_refused_across_lists(folders, caplog, other):
+    first = {"image": "images/p0_frame01.nii.gz", "label": "labels/p0_frame01.nii.gz"}
+    slip = {"image": "images/p2_frame01.nii.gz", "label": "labels/../labels/p0_frame01.nii.gz"}
+    lists = {"training": [first], "validation": []}
+    lists[other].append(slip)
+    (folders / "hand.json").write_text(json.dumps(lists))
+    said = (
+        r"p0_frame01.nii.gz is the label of images/p0_frame01\S+ in `training` and of images/p2_frame01\S+ in `" + other
+    )
+    if other == "validation":
+        with pytest.raises(InputError, match=said):
+            read_datalist(folders / "hand.json", folders, "training")
+        return
+    assert len(read_datalist(folders / "hand.json", folders, "training")) == 2
+    read_datalist(folders / "hand.json", folders, "unlabeled")
+    assert len(re.findall(said, caplog.text)) == 1, "said once"

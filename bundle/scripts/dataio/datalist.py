@@ -194,6 +194,7 @@ def read_datalist(
     problems += _unread(datalist, content, key, unlabeled_key)
     root = os.path.abspath(dataset_dir)
     problems += _in_two_lists(datalist, lists, root)
+    problems += _labels_of_two_images(datalist, lists, root, key)
     _name(lists, root)
 
     chosen = [dict(item, stream=key) for item in lists[key]]
@@ -265,6 +266,29 @@ def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapp
                     'list, once (for single labelled slices give "labeled_slices" in `training`).'
                 )
             first.setdefault(path, (name, shown))
+    return problems
+
+
+def _labels_of_two_images(
+    datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str, key: str
+) -> list[str]:
+    """Labels that two items name: a slip, or one patient in two lists. Within one list that is read, ``key``, it may be
+    two sequences of one patient, and is said in the log."""
+    first: dict[str, tuple[str, str]] = {}
+    problems = []
+    for name, items in lists.items():
+        for item in items:
+            if not isinstance(item.get("label"), str):
+                continue
+            path = os.path.realpath(os.path.join(root, item["label"]))
+            other, image = first.setdefault(path, (name, shown := image_files(item)[0]))
+            if image == shown:
+                continue
+            line = f"{datalist}: {item['label']} is the label of {image} in `{other}` and of {shown} in `{name}`"
+            if other != name:
+                problems.append(f"{line}; correct the list, or if both are of one patient put them into one list.")
+            elif name == key:
+                logger.warning(f"{line}; right for two images of one patient on one grid, else correct the list.")
     return problems
 
 
