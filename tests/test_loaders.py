@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandGaussianNoised
 from PIL import Image
+from scripts.dataio import loaders
 from scripts.dataio.datalist import read_datalist
 from scripts.dataio.loaders import EpochSampler, SliceDataset, TwoStreamLoader, VolumeDataset
 from scripts.dataio.transforms import AsVolumed, CheckVolumed, SliceGridd
@@ -90,6 +93,19 @@ def test_an_epoch_follows_from_seed_and_epoch_alone(streams, workers):
     second = epoch(first, 2)
     assert same(second, epoch(streams(num_workers=workers), 2)), "whatever was drawn before"
     assert not same(second, epoch(first, 3)) and not same(second, epoch(streams(num_workers=workers, seed=1), 2))
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "shared", "processes"),
+    [("cuda:0", 4, 2**30, 1), ("cpu", 64, 2**30, 0), ("cuda", 2, 2**30, 0), ("cuda", 4, 64 * 2**20, 0)],
+)
+def test_a_gpu_does_not_wait_for_augmentation(monkeypatch, caplog, tmp_path, device, cores, shared, processes):
+    """Where cores and shared memory allow it; Docker gives 64 MB of that, and a loading process would be killed."""
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(loaders, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(loaders.shutil, "disk_usage", lambda _: SimpleNamespace(free=shared))
+    assert loaders.loading_processes(torch.device(device)) == processes
+    assert ("docker run --shm-size" in caplog.text) == (shared < 2**29)
 
 
 def test_supervised_baseline_sees_the_same_labelled_batches(streams):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -377,6 +379,33 @@ class TwoStreamLoader:
         else:
             for batch_u, batch_l in zip(self._start(self.unlabeled, 1), labeled):
                 yield {"labeled": batch_l, "unlabeled": batch_u}
+
+
+#: Where loading processes leave their batches, and the room that those of two streams may need, in bytes.
+SHARED_MEMORY, LEAST_SHARED = "/dev/shm", 2**29
+
+
+def loading_processes(device: torch.device) -> int:
+    """Loading processes for each stream, where nobody says how many.
+
+    On a GPU one: its steps would wait for the augmentation, which takes as long as they do or longer. None where
+    processors or shared memory are short, and on a CPU, whose cores the training itself needs.
+
+    Args:
+        device: that the network is trained on.
+    """
+    if torch.device(device).type != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 3 * rank_and_size()[1]:
+        return 0
+    if os.path.isdir(SHARED_MEMORY) and (free := shutil.disk_usage(SHARED_MEMORY).free) < LEAST_SHARED:
+        logger.warning(
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for loading processes, so the GPU waits for "
+            "data; give the container more shared memory (docker run --shm-size 1g)."
+        )
+        return 0
+    return 1
 
 
 def seed_everything(seed: int, epoch: int) -> None:
