@@ -65,11 +65,14 @@ def make(
     batch_size=4,
     handlers=(),
     teacher=None,
+    plain=False,
     **kwargs,
 ):
-    """Trainer, network, optimizer on 8 labelled and 8 unlabelled slices; a threshold that everything passes."""
+    """Trainer, network (or its bare U-Net), optimizer on 8 + 8 slices; a threshold that everything passes."""
     torch.manual_seed(0)
     network = SemSimNet(fusion=fusion)
+    if plain:
+        network = network.backbone
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     loader = TwoStreamLoader(Slices(8, True), Slices(8, False), batch_size=batch_size, use_unlabeled=use_unlabeled,
                              stages=stages)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import json
 import re
@@ -16,13 +17,18 @@ import pytest
 import samples
 import torch
 import yaml
-from conftest import BUNDLE, ROOT
+from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts.dataio import phantom
 from scripts.method import losses
 from scripts.method.network import SegmentationNet
 
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "bundle" / "docs").glob("*.md"))]
+FOLDERS = [ROOT / "benchmarks", ROOT / "algo_template" / "semsim" / "docs", ROOT / "label_app"]
+PAGES = [*DOCS, *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
+#: options of MONAI, torch, docker and others
+FOREIGN = {"args_file", "ensemble", "input", "logdir", "master_addr", "master_port", "nnodes", "node_rank",
+           "nproc_per_node", "shm-size", "ssl_certfile", "ssl_keyfile", "tracking", "work_dir"}  # fmt: skip
 #: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
 SHELL = ("make demo", "make test", "make install", "make label-demo", ". .venv/bin/activate", "cd bundle")
 
@@ -34,10 +40,19 @@ def commands(path: Path) -> list[str]:
     return [line for line in (raw.split("  #")[0].strip() for raw in lines) if line and not line.startswith("#")]
 
 
+def named_files() -> dict[str, str]:
+    """Blocks of YAML and Python that begin with the name of a file, as `# own.yaml`."""
+    text = "".join(path.read_text() for path in DOCS)
+    blocks = re.findall(r"```(?:yaml|python)\n(# (\w+\.(?:yaml|py))\n.*?)```", text, flags=re.S)
+    return {name: code for code, name in blocks}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A user's folder: 18 patients with labels, two more without, and new scans."""
+    """A user's folder: 18 patients with labels, two more without, new scans, and the files that the pages show."""
     folder = tmp_path_factory.mktemp("user")
+    for name, code in named_files().items():
+        (folder / name).write_text(code)
     source = phantom.generate(folder / "source", seed=3, split={"training": 18, "unlabeled": 2})
     for name in ("images", "labels"):
         shutil.move(source / name, folder / name)
@@ -77,6 +92,8 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     _, _, module, *args = shlex.split(re.sub(r"/data(?=/| |$)", str(data), line))
     if "train.yaml" in line and "evaluate.yaml" not in line:
         args += ["--epochs", "1", "--spatial_size", "32", "--val_interval", "1"]
+    if "paper.yaml" in line:
+        args += ["--steps_per_epoch", "1"]
     if "--minutes" in line:  # an hour; test_clock.py trains by the clock
         args[args.index("--minutes") + 1] = "$None"
     if "--resume auto" in line:
@@ -106,6 +123,8 @@ def test_command_runs_as_written(run_bundle, data, path, line):
     ):
         if option in " ".join(line.split()):
             assert any(name.endswith(expected) for name in made), made
+    for place in re.findall(r"--output(?:_dir)? /data/(\S+)", "" if "--dry_run" in line else line):
+        assert any(name == place or name.startswith(f"{place}/") for name in made), f"{place}: {made}"
     if " planning " in line:
         assert not made, "nothing but a summary"
     if "--dry_run" in line:
@@ -118,6 +137,7 @@ def test_python_runs_as_written(data, monkeypatch):
     """Every block of Python in the docs, and the one in the docstring of the loss."""
     monkeypatch.chdir(BUNDLE)
     blocks = [code for path in DOCS for code in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S)]
+    blocks = [code for code in blocks if code not in named_files().values()]
     for code in blocks:
         names: dict = {}
         exec(re.sub(r"/data(?=/)", str(data), code), names)
@@ -127,6 +147,32 @@ def test_python_runs_as_written(data, monkeypatch):
             written = nib.load(data / "predictions" / "scan_seg.nii.gz")
             np.testing.assert_array_equal(names["labels"][0], np.asarray(written.dataobj))
     assert len(blocks) == 2 and doctest.testmod(losses).attempted > 10 and not doctest.testmod(losses).failed
+
+
+def test_files_of_ones_own_train_as_written(run_bundle, data, monkeypatch, tmp_path):
+    """A network with encoder and decoder in UniMatch and SemSim-, a loss term, an intensity; prediction and report."""
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(data))
+    assert {"own.py", "own.yaml", "own_loss.py", "own_loss.yaml", "robust.yaml", "segresnet.yaml"} == {*named_files()}
+    given = ("--dataset_dir", str(data), "--datalist", str(data / "datalist.json"), "--output_dir")
+    short = ("--epochs", "1", "--steps_per_epoch", "1", "--spatial_size", "32", "--unlabeled_start", "0")
+
+    def files(*names: str) -> tuple[str, str]:
+        return "--config_file", str([str(data / n) if (data / n).is_file() else f"configs/{n}" for n in names])
+
+    names = "train.yaml", "unimatch.yaml", "own.yaml"
+    run_bundle("run", "training", *files(*names), *given, str(tmp_path / "u"), *short)
+    names = "train.yaml", "semsim_minus.yaml", "own.yaml", "own_loss.yaml", "robust.yaml"
+    more = "--network_def#fusion", "conv"
+    run_bundle("run", "training", *files(*names), *given, str(tmp_path / "s"), *short, *more)
+    with (tmp_path / "s" / "training_log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    terms = {name: float(row[f"loss_{name}"]) for name in ("s", "u", "intra", "cross", "entropy")}
+    whole = 0.5 * (terms["s"] + 0.5 * terms["u"] + 0.25 * (terms["intra"] + terms["cross"])) + 0.1 * terms["entropy"]
+    assert terms["entropy"] > 0.1 and float(row["loss"]) == pytest.approx(whole, rel=1e-3)
+    assert json.loads((tmp_path / "s" / "training.json").read_text())["intensity"]["_target_"] == "NormalizeIntensityd"
+    new = "--dataset_dir", str(data / "new"), "--output_dir", str(tmp_path / "p"), "--ckpt_path", str(tmp_path / "s")
+    run_bundle("run", *files("inference.yaml", "own.yaml"), *new)
+    assert (tmp_path / "p" / "scan_seg.nii.gz").is_file()
 
 
 def test_two_processes_write_as_one(data):
@@ -154,9 +200,20 @@ def test_exports_agree_with_the_network_and_have_no_fusion(data):
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-4)
 
 
+def test_options_named_in_the_text_exist():
+    """Those that stand between commands are keys of a config, or arguments of a function or of a command line."""
+    files = [file for folder in ("bundle", "algo_template", "label_app", "benchmarks") for kind in ("*.py", "*.yaml")
+             for file in (ROOT / folder).rglob(kind)]  # fmt: skip
+    code = "".join(file.read_text() for file in files)
+    keys, arguments = r"(?m)^ *[-{]? *(\w+)[:=]", r"[(,] ?\*?(\w+)(?:: |=)"
+    known = {*re.findall(keys, code), *re.findall(arguments, code), *re.findall(r'"--([\w-]+)"', code), *FOREIGN}
+    for path in PAGES:
+        for option in re.findall(r"(?<![\w-])--(\w[\w-]*(?:#\w+)*)", path.read_text()):
+            assert known.issuperset(option.split("#")), f"{path.name}: --{option}"
+
+
 def test_links_lead_somewhere():
-    pages = [ROOT / "benchmarks", ROOT / "algo_template/semsim/docs", ROOT / "label_app"]
-    for path in [*DOCS, ROOT / "CHANGELOG.md", *(page for folder in pages for page in folder.glob("*.md"))]:
+    for path in [*PAGES, ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
             if target.startswith("http"):
                 continue
@@ -165,7 +222,8 @@ def test_links_lead_somewhere():
             assert page.exists(), f"{path.name}: {target}"
             if heading:
                 headings = re.findall(r"^#+ (.+)", page.read_text(), flags=re.M)
-                assert heading in [h.lower().replace(" ", "-") for h in headings], f"{path.name}: {target}"
+                anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+                assert heading in anchors, f"{path.name}: {target}"
 
 
 def test_tests_named_in_the_table_of_reliability_exist():
@@ -224,6 +282,7 @@ def test_the_reference_names_every_key_and_no_other():
             for name, table in tables.items()}  # fmt: skip
     documented = keys["Keys of `train.yaml` that most users change"] | keys["Keys of the method"]
     assert documented == set(settable) - {"imports"}
+    assert keys["Keys of `loss`"] == {*yaml.safe_load(train)["loss"]} - {"_target_"}
     evaluate = (BUNDLE / "configs" / "evaluate.yaml").read_text()
     for heading, config in (("Parts of `train.yaml` that you can replace", train),
                             ("Keys of `inference.yaml`", inference),

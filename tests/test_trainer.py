@@ -337,6 +337,32 @@ def test_similarity_terms_need_a_fusion():
         make(fusion="none")
 
 
+@pytest.mark.parametrize("use_unlabeled", [False, True])
+def test_a_network_from_images_to_logits_trains_as_ours(use_unlabeled):
+    """FixMatch and labelled slices alone with the bare U-Net: the same weights as with the one that knows streams."""
+    loss = NO_SEMI | ({"lambda_u": 0.5} if use_unlabeled else {})
+    trained = []
+    for plain in (False, True):
+        trainer, network, _ = make(fusion="none", loss=loss, use_unlabeled=use_unlabeled, plain=plain)
+        trainer.run()
+        trained.append({name.removeprefix("backbone."): value for name, value in state(network).items()})
+    assert equal(*trained) and all(v.isfinite().all() for v in trained[0].values())
+
+
+@pytest.mark.parametrize("loss", [{}, NO_SEMI | {"lambda_u": 1.0, "perturb": ["strong_1"]}])
+def test_a_network_from_images_to_logits_has_nothing_to_look_inside(loss):
+    with pytest.raises(InputError, match=r"network_def: UNet turns.*fixmatch\.yaml.*HOWTO"):
+        make(fusion="none", loss=loss, plain=True)
+
+
+@pytest.mark.parametrize("wrong, received", [(lambda x: [x], "a list"), (lambda x: x[:, :2], r"\(4, 2, 32, 32\)")])
+def test_other_outputs_than_logits_are_named(wrong, received):
+    trainer, network, _ = make(fusion="none", loss=NO_SEMI, use_unlabeled=False, plain=True)
+    network.register_forward_hook(lambda module, given, output: wrong(output))
+    with pytest.raises(InputError, match=rf"network_def: expected logits \(4, 4, 32, 32\).*received {received}"):
+        trainer.run()
+
+
 @pytest.mark.parametrize("fusion", ["sfm", "conv"])
 def test_mixed_precision_is_the_same_training_up_to_rounding(fusion, caplog):
     """Every term of the first steps, which the network has hardly begun to change, and weights that stay float32."""

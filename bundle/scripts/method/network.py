@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +138,33 @@ class Output:
 
     logits: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
+
+
+def takes_streams(network: nn.Module) -> bool:
+    """Whether a network serves the streams of a step as :class:`SemSimNet` does; others turn images into logits."""
+    return "streams" in inspect.signature(network.forward).parameters
+
+
+def plain_output(network: Callable[[Tensor], Tensor], image: Mapping[str, Tensor], num_classes: int) -> Output:
+    """Logits of every stream from a network that turns images into logits: one forward, so one batch-norm pass.
+
+    Args:
+        network: ``(B, C, *spatial)`` -> ``(B, K, *spatial)``.
+        image: a batch ``(B, C, *spatial)`` for each stream; batch sizes may differ.
+        num_classes: K, background included.
+
+    Raises:
+        InputError: the network gives something else.
+    """
+    batch = torch.cat(list(image.values()))
+    logits, expected = network(batch), (len(batch), num_classes, *batch.shape[2:])
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        received = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"network_def: expected logits {expected} for images {tuple(batch.shape)}, received {received}; see "
+            "`A network of your own` in docs/HOWTO.md."
+        )
+    return Output(dict(zip(image, parts(logits, [len(part) for part in image.values()]))), {})
 
 
 class SemSimNet(nn.Module):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ..dataio.loaders import TwoStreamLoader, seed_everything
 from ..errors import InputError
 from ..method.augmentation import CutMix, RandCutMix
 from ..method.losses import SemSimLoss
-from ..method.network import Output
+from ..method.network import Output, plain_output, takes_streams
 from ..precision import precision
 
 logger = logging.getLogger("semsim")
@@ -175,7 +176,8 @@ class SemSimTrainer(SupervisedTrainer):
             device: where to train.
             max_epochs: epochs; one is a pass over the unlabelled slices.
             train_data_loader: loader of both streams.
-            network: a ``SemSimNet``, already on ``device``, or one in DistributedDataParallel.
+            network: a ``SemSimNet``, already on ``device``, or one in DistributedDataParallel; for a loss that reads
+                neither features nor perturbed views any network from images to logits.
             optimizer: of its parameters.
             loss_function: the terms; it also says which streams are computed.
             cutmix: draws the boxes; ``None`` for no CutMix.
@@ -186,7 +188,8 @@ class SemSimTrainer(SupervisedTrainer):
             ``SupervisedTrainer``.
 
         Raises:
-            InputError: similarity terms with a network that has no fusion, unknown ``amp``.
+            InputError: similarity terms with a network that has no fusion, perturbed views with one that has no encoder
+                of its own, unknown ``amp``.
         """
         self.precision = precision(amp, device)
         super().__init__(
@@ -208,7 +211,14 @@ class SemSimTrainer(SupervisedTrainer):
         self.cutmix = cutmix
         network.train()
         self.teacher = teacher or Teacher(network)
-        if loss_function.student_streams().fuse and getattr(self.teacher.network, "fusion", None) is None:
+        self.plain, streams = not takes_streams(self.teacher.network), loss_function.student_streams()
+        if self.plain and (streams.fuse or streams.perturb):
+            raise InputError(
+                f"network_def: {type(self.teacher.network).__name__} turns images into logits and no more, which is "
+                "enough for configs/labeled_only.yaml and configs/fixmatch.yaml; for other methods see `A network of "
+                "your own` in docs/HOWTO.md."
+            )
+        if streams.fuse and getattr(self.teacher.network, "fusion", None) is None:
             raise InputError(
                 "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm, "
                 "sfm_light or conv, or loss#lambda_intra and loss#lambda_cross of 0 (see configs/fixmatch.yaml)."
@@ -279,7 +289,10 @@ class SemSimTrainer(SupervisedTrainer):
             image_u_weak = unlabeled["image"]
             # a context of its own: weights cast without gradient must not be reused for the student
             with torch.no_grad(), self.precision.autocast():
-                weak = self.teacher.network({"weak": image_u_weak}, self.loss_function.weak_streams())
+                if self.plain:
+                    weak = plain_output(self.teacher.network, {"weak": image_u_weak}, self.loss_function.num_classes)
+                else:
+                    weak = self.teacher.network({"weak": image_u_weak}, self.loss_function.weak_streams())
             for view in views:
                 if view == "weak_perturbed":
                     images[view] = image_u_weak
@@ -289,7 +302,11 @@ class SemSimTrainer(SupervisedTrainer):
                     mixes[view] = self.cutmix(image_u_weak, len(image_l))
                     images[view] = mixes[view](images[view], image_l)
         with self.precision.autocast(), frozen_statistics(self.network, self.teacher.exclusive and weak is not None):
-            student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
+            if self.plain:
+                call = partial(self.inferer, network=self.network)
+                student = plain_output(call, images, self.loss_function.num_classes)
+            else:
+                student = self.inferer(images, self.network, streams=streams)  # type: ignore[arg-type]
         return student, weak, mixes
 
     def _check_finite(self, values: Mapping[str, float], batchdata: Mapping[str, Mapping[str, Any]]) -> None:
