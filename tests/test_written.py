@@ -49,6 +49,29 @@ def test_both_places_of_a_registered_volume_are_kept(tmp_path):
     np.testing.assert_array_equal(ours.get_fdata(), LABEL)
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])
+def test_a_single_slice_keeps_its_place_in_space(tmp_path, ending):
+    """MONAI wrote it as a plane: of one from front to back, the position and two directions were gone."""
+    affine = np.array([[0, 0, 5.0, 40], [1.2, 0, 0, -30], [0, 1.4, 0, 25], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(IMAGE[..., :1], affine), tmp_path / "a.nii.gz")
+    read = LoadImage(image_only=True, ensure_channel_first=True)(tmp_path / "a.nii.gz")
+    written = itk.imread(str(saved(tmp_path, {**read.meta, "affine": read.affine}, ending, LABEL[..., :1])))
+    image = itk.imread(str(tmp_path / "a.nii.gz"))
+    assert list(itk.size(written)) == list(itk.size(image)) == [*IMAGE.shape[:2], 1]
+    np.testing.assert_allclose(*(np.array(i.GetOrigin()) for i in (image, written)), atol=1e-4)
+    np.testing.assert_allclose(*(itk.array_from_matrix(i.GetDirection()) for i in (image, written)), atol=1e-4)
+    np.testing.assert_array_equal(itk.array_from_image(written).T, LABEL[..., :1])
+
+
+def test_a_plane_from_front_to_back_is_written(tmp_path):
+    """Two of the three axes that MONAI looked at did not tell where it lies: a singular matrix."""
+    affine = np.array([[0, 0, 5.0, 40], [1.2, 0, 0, -30], [0, 1.4, 0, 25], [0, 0, 0, 1]])
+    meta = {"filename_or_obj": "a.nii.gz", "affine": affine, "spatial_shape": IMAGE.shape[:2]}
+    written = nib.load(saved(tmp_path, meta, label=LABEL[..., 0]))
+    assert written.shape == IMAGE.shape[:2]
+    np.testing.assert_allclose(written.affine, affine, atol=1e-4)
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
 def test_a_full_disk_leaves_no_part_of_a_prediction_and_says_so_in_a_line(tmp_path, ending):
     label = np.random.default_rng(0).integers(0, 255, (160, 140, 1 if ending == ".png" else 4))

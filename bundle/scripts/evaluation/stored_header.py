@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 from monai.data import ImageWriter, NibabelWriter, resolve_writer
 
+from ..dataio.files import is_picture
+
 #: NIfTI's number of the unit.
 MILLIMETRES = 2
 #: Codes of NIfTI's two places, and all fields that these consist of.
@@ -41,9 +43,9 @@ class StoredHeaderWriter(NibabelWriter):
     """
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
-        """As in MONAI's writer; ``meta_dict`` also has the header of the image."""
-        super().set_metadata(meta_dict, resample, **options)
+        """Without MONAI's resampling, which fails on a plane from front to back; the header of the image is kept."""
         self.header = dict(meta_dict or {})
+        self.affine = self.header.get("affine")
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """As in MONAI's writer."""
@@ -64,19 +66,27 @@ class StoredHeaderWriter(NibabelWriter):
 
 
 def writer_of(output_ext: str) -> type[ImageWriter]:
-    """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own.
+    """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own, that keeps the axis of a single slice.
 
     Its files come into being under another name, ``.part-`` before their own, so that a full disk or the end of the
     program leaves no part of one for a whole one. ``.mhd``, which names a second file, is written at once.
     """
-    ending = output_ext.lower()
+    ending = f".{output_ext.lower().lstrip('.')}"
     writer = StoredHeaderWriter if ending in (".nii", ".nii.gz") else resolve_writer(ending.lstrip("."))[0]
-    if ending == ".mhd":
-        return writer
 
     class Whole(writer):  # type: ignore[misc, valid-type]
+        data_obj: Any
+
+        def set_data_array(self, data_array: Any, *args: Any, **kwargs: Any) -> None:
+            super().set_data_array(data_array, *args, **kwargs)
+            if not is_picture(ending):  # MONAI would make a plane of it, which has no place in space
+                self.data_obj = self.data_obj.reshape(data_array.shape[1:])
+
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
             final = Path(filename)
+            if ending == ".mhd":
+                super().write(final, verbose, **kwargs)
+                return
             part = final.with_name(f".part-{final.name}")
             try:
                 super().write(part, verbose, **kwargs)
