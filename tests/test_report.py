@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from monai.data import MetaTensor
 from scripts.evaluation.metrics import ScoreCases, score_case, summarize
 
 
@@ -64,6 +67,23 @@ def test_summary_counts_what_is_counted():
     assert summary["mean"]["dice"] == pytest.approx((0.7 + 0.4) / 2)
     rows[0]["unit"] = "voxel"
     assert "voxels for files without" in summarize(pd.DataFrame(rows))["distance_unit"]
+
+
+@pytest.mark.parametrize(
+    "affine, meta, unit",
+    [
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), {}, "mm"),  # as of BraTS
+        (np.diag([2.0, 2.0, 2.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "mm"),
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "voxel"),
+        (np.eye(4), {}, "voxel"),
+    ],
+)
+def test_voxels_of_one_millimetre_are_measured_in_mm(affine, meta, unit, tmp_path):
+    label = MetaTensor(cube(5, 15)[None], affine=torch.as_tensor(affine))
+    image = MetaTensor(torch.zeros(1, *label.shape[1:]), meta={"filename_or_obj": "a.nii.gz", **meta})
+    scores = ScoreCases(str(tmp_path), ["background", "x"])
+    scores._add(SimpleNamespace(state=SimpleNamespace(batch=[{}], output=[dict(image=image, label=label, pred=label)])))
+    assert [row["unit"] for row in scores.rows["a.nii.gz"]] == [unit]
 
 
 def test_chosen_metrics_alone():

@@ -20,6 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from ..dataio.files import case_names, cell, json_text
+from ..dataio.geometry import states_grid
 from ..dataio.transforms import file_of
 from ..distributed import rank_and_size
 
@@ -142,8 +143,11 @@ class ScoreCases:
                 spacing=spacing,
                 metrics=self.metrics,
             )
-            # a file whose voxels all measure exactly one carries no spacing: its distances are voxels
-            unit = "voxel" if np.allclose(spacing, 1.0, atol=1e-6) else "mm"
+            # voxels that all measure exactly one are of 1 mm in a file that states its place, else they have no size
+            sized = not np.allclose(spacing, 1.0, atol=1e-6) or states_grid(
+                affine, getattr(output["image"], "meta", {})
+            )
+            unit = "mm" if sized else "voxel"
             file = file_of(None, output["image"])
             for c, name in enumerate(self.names[1:]):
                 row: dict[str, Any] = {"case": str(source.get("case") or ""), "class": name}
