@@ -47,6 +47,7 @@ def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
     loaded = torch.jit.load(str(script), _extra_files=extra).eval()
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map
+    assert session.get_inputs()[0].shape == ["batch", 2, "x", "y"], "x to the right: no rows and columns"
     for told in (
         json.loads(extra["metadata.json"]),
         {k: json.loads(properties[k]) for k in ("network_data_format", "training")},

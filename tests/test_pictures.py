@@ -25,3 +25,12 @@ def test_predictions_return_to_the_pixels_of_a_picture(tmp_path, ending):
     expected, found = grids
     assert found.shape == expected.shape == (80, 48, 1) and found.axes == expected.axes
     assert np.abs(found.scale) == pytest.approx(np.abs(expected.scale))
+
+
+def test_a_size_is_the_width_and_the_height_of_a_picture(tmp_path):
+    """As the reference says; the other way round most of what the network sees would be padding."""
+    Image.fromarray(np.full((48, 80), 200, np.uint8)).save(tmp_path / "landscape.png")
+    data = AsVolumed("image")(
+        EnsureChannelFirstd("image")(LoadFilesd("image")({"image": str(tmp_path / "landscape.png")}))
+    )
+    assert (SliceGridd("image", (40, 24))(data)["image"] > 100).all()

@@ -3,7 +3,8 @@
     python -m scripts export --ckpt_path models/model.pt --output model.ts
     python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
 
-The file takes batches of any size, of slices of any height and width that are multiples of 16, scaled as in training.
+The file takes batches of any size, of slices ``(B, C, X, Y)`` whose sides are multiples of 16, scaled as in
+training. X runs to the right, Y to the front, of pictures down.
 """
 
 from __future__ import annotations
@@ -112,8 +113,7 @@ def _onnx(network: torch.nn.Module, example: torch.Tensor, target: Path, metadat
     import onnx
     import onnxruntime
 
-    sides = ("height", "width") if example.ndim == 4 else ("x", "y", "z")
-    axes = {name: {0: "batch", **dict(enumerate(sides, 2))} for name in ("image", "pred")}
+    axes = {name: {0: "batch", **dict(enumerate("xyz"[: example.ndim - 2], 2))} for name in ("image", "pred")}
     part = target.with_name(target.name + ".part")
     with torch.no_grad():
         torch.onnx.export(
