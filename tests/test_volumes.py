@@ -352,7 +352,8 @@ def test_weights_of_3d_need_no_overlay_to_be_scored_and_to_predict(ct, trained, 
     flow.run()
     scores = json.loads((trained / "scores.json").read_text())
     assert scores["cases"] == 1 and list(scores["classes"]) == CLASSES[1:] and scores["distance_unit"] == "mm"
-    assert (trained / "report" / "index.html").is_file()
+    page = (trained / "report" / "index.html").read_text(encoding="utf-8")
+    assert "this network sees volumes" in page and "made only from the files" not in page
     width, height = Image.open(trained / "report" / "case_best.png").size
     assert height > width / 2, "three planes, one below the other"
     assert "trained on" not in caplog.text

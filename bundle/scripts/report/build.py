@@ -239,7 +239,8 @@ class Report:
         space = Section("features", "Features")
         look = self.features
         if look is None or not look.possible or not all(look.lists.values()):
-            reason = TEXTS["needs data"]
+            in_3d = self.settings.get("spatial_dims") == 3 or self.cases is not None  # scored into another folder
+            reason = "These pictures are of slices; this network sees volumes." if in_3d else TEXTS["needs data"]
             if look is not None:
                 reason = (
                     "This network has no fused features." if not look.possible else "There are no unlabelled images."
