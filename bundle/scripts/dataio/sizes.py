@@ -69,7 +69,7 @@ class Stages:
     ) -> None:
         """
         Args:
-            spatial_size: ``(H, W)`` in pixels, H to the right, or one number for both: the size of the last stage
+            spatial_size: ``(X, Y)`` in pixels, X to the right, or one number for both: the size of the last stage
                 and of prediction.
             early_sizes: pairs of pixels of the longer side and fraction of the training, in (0, 1), in their order.
                 The other side is in proportion. Sizes that are not below ``spatial_size`` are left out.

@@ -64,7 +64,7 @@ class SliceGrid(SpatialResample):
     ) -> None:
         """
         Args:
-            spatial_size: ``(H, W)`` in pixels, of a picture its width and height; or one number for both.
+            spatial_size: ``(X, Y)`` in pixels, of a picture its width and height; or one number for both.
             slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
                 stacked; see :func:`stored_axis`.
             mode: ``bilinear`` for images, ``nearest`` for labels.
