@@ -132,6 +132,15 @@ def test_a_fold_in_3d_takes_its_settings_from_the_overlay(tmp_path, caplog):
     assert changed == {"bundle_root", "generated_in", "learning_rate"}
 
 
+def test_what_the_template_leaves_open_is_as_in_the_bundle(tmp_path):
+    """A null of its own would stand in the place of the bundle's value."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), {})
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    configs = tmp_path / "semsim_0" / "configs"
+    tuned, below = (yaml.safe_load((configs / f"{name}.yaml").read_text()) for name in ("hyper_parameters", "train"))
+    assert [key for key, value in tuned.items() if value is None and below.get(key) is not None] == []
+
+
 @pytest.mark.parametrize(
     ("given", "labels", "names"),
     [
