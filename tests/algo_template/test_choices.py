@@ -28,6 +28,7 @@ from .folds import TEMPLATES, algo_class, filled, stats
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["a", "a"]}, "name of its own"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": ["background"]}, "values 1 to"),
         ((1.5, 1.5, 10), (120, 120, 9), {"class_names": {1: "a", 2: "b"}}, "expected a list of names"),
+        ((1.5, 1.5, 10), (120, 120, 9), {"class_names": [{"name": "a"}]}, "expected name and index in each entry"),
         ((1.5, 1.5, 10), (120, 120, 9), {"dataroot": "/d/set #2"}, "'#'"),
         ((1.5, 1.5, 10), (120, 120, 9), {"extra_modalities": {"image2": "ct"}}, "one image as its channels"),
     ],
@@ -139,6 +140,36 @@ def test_what_the_template_leaves_open_is_as_in_the_bundle(tmp_path):
     configs = tmp_path / "semsim_0" / "configs"
     tuned, below = (yaml.safe_load((configs / f"{name}.yaml").read_text()) for name in ("hyper_parameters", "train"))
     assert [key for key, value in tuned.items() if value is None and below.get(key) is not None] == []
+
+
+def test_what_is_skipped_is_refused_where_nothing_may_be(tmp_path):
+    """With allow_skip=False AutoRunner generates without asking."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), {"sigmoid": True})
+    with pytest.raises(ValueError, match="cannot take this input: its classes exclude each other") as error:
+        algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    assert error.type.__name__ == "InputError"
+
+
+@pytest.mark.parametrize("source", ["input", "parameters"])
+def test_a_window_takes_the_place_of_the_range_in_the_data(tmp_path, source):
+    given = {"window": [-150, 250]}
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), given if source == "input" else {})
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0, **(given if source == "parameters" else {}))
+    content = yaml.safe_load((tmp_path / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
+    assert content["intensity"]["window"] == [-150, 250] and content["intensity"]["_target_"].endswith("Intensityd")
+
+
+def test_channels_of_ct_have_intensities_of_their_own(tmp_path):
+    """The statistics of the data have those of the first channel alone, to which all of a PET may be black."""
+    found = stats((1.5, 1.5, 10), (120, 120, 9))
+    found["stats_summary"]["image_stats"]["channels"]["max"] = 2
+    algo = filled(tmp_path, found, {"modality": "ct"})
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    content = yaml.safe_load((tmp_path / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
+    assert content["in_channels"] == 2
+    assert content["intensity"]["transforms"][0] == {
+        "_target_": "NormalizeIntensityd", "channel_wise": True, "keys": "image",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

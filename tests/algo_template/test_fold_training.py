@@ -16,7 +16,7 @@ from conftest import ENVIRONMENT as ENV
 from monai.apps.auto3dseg import import_bundle_algo_history
 from monai.apps.auto3dseg.utils import AlgoKeys
 
-from .folds import generated, train
+from .folds import generated, inferer, train
 
 
 def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_path):
@@ -66,6 +66,14 @@ def test_the_generated_folder_is_a_bundle(work, tmp_path):
     result = warm.run(command, cwd=folder, env=ENV, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (folder / "model_fold0" / "model_last.pt").exists()
+
+
+def test_a_window_is_repeated_by_the_prediction(work, data, tmp_path):
+    folder = generated(work, tmp_path / "fold")
+    train(folder, "--epochs=1", "--window=-1000000,1000000")
+    image = next(iter(sorted((data / "images").iterdir())))
+    seen = inferer(folder).preprocessing({"image": str(image)})["image"]
+    assert float(seen.median()) == pytest.approx(0.5, abs=0.01), "far from both ends"
 
 
 def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_path):

@@ -90,17 +90,17 @@ class SemsimAlgo(BundleAlgo):
                     f"SemSim is skipped: {path}: MONAI cannot have '#' or '::' in a path; rename or link that folder."
                 )
         labels = _judged(stats, given)
-        if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
-            return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
+        try:
+            if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
+                return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
+            classes = len(_class_names(given.get("class_names"), labels))
+        except ValueError as error:
+            return f"SemSim is skipped: {error}"
         if given.get("extra_modalities"):
             return (
                 "SemSim is skipped: it does not read extra_modalities; list the files of one image as its channels "
                 '("image": [FILE, FILE]).'
             )
-        try:
-            classes = len(_class_names(given.get("class_names"), labels))
-        except ValueError as error:
-            return f"SemSim is skipped: {error}"
         named = _is_list_of_names(given.get("class_names"))  # a class may be in no labelled scan
         if labels != list(range(len(labels))) and not (named and min(labels) >= 0):
             return (
@@ -108,7 +108,7 @@ class SemsimAlgo(BundleAlgo):
                 "them, or give as ignore_label in the input a value that nobody judged."
             )
         if unseen := [v for v in range(classes) if v not in labels]:
-            logger.warning(
+            _warn_once(
                 f"class_names: no labelled scan shows the value {unseen}; see that the names are in their order."
             )
         return ""
@@ -124,6 +124,9 @@ class SemsimAlgo(BundleAlgo):
 
         Returns:
             the records: ``{"hyper_parameters.yaml": {key: value}}``.
+
+        Raises:
+            InputError: input that :meth:`pre_check_skip_algo` skips.
         """
         kwargs.pop("gpu_customization", None)
         kwargs.pop("gpu_customization_specs", None)
@@ -137,6 +140,10 @@ class SemsimAlgo(BundleAlgo):
         values = {} if fresh else copy.deepcopy(self.fill_records[HYPER_PARAMETERS])
         overlay = ConfigParser.load_config_file(str(path.with_name("volumes.yaml")))
         if fresh:
+            if reason := self._refusal(self._input(), _read_stats(data_stats_filename)):  # with allow_skip: false
+                from semsim_bundle.scripts.errors import InputError  # of the package that generates folders
+
+                raise InputError(reason.replace("SemSim is skipped", "SemSim cannot take this input"))
             chosen = dimensions(self._input(), *_medians(_read_stats(data_stats_filename)), overlay["spatial_size"])
             generation_log.info("%s: trains in %dD: %s.", here, *chosen)
             values = dict(zip(("spatial_dims", "spatial_dims_because"), chosen))
@@ -192,7 +199,7 @@ class SemsimAlgo(BundleAlgo):
             "val_interval": "$None if @minutes else max(1, @epochs // 20)",
             "cache_rate": min(1.0, int(50 * memory / kept) / 100),
             "amp": "auto",
-            "intensity": _intensity(modality, stats),
+            "intensity": _intensity(modality, channels, stats),
         }
         if self.mlflow_tracking_uri is not None:
             values["mlflow_tracking_uri"] = self.mlflow_tracking_uri
@@ -289,6 +296,8 @@ def _fill_metadata(path: Path, content: Mapping[str, Any]) -> None:
 
 def _groups(class_names: Any, class_index: Any) -> list[list[int]]:
     if isinstance(class_names, list) and class_names and isinstance(class_names[0], Mapping):
+        if not all(isinstance(entry, Mapping) and {"name", "index"} <= entry.keys() for entry in class_names):
+            raise ValueError(f"class_names: expected name and index in each entry, received {class_names}.")
         class_index = [entry["index"] for entry in class_names]
     return [[int(v) for v in (g if isinstance(g, (list, tuple)) else [g])] for g in class_index or []]
 
@@ -330,10 +339,13 @@ def _class_names(class_names: Any, labels: list[int]) -> list[str]:
     return [names[v] for v in labels]
 
 
-def _intensity(modality: str, stats: Mapping[str, Any]) -> dict[str, Any]:
-    """Transform to [0, 1]: the foreground's range for CT, three deviations about each image's mean otherwise."""
+def _intensity(modality: str, channels: int, stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Transform to [0, 1]: the foreground's range for CT, three deviations about each image's mean otherwise.
+
+    The statistics have the range of the first channel alone: several channels have their own means, in CT, too.
+    """
     to_unit = {"_target_": "ScaleIntensityRanged", "keys": "image", "b_min": 0.0, "b_max": 1.0, "clip": True}
-    if modality == "ct":
+    if modality == "ct" and channels == 1:
         window = stats["image_foreground_stats"]["intensity"]
         low, high = (float(np.min(window["percentile_00_5"])), float(np.max(window["percentile_99_5"])))
         return {**to_unit, "a_min": low, "a_max": high if high > low else low + 1.0}

@@ -71,7 +71,7 @@ class InferClass:
             tuned |= ConfigParser.load_config_file(str(weights / "hyper_parameters.yaml"))
         given = {key: value for key, value in override.items() if key in (*KEYS, "ckpt_name")}
         names = ("intensity", "slice_batch", "amp", "flip_tta")
-        chosen = {key: tuned[key] for key in names if tuned.get(key) is not None}
+        chosen = {key: renamed(tuned[key], package) for key in names if tuned.get(key) is not None}
         chosen |= given
         content = renamed(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.yaml")), package)
         content["device"] = own_device()

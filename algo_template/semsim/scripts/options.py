@@ -23,6 +23,8 @@ ALIASES = {
 #: Where the results of a fold lie, which fold it is, and what it was generated for.
 FIXED = ("bundle_root", "generated_in", "output_dir", "ckpt_path", "fold", "spatial_dims")
 
+#: What reads `window`.
+WINDOWED = "scripts.dataio.intensity.Intensityd"
 #: Keys that are lists whatever the configuration makes them of.
 LISTS = ("class_names", "label_values", "metrics")
 
@@ -88,6 +90,8 @@ def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str
                 logger.warning(f"{source}: {key} {value} is of three dimensions and this fold of two; ignored.")
                 continue
             values[name] = value
+    if values.get("window") is not None:  # in the place of what the data suggest
+        values.setdefault("intensity", {"_target_": WINDOWED, "keys": "image", "window": values["window"]})
     return values
 
 
