@@ -8,6 +8,7 @@ import sys
 import time
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import warm
@@ -42,6 +43,12 @@ def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_
     command = [sys.executable, str(folder / "scripts" / "infer.py"), str(image), str(output)]
     warm.run(command, env=env, check=True, cwd="/")
     assert nib.load(output).shape == nib.load(image).shape
+    whole, one = nib.load(image), tmp_path / "one.nii.gz"
+    nib.save(whole.slicer[..., 2:3], one)
+    warm.run([*command[:2], str(one), str(tmp_path / "one_seg.nii.gz")], env=env, check=True, cwd="/")
+    written = nib.load(tmp_path / "one_seg.nii.gz")
+    assert written.shape == (*whole.shape[:2], 1), "its third axis and place are kept"
+    assert np.allclose(written.affine, nib.load(one).affine, atol=1e-4)
     refusals = {
         "--flip_tts=False": "Unknown option --flip_tts; see --help.",
         str(output): f"{output}: exists already; give another name.",

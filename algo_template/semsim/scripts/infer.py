@@ -138,8 +138,8 @@ def predict(
     given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device,
              "ckpt_name": ckpt_name}  # fmt: skip
     package = own_package(ROOT)
-    modules = ("errors", "dataio.files", "evaluation.predict")
-    errors, files, checks = (importlib.import_module(f"{package}.{name}") for name in modules)
+    modules = ("errors", "dataio.files", "evaluation.predict", "evaluation.stored_header")
+    errors, files, checks, header = (importlib.import_module(f"{package}.{name}") for name in modules)
     target = Path(output)
     if target.exists():
         raise errors.InputError(f"{target}: exists already; give another name.")
@@ -153,7 +153,7 @@ def predict(
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
-                     separate_folder=False)  # fmt: skip
+                     separate_folder=False, writer=header.writer_of(suffix))  # fmt: skip
     save(labels, filename=str(target)[: -len(suffix)])
 
 
