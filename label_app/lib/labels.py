@@ -34,9 +34,9 @@ def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -
     """
     errors = bundles.module(bundle, "errors")
     loader = bundles.module(bundle, "dataio.readers").image_loader
-    settings = bundles.settings(bundle)
+    settings, names = bundles.settings(bundle), bundles.class_names(bundle)
     transform = bundles.module(bundle, "dataio.transforms").CheckVolumed(
-        in_channels=settings.get("in_channels") or 1, num_classes=len(bundles.class_names(bundle))
+        in_channels=settings.get("in_channels") or 1, num_classes=len(names)
     )
     try:
         data = {"image": loader()(str(image)), "label": loader(label=True)(str(label))}
@@ -44,6 +44,13 @@ def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -
         raise errors.InputError(
             f"{Path(label).name}: expected an image and its label, could not read them ({type(error).__name__})."
         ) from error
+    whole = _whole(np.asarray(data["label"]), Path(label))
+    if whole.shape[0] == 1 and (wrong := sorted(value for value in _values(whole) if not 0 <= value < len(names))):
+        classes = ", ".join(f"{value} {name}" for value, name in enumerate(names))
+        raise errors.InputError(
+            f"{Path(label).name}: expected label values 0 to {len(names) - 1} ({classes}), received "
+            f"{', '.join(map(str, wrong[:5]))}; save it with these values, or submit it with the names of its segments."
+        )
     transform(data)
     if not empty and not data["label"].any():
         raise errors.InputError(

@@ -23,6 +23,8 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 ABOUT = ("model", "method", "image", "images", "client_id", "user")
 #: Keys of MONAI Label's own panel that a request may leave empty alone.
 EMPTY = ("run_id", "tracking", "tracking_uri", "tracking_experiment_name", "tracking_run_name")
+#: Lengths of a training below which nothing is learnt.
+LEAST = {"max_epochs": 1, "minutes": 0.001}
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -132,6 +134,8 @@ def _fitting(key: str, value: Any, offered: Any) -> Any:
         number = math.nan
     if isinstance(value, bool) or not -1 <= number <= 1_000_000 or (number < 0 and key != "val_split"):
         raise refuse(f"{key}: expected a number like {offered}, received {str(value)[:80]!r}.")
+    if number < LEAST.get(key, -1):
+        raise refuse(f"{key}: expected a number like {offered}, received {number:g}.")
     if key == "val_split" and number >= 1:
         raise refuse(f"val_split: expected a share below 1 of the labelled images, received {number:g}.")
     return int(number) if isinstance(offered, int) and number.is_integer() else number

@@ -53,6 +53,7 @@ class Studies(LocalDatastore):
             options: of MONAI Label's.
         """
         self.mutex, self.server = threading.RLock(), server
+        self.passed_over: set[str] = set()
         if not server:
             options["read_only"] = True
         options["extensions"] = [e for e in options["extensions"] if e not in ("*.svs", "*.xml")]  # of whole slides
@@ -131,6 +132,19 @@ class Studies(LocalDatastore):
         endings = [SEGMENTATION, *sorted((p.removeprefix("*") for p in self._extensions), key=len, reverse=True)]
         ending = next((ending for ending in endings if file.endswith(ending)), Path(file).suffix)
         return file.removesuffix(ending), ending
+
+    def _add_non_existing_images(self) -> int:
+        """Of several files of one name the books know one; the others are named, once."""
+        changed = super()._add_non_existing_images()
+        for file in self._list_files(self._datastore.image_path(), self._extensions):
+            image, ext = self._to_id(file)
+            entry = self._datastore.objects.get(image)
+            if entry and entry.image.ext != ext and file not in self.passed_over:
+                self.passed_over.add(file)
+                logger.warning(
+                    f"{file}: left out, for {image}{entry.image.ext} has the same name; rename one of the two."
+                )
+        return changed
 
     def _add_non_existing_labels(self, tag: str) -> int:
         """Also the newest file of a label, in the place of an older one with another ending."""

@@ -80,6 +80,17 @@ class SemiSupervised(BundleTrainTask):
         self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
         return labelled
 
+    def _partition_datalist(
+        self, datalist: list[dict[str, Any]], request: dict[str, Any], shuffle: bool = False
+    ) -> Any:
+        training, validation = super()._partition_datalist(datalist, request, shuffle)
+        if not training:
+            raise ValueError(
+                f"val_split {request['val_split']:g}: leaves none of the {len(datalist)} labelled images for training; "
+                "give a smaller share."
+            )
+        return training, validation
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         config = "volumes.json" if self._in_3d() else "train.json"
         self.bundle_config_path = str(Path(self.bundle_path) / "configs" / config)

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from fastapi import HTTPException
 from label_server import assemble
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -19,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import archive, labels
+from lib import archive, labels, names
 from lib.active import KEYS, Scores
 from lib.studies import Studies
 from lib.train import SemiSupervised
@@ -303,3 +304,35 @@ def test_a_label_with_a_palette(bundle, tmp_path):
     picture.save(tmp_path / "a.png")
     told = labels.present(bundle, tmp_path / "a.png")
     assert [(entry["name"], entry["idx"]) for entry in told] == [("liver", LIVER), ("tumour", TUMOUR)]
+
+
+def test_values_that_are_no_class_are_told_with_the_classes(bundle, studies):
+    """The app has none of the options that a training of the bundle has for them."""
+    file = write(studies / "a.nii.gz", truth() * np.uint8(100))
+    with pytest.raises(
+        ValueError, match=r"0 to 2 \(0 background, 1 liver, 2 tumour\), received 100, 200; save"
+    ) as told:
+        labels.check(bundle, str(studies.parents[1] / "a.nii.gz"), file)
+    assert "--label_values" not in str(told.value)
+
+
+def test_two_images_of_one_name_are_told(bundle, studies, caplog):
+    """The books have room for one of them."""
+    write(studies.parents[1] / "a.nrrd", truth())
+    datastore = opened(studies)
+    datastore.refresh()
+    (told,) = [r.message for r in caplog.records if "has the same name" in r.message]
+    assert told.startswith(("a.nrrd: left out, for a.nii.gz", "a.nii.gz: left out, for a.nrrd"))
+    assert sorted(datastore.list_images()) == ["a", "b", "c"]
+
+
+def test_lengths_that_train_nothing_are_refused(bundle, studies, tmp_path):
+    """At once, and not by a training that has started."""
+    task = SemiSupervised(str(bundle), {})
+    for key in ("max_epochs", "minutes"):
+        with pytest.raises(HTTPException) as error:
+            names.checked({key: 0}, {"max_epochs": 20, "minutes": 5})
+        assert error.value.status_code == 400 and f"{key}: expected a number like" in error.value.detail
+    with pytest.raises(ValueError, match=r"val_split 0\.9: leaves none of the 1 labelled images for training"):
+        task._partition_datalist([{"image": "a", "label": "a"}], {"val_split": 0.9})
+    assert len(task._partition_datalist([{"image": "a", "label": "a"}], {})[0]) == 1
