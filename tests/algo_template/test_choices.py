@@ -7,6 +7,7 @@ import json
 import re
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from conftest import ROOT
 from monai.bundle import ConfigParser
 from scripts.dataio import slice_axis
 
-from .folds import TEMPLATES, algo_class, filled, stats
+from .folds import TEMPLATES, algo_class, filled, stats, train
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,18 @@ def test_channels_of_ct_have_intensities_of_their_own(tmp_path):
     assert content["intensity"]["transforms"][0] == {
         "_target_": "NormalizeIntensityd", "channel_wise": True, "keys": "image",
     }  # fmt: skip
+
+
+def test_the_log_of_a_training_says_why_it_ended(tmp_path):
+    """The file is all that AutoRunner leaves of what a training prints."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (32, 32, 4)), {"modality": "mri"})
+    for number in range(4):
+        for name, shape in ((f"{number}.nii.gz", (32, 32, 4)), (f"l{number}.nii.gz", (32, 32, 4, 2))):
+            nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.diag([1.5, 1.5, 10, 1])), tmp_path / name)
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0, spatial_size=[32, 32], epochs=1)
+    assert train(tmp_path / "semsim_0", check=False).returncode == 1
+    log = (tmp_path / "semsim_0" / "model_fold0" / "training.log").read_text()
+    assert "ended early" in log and "expected one channel of label values, received 2" in log, log
 
 
 @pytest.mark.parametrize(

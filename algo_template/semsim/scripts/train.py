@@ -70,7 +70,7 @@ def run(config_file: Any = None, **override: Any) -> None:
     sys.path[0] = str(ROOT)  # `scripts` is this folder's package, and its modules are no top-level ones
     from monai.bundle import ConfigParser
 
-    from scripts.errors import InputError, one_line_errors
+    from scripts.errors import InputError, explain, one_line_errors
     from scripts.options import one_length, understood
 
     one_line_errors()
@@ -95,7 +95,7 @@ def run(config_file: Any = None, **override: Any) -> None:
         overrides |= unlabeled_list(known)
         train(files, folder, overrides)
     except BaseException as error:
-        logger.error(f"The training ended early: {error!r}")
+        logger.error(f"The training ended early: {explain(error) or repr(error)}")
         raise
 
 
