@@ -117,7 +117,8 @@ class SemSimLoss(nn.Module):
             threshold: tau, confidence from which a pseudo-label counts (paper: 0.95).
             views: decoded views that L_u is summed over, with their weights. Default: ``strong_1`` alone.
             perturb: those of the views whose encoder features lose channels before the decoder (paper: ``strong_1``).
-            mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13).
+            mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13), or
+                ``agreement``: the decoder's, and only where the term's pseudo-label is the decoder's class.
             affinity_temperature: t_a (literal: 1).
             affinity_axis: ``row``, or ``column`` (literal).
             refinement: ``mean``, or ``sum`` (literal).
@@ -139,7 +140,7 @@ class SemSimLoss(nn.Module):
         super().__init__()
         choices = {
             "dice": (dice, ("batch", "image")),
-            "mask_source": (mask_source, ("decoder", "own")),
+            "mask_source": (mask_source, ("decoder", "own", "agreement")),
             "affinity_axis": (affinity_axis, ("row", "column")),
             "refinement": (refinement, ("mean", "sum")),
             "uncertainty_divergence": (uncertainty_divergence, ("softmax", "cosine")),
@@ -270,15 +271,18 @@ class SemSimLoss(nn.Module):
                 p["intra"] = refine(features, small, **self.affinity)
             if prototypes is not None:
                 p["cross"] = self._described(full(features), prototypes)[1].exp()
-            sources |= {term: small if self.mask_source == "decoder" else p[term] for term in p if term != "u"}
+            sources |= {term: p[term] if self.mask_source == "own" else small for term in p if term != "u"}
         # indices by max: on a CPU argmax over the channels takes seven times as long
-        targets = {t: Target(p[t].max(dim=1).indices, sources[t].amax(dim=1) >= self.threshold) for t in p}
+        pseudo = {t: p[t].max(dim=1).indices for t in p}
+        meant = {t: sources[t].max(dim=1) for t in p}
+        sure = {t: meant[t].values >= self.threshold for t in p}
+        if self.mask_source == "agreement":
+            sure = {t: sure[t] & (pseudo[t] == meant[t].indices) for t in p}
         if prototypes is not None:
             # where a class is meant that no labelled image shows, p_cr has nothing to say: not in L_cross
-            known, pseudo = prototypes.present.any(dim=0), targets["cross"].pseudo
-            meant = sources["cross"].max(dim=1).indices
-            targets["cross"] = Target(pseudo, targets["cross"].sure & known[meant] & known[pseudo])
-        return targets
+            known = prototypes.present.any(dim=0)
+            sure["cross"] = sure["cross"] & known[meant["cross"].indices] & known[pseudo["cross"]]
+        return {t: Target(pseudo[t], sure[t]) for t in p}
 
     def _described(self, features: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
         """Eq. 9: cosines with the prototypes by sub-region, and log p_cr ``(B, K, *spatial)``."""
