@@ -181,21 +181,9 @@ def test_literal_settings_mask_the_cross_term_to_zero_and_the_defaults_do_not():
     student, weak, label = separable()
     literal = SemSimLoss(num_classes=4, **LITERAL)(student, label, weak)
     assert literal["mask_cross"] == 0 and literal["loss_cross"] == 0
-    for settings in ({}, {"mask_source": "own"}, {"mask_source": "agreement"}, {"uncertainty_scale": 10.0}):
+    for settings in ({}, {"mask_source": "own"}, {"uncertainty_scale": 10.0}):
         terms = SemSimLoss(num_classes=4, **settings)(student, label, weak)
         assert terms["mask_cross"] > 0.9 and terms["loss_cross"] > 0, settings
-
-
-def test_with_agreement_only_positions_count_where_the_description_names_the_decoders_class():
-    """The weak view's features say the last stripe's class where the decoder is sure of the first."""
-    student, weak, label = separable()
-    features = weak.features["weak"].clone()
-    features[..., 0] = features[..., 3]
-    weak = Output(weak.logits, {"weak": features})
-    masks = {m: SemSimLoss(num_classes=4, mask_source=m)(student, label, weak) for m in ("decoder", "agreement")}
-    assert masks["decoder"]["mask_cross"] > 0.95 and masks["decoder"]["mask_u"] == masks["agreement"]["mask_u"]
-    assert masks["agreement"]["mask_cross"] == pytest.approx(0.75, abs=0.01)
-    assert masks["agreement"]["loss_cross"] < masks["decoder"]["loss_cross"]
 
 
 def test_pseudo_labels_move_with_their_box():
@@ -274,7 +262,7 @@ def test_several_views_are_weighted():
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(ValueError, match="decoder or own or agreement"):
+    with pytest.raises(ValueError, match="decoder or own"):
         SemSimLoss(num_classes=4, mask_source="teacher")
 
 

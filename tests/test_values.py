@@ -72,10 +72,7 @@ def test_keys_within_sections_that_nothing_reads():
             {"_target_": LOSS, "num_classes": 4, "views": {"strong1": 1}},
             "views .*strong1",
         ),
-        (
-            {"_target_": LOSS, "num_classes": 4, "mask_source": "x"},
-            "loss#mask_source: expected decoder or own or agre",
-        ),
+        ({"_target_": LOSS, "num_classes": 4, "mask_source": "x"}, "loss#mask_source: expected decoder or own, rec"),
         ({"_target_": LOSS, "num_classes": 4, "affinity_axis": "rows"}, "loss#affinity_axis: .* received 'rows'"),
         ({"_target_": LOSS, "num_classes": 4, "refinement": "x"}, "loss#refinement: expected mean or sum"),
         ({"_target_": LOSS, "num_classes": 4, "uncertainty_divergence": "x"}, "uncertainty_divergence: expected soft"),

@@ -92,7 +92,6 @@ class SemSimLoss(nn.Module):
         lambda_u: float = 0.5,
         lambda_intra: float = 0.25,
         lambda_cross: float = 0.25,
-        lambda_labeled: float = 0.0,
         threshold: float = 0.8,
         views: Mapping[str, float] | None = None,
         perturb: Sequence[str] = (),
@@ -115,14 +114,10 @@ class SemSimLoss(nn.Module):
             lambda_u: weight of L_u (paper: 0.5).
             lambda_intra: weight of L_intra (paper: 0.25).
             lambda_cross: weight of L_cross (paper: 0.25).
-            lambda_labeled: weight of the cross entropy of p_cr of the labelled images, each described by the others
-                of the batch, with their labels: from the first step on it teaches the features that L_cross compares
-                (not in the paper: 0).
             threshold: tau, confidence from which a pseudo-label counts (paper: 0.95).
             views: decoded views that L_u is summed over, with their weights. Default: ``strong_1`` alone.
             perturb: those of the views whose encoder features lose channels before the decoder (paper: ``strong_1``).
-            mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13), or
-                ``agreement``: the decoder's, and only where the term's pseudo-label is the decoder's class.
+            mask_source: whose confidence masks L_intra and L_cross: ``decoder``, or ``own`` (paper, eq. 6 and 13).
             affinity_temperature: t_a (literal: 1).
             affinity_axis: ``row``, or ``column`` (literal).
             refinement: ``mean``, or ``sum`` (literal).
@@ -144,7 +139,7 @@ class SemSimLoss(nn.Module):
         super().__init__()
         choices = {
             "dice": (dice, ("batch", "image")),
-            "mask_source": (mask_source, ("decoder", "own", "agreement")),
+            "mask_source": (mask_source, ("decoder", "own")),
             "affinity_axis": (affinity_axis, ("row", "column")),
             "refinement": (refinement, ("mean", "sum")),
             "uncertainty_divergence": (uncertainty_divergence, ("softmax", "cosine")),
@@ -166,7 +161,6 @@ class SemSimLoss(nn.Module):
             raise InputError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
-        self.lambda_labeled = lambda_labeled
         self.views = views
         self.perturb = tuple(perturb)
         self.affinity: dict[str, Any] = {
@@ -193,12 +187,12 @@ class SemSimLoss(nn.Module):
         ``strong_2`` fused alone (L_cross needs no decoder).
         """
         if not unlabeled:
-            return Streams(decode=("labeled",), fuse=("labeled",) * (self.lambda_labeled > 0))
+            return Streams(decode=("labeled",))
         intra, cross = self.lambda_intra > 0, self.lambda_cross > 0
         views = tuple(self.views) if self.lambda_u > 0 else ()
         if intra and "strong_1" not in views:
             views += ("strong_1",)
-        fuse = ("strong_1",) * intra + ("labeled",) * (cross or self.lambda_labeled > 0) + ("strong_2",) * cross
+        fuse = ("strong_1",) * intra + ("labeled", "strong_2") * cross
         return Streams(decode=("labeled", *views), fuse=fuse, perturb=tuple(p for p in self.perturb if p in views))
 
     def weak_streams(self) -> Streams:
@@ -231,12 +225,8 @@ class SemSimLoss(nn.Module):
         terms = {"loss_s": supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
-        prototypes = self._prototypes(student, label) if student.features.get("labeled") is not None else None
-        if prototypes is not None and self.lambda_labeled > 0:
-            terms["loss_labeled"] = self._labeled(student, prototypes, label)
-            total = total + self.lambda_labeled * terms["loss_labeled"]
         if weak is not None:
-            prototypes = prototypes if self.lambda_cross > 0 else None
+            prototypes = self._prototypes(student, label) if self.lambda_cross > 0 else None
             targets = self._targets(weak, prototypes)
             shares["pseudo"] = targets["u"].pseudo
             if self.lambda_u > 0:
@@ -280,40 +270,21 @@ class SemSimLoss(nn.Module):
                 p["intra"] = refine(features, small, **self.affinity)
             if prototypes is not None:
                 p["cross"] = self._described(full(features), prototypes)[1].exp()
-            sources |= {term: p[term] if self.mask_source == "own" else small for term in p if term != "u"}
+            sources |= {term: small if self.mask_source == "decoder" else p[term] for term in p if term != "u"}
         # indices by max: on a CPU argmax over the channels takes seven times as long
-        pseudo = {t: p[t].max(dim=1).indices for t in p}
-        meant = {t: sources[t].max(dim=1) for t in p}
-        sure = {t: meant[t].values >= self.threshold for t in p}
-        if self.mask_source == "agreement":
-            sure = {t: sure[t] & (pseudo[t] == meant[t].indices) for t in p}
+        targets = {t: Target(p[t].max(dim=1).indices, sources[t].amax(dim=1) >= self.threshold) for t in p}
         if prototypes is not None:
             # where a class is meant that no labelled image shows, p_cr has nothing to say: not in L_cross
-            known = prototypes.present.any(dim=0)
-            sure["cross"] = sure["cross"] & known[meant["cross"].indices] & known[pseudo["cross"]]
-        return {t: Target(pseudo[t], sure[t]) for t in p}
+            known, pseudo = prototypes.present.any(dim=0), targets["cross"].pseudo
+            meant = sources["cross"].max(dim=1).indices
+            targets["cross"] = Target(pseudo, targets["cross"].sure & known[meant] & known[pseudo])
+        return targets
 
     def _described(self, features: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
         """Eq. 9: cosines with the prototypes by sub-region, and log p_cr ``(B, K, *spatial)``."""
         similarity = cross_similarity(features, prototypes, regions=self.regions)
         log_p = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
         return similarity, merge_regions(log_p, self.regions, features.shape[2:])
-
-    def _labeled(self, student: Output, prototypes: Prototypes, label: Tensor) -> Tensor:
-        """Cross entropy of p_cr of each labelled image, described by the others, where they show the labelled class."""
-        features = full(student.features["labeled"])
-        similarity = cross_similarity(features, prototypes, regions=self.regions)  # (J, R, L, J, K)
-        target = nearest(label, features.shape[2:])
-        losses = []
-        for j in range(len(features)):
-            others = prototypes.present.clone()
-            others[j] = False
-            log_p = cross_log_probabilities(similarity[j : j + 1], others, **self.pooling)
-            log_p = merge_regions(log_p, self.regions, features.shape[2:])[0]
-            known = others.any(dim=0)[target[j].clamp(min=0)] & (target[j] >= 0)
-            entropy = -log_p.gather(0, target[j : j + 1].clamp(min=0))[0]
-            losses.append((entropy * known).mean())
-        return torch.stack(losses).mean()
 
     def _consistency(
         self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]
