@@ -242,6 +242,8 @@ class ResumeFrom:
             )
         if "scaler" in content:
             load_dict["scaler"] = PrecisionState(engine)
+        if "stages" not in content:  # of an earlier version
+            load_dict.pop("stages", None)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
             raise InputError(
