@@ -201,3 +201,23 @@ def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path,
     assert engine.state.iteration == clock.length.steps == schedule.total_iters == len(rates)
     assert rates[-1] == pytest.approx(0) and min(rates[:-1]) > 0
     assert json.loads((tmp_path / "training.json").read_text()) == {"epochs": engine.state.epoch, "seed": 7}
+
+
+@pytest.mark.parametrize("pace, epochs", [(25, range(8, 11)), (4, [21])])
+def test_a_schedule_of_another_kind_keeps_its_course(phantom_dir, tmp_path, monkeypatch, pace, epochs):
+    """One that nothing can stretch: four minutes of 21 steps become fewer where they last longer, but never more."""
+    time = Time(monkeypatch)
+
+    def measured(plan):
+        plan.step_seconds.update(dict.fromkeys((stage for stage, _ in plan.loader.stages.shares), 10.0))
+        return 10.0, 5.0
+
+    monkeypatch.setattr(Plan, "speed", measured)
+    halved = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer"}
+    state, settings = train(
+        phantom_dir, tmp_path, minutes=4, steps_per_epoch=1, wait=lambda: time.wait(pace),
+        lr_scheduler={**halved, "lr_lambda": "$lambda n: 0.5**n"},
+    )  # fmt: skip
+    done = state["trainer"]["iteration"]
+    assert done in epochs and settings["epochs"] == done
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.001 * 0.5**done)

@@ -230,7 +230,7 @@ class ResumeFrom:
     def _load(self, engine: Workflow) -> None:
         logger.info(f"Resuming from {self.path}")
         steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
-        total = getattr(schedule, "total_iters", None)
+        total = schedule.total_iters if isinstance(schedule, PolynomialLR) else None
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
         content = read_checkpoint(str(self.path))
@@ -256,7 +256,7 @@ class ResumeFrom:
                 f"{self.path}: its training had {engine.state.epoch_length} steps an epoch, this one has {steps}; "
                 "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
             )
-        if schedule is not None and total is not None and schedule.total_iters != total:
+        if isinstance(schedule, PolynomialLR) and total is not None and schedule.total_iters != total:
             stretch(schedule, total)  # another number of epochs
 
 
