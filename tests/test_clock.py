@@ -54,6 +54,8 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do():
     with pytest.raises(InputError, match=r"minutes 0\.5: expected at least 0\.6, for start and measuring took 27 s"):
         bought(0.5, 27.0, 2.0, 3.0, one_pass=20)
     assert bought(0.6, 27.0, 2.0, 3.0, one_pass=20).steps == 2
+    with pytest.raises(InputError, match=r"expected at least 0\.7"):  # 0.61 would do, but 0.6 not
+        bought(0.6, 30.2, 2.0, 3.0, one_pass=20)
 
 
 @pytest.mark.parametrize(
