@@ -189,6 +189,9 @@ def read_datalist(
     else:  # AutoRunner copies `validation` into `training`, with a fold in both
         lists["training"] = [i for i in lists["training"] if "fold" not in i or i not in lists["validation"]]
     if key == "unlabeled" and unlabeled_key != key:
+        if unlabeled_key not in content:
+            there = ", ".join(name for name, value in content.items() if isinstance(value, list))
+            problems.append(f"{datalist}: unlabeled_key {unlabeled_key}: no such list; expected one of {there}.")
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
     problems += _unread(datalist, content, key, unlabeled_key)
