@@ -186,6 +186,10 @@ def read_datalist(
         whole = [item for item in labeled if item.get("fold") in validating and item.get("labeled_slices") is None]
         lists["training"] = [item for item in labeled if item not in whole]
         lists["validation"] = whole
+        if key == "validation" and not whole:
+            logger.warning(
+                f"{datalist}: no case of `training` that is labelled throughout has the fold {fold}, so none validates."
+            )
     else:  # AutoRunner copies `validation` into `training`, with a fold in both
         lists["training"] = [i for i in lists["training"] if "fold" not in i or i not in lists["validation"]]
     if key == "unlabeled" and unlabeled_key != key:
