@@ -54,6 +54,8 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do():
     with pytest.raises(InputError, match=r"minutes 0\.5: expected at least 0\.6, for start and measuring took 27 s"):
         bought(0.5, 27.0, 2.0, 3.0, one_pass=20)
     assert bought(0.6, 27.0, 2.0, 3.0, one_pass=20).steps == 2
+    with pytest.raises(InputError, match=r"expected at least 0\.7"):  # 0.61 would do, but 0.6 not
+        bought(0.6, 30.2, 2.0, 3.0, one_pass=20)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +203,23 @@ def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path,
     assert engine.state.iteration == clock.length.steps == schedule.total_iters == len(rates)
     assert rates[-1] == pytest.approx(0) and min(rates[:-1]) > 0
     assert json.loads((tmp_path / "training.json").read_text()) == {"epochs": engine.state.epoch, "seed": 7}
+
+
+@pytest.mark.parametrize("pace, epochs", [(25, range(8, 11)), (4, [21])])
+def test_a_schedule_of_another_kind_keeps_its_course(phantom_dir, tmp_path, monkeypatch, pace, epochs):
+    """One that nothing can stretch: four minutes of 21 steps become fewer where they last longer, but never more."""
+    time = Time(monkeypatch)
+
+    def measured(plan):
+        plan.step_seconds.update(dict.fromkeys((stage for stage, _ in plan.loader.stages.shares), 10.0))
+        return 10.0, 5.0
+
+    monkeypatch.setattr(Plan, "speed", measured)
+    halved = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer"}
+    state, settings = train(
+        phantom_dir, tmp_path, minutes=4, steps_per_epoch=1, wait=lambda: time.wait(pace),
+        lr_scheduler={**halved, "lr_lambda": "$lambda n: 0.5**n"},
+    )  # fmt: skip
+    done = state["trainer"]["iteration"]
+    assert done in epochs and settings["epochs"] == done
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.001 * 0.5**done)

@@ -208,7 +208,7 @@ def test_evaluation_prefers_labelled_test_cases(folders):
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
 
 
-def test_folds_of_an_auto3dseg_datalist(folders):
+def test_folds_of_an_auto3dseg_datalist(folders, caplog):
     """Items of the fold validate, the others train; test images serve as unlabelled ones on request."""
     content = make(folders)["training"]
     items = [{**item, "fold": int(case_name(item["image"])[1]) % 2} for item in content]
@@ -222,6 +222,8 @@ def test_folds_of_an_auto3dseg_datalist(folders):
     assert patients(read("training", fold=0)) == {"p1", "p3"} and patients(read("validation", fold=0)) == {"p0", "p2"}
     assert patients(read("training", fold=1)) == {"p0", "p2"} and len(read("training")) == 8
     assert read("validation") == [] == read("unlabeled", fold=0)
+    assert "none validates" not in caplog.text
+    assert read("validation", fold=2) == [] and "has the fold 2, so none validates" in caplog.text
     unlabeled = read("unlabeled", fold=0, unlabeled_key="testing")
     assert patients(unlabeled) == {"p4", "p5"} and all("label" not in item for item in unlabeled)
     testing[0]["image"] = items[0]["image"]

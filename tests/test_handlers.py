@@ -106,6 +106,9 @@ def test_an_epoch_done_again_has_one_row(tmp_path):
     for epoch, a in ((1, 10), (2, 20), (3, 30), (2, 21), (3, 31)):
         append_row(tmp_path / "log.csv", {"epoch": epoch, "a": a})
     assert (tmp_path / "log.csv").read_text().split() == ["epoch,a", "1,10", "2,21", "3,31"]
+    (tmp_path / "log.csv").write_text("epoch,a\n1.0,10\n2.0,21\n")  # as pandas may have saved it
+    append_row(tmp_path / "log.csv", {"epoch": 2, "a": 22})
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,a", "1.0,10", "2,22"]
 
 
 def test_estimate_names_the_demo_when_it_will_be_long(caplog):

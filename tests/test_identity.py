@@ -200,6 +200,8 @@ def test_a_list_of_another_name_is_read_when_named_and_others_are_told_of(same_n
         read_datalist(same_names / "l.json", same_names, key, unlabeled_key="unlabelled", require_label=False)
     assert "nothing reads the list `phantoms`" in caplog.text and "names" not in caplog.text
     assert read_datalist(same_names / "l.json", same_names, "testing") == [], "a prediction of `testing` goes on"
+    with pytest.raises(InputError, match="unlabeled_key unlabled: no such list; expected one of training, unlabelled"):
+        read_datalist(same_names / "l.json", same_names, "unlabeled", unlabeled_key="unlabled")
 
 
 def test_patients_of_any_name_can_be_named(tmp_path, capsys):

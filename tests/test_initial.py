@@ -55,6 +55,14 @@ def test_what_means_the_same_is_kept(weights, caplog, classes, fusion, head, fus
     assert (found["backbone.final_conv"], found["fusion"]) == (head, fused) and said in caplog.text
 
 
+def test_a_network_with_another_last_layer_is_told_to_keep_it(tmp_path, caplog):
+    network, file = torch.nn.Conv2d(1, 4, 1), tmp_path / "w.pt"
+    torch.save(torch.nn.Conv2d(1, 4, 1).state_dict(), file)
+    (tmp_path / "training.json").write_text(json.dumps({"class_names": HEART}))
+    assert torch.equal(initialized(network, file, [*HEART[:3], "atrium"]).weight, read_state(file)["weight"])
+    assert "begins with all of them, also for background" in caplog.text and "anew" not in caplog.text
+
+
 def test_other_intensities_or_voxels_are_warned_of(weights, caplog):
     seen = {"intensity": {"_target_": NAME, "window": [-150, 250]}, "spacing": [1.0, 1.0, 3.0]}
     (weights.parent / "training.json").write_text(json.dumps({"class_names": HEART, **seen}))

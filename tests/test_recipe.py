@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from helpers import workflow
 from ignite.engine import Events
 from scripts.errors import find_input_error
@@ -67,6 +68,19 @@ def test_what_does_not_change_what_is_learnt_may_change(phantom_dir, first, tmp_
     assert old.pop("recipe") and old.pop("processes") == 1
     (folder / "training.json").write_text(json.dumps(old))
     assert begun(data, folder, stop=4, epochs=5, **{"loss#threshold": 0.9}) == 4
+
+
+def test_the_first_weights_need_not_stay_where_they_were(phantom_dir, first, tmp_path):
+    weights, folder = tmp_path / "weights.pt", tmp_path / "out"
+    content = torch.load(first / "resume_checkpoint_1.pt", weights_only=True)
+    torch.save(content["network"], weights)
+    assert begun(phantom_dir, folder, initial=str(weights)) == 1
+    moved = weights.rename(tmp_path / "moved.pt")
+    assert begun(phantom_dir, folder, stop=2) == 2
+    assert json.loads((folder / "training.json").read_text())["initial"] == str(weights), "still its origin"
+    assert begun(phantom_dir, folder, stop=3, initial=str(moved)) == 3
+    assert json.loads((folder / "training.json").read_text())["initial"] == str(moved)
+    assert "initial: expected " in refused(phantom_dir, first, initial=str(moved)), "which would do nothing"
 
 
 def test_a_checkpoint_of_another_folder_is_compared_with_the_settings_there(phantom_dir, first, tmp_path):

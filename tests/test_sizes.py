@@ -106,6 +106,28 @@ def test_a_training_grows_and_resumes_as_if_it_had_not_stopped(phantom_dir, tmp_
     assert "early_sizes: expected [[32, 0.5]], received []" in str(find_input_error(caught.value))
 
 
+def test_no_stage_comes_again_where_a_training_becomes_longer(phantom_dir, tmp_path):
+    stages = Stages(64, [[32, 0.5]], 0.25)
+    assert [stages.begin(e, 4) for e in (1, 2, 3)] == [stage for stage, _ in stages.shares]
+    assert {stages.stage(e, 400) for e in (4, 5, 400)} == {stages.last}
+
+    run(phantom_dir, tmp_path, epochs=4, steps_per_epoch=1, stop=3)
+    shapes, _ = run(phantom_dir, tmp_path, epochs=12, steps_per_epoch=1, resume="auto", stop=5)
+    assert shapes == 2 * [(64, 64)], "epochs 4 and 5 of 12 are early, but come after one in full size"
+    shapes, _ = run(phantom_dir, tmp_path, epochs=24, steps_per_epoch=1, resume="auto", stop=6)
+    assert shapes == [(64, 64)]
+    with (tmp_path / "training_log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["loss_u"]) for row in rows] == [False, *5 * [True]], "and the log keeps all epochs"
+
+    older = tmp_path / "resume_checkpoint_6.pt"
+    content = torch.load(older, weights_only=True)
+    assert content.pop("stages") == {"reached": 2}
+    torch.save(content, older)  # as an earlier version left it
+    shapes, _ = run(phantom_dir, tmp_path, epochs=7, steps_per_epoch=1, resume="auto")
+    assert shapes == [(64, 64)]
+
+
 def test_other_widths_are_saved_and_restored(phantom_dir, tmp_path):
     """A narrower network: whoever loads its weights finds its widths beside them."""
     widths = [8, 8, 16, 16, 32, 8]

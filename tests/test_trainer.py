@@ -265,6 +265,26 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, overlay):
         run(tmp_path / "parts", "elsewhere.pt")
 
 
+def test_the_files_of_another_training_are_left_alone(tmp_path):
+    """Of one that has ended and whose checkpoints were deleted, and of one that the checkpoint does not belong to."""
+    ended, other = tmp_path / "ended", tmp_path / "other"
+    resumable(ended, "", epochs=2, **QUICK)
+    resumable(other, "", epochs=2, stop=1, **QUICK)
+    (checkpoint,) = other.iterdir()
+    with pytest.raises(InputError, match=r"ended/resume_checkpoint_2\.pt: an earlier training has its files here"):
+        resumable(ended, str(checkpoint), epochs=2, **QUICK)
+    for path in ended.iterdir():
+        path.unlink()
+    (ended / "model_best.pt").touch()
+    resumable(ended, "auto", epochs=1, **QUICK)  # it was killed before its first checkpoint
+    (ended / "resume_checkpoint_1.pt").unlink()
+    (ended / "model_last.pt").touch()
+    with pytest.raises(InputError, match=r"ended/model_last\.pt: a training has ended here, and none of its resume"):
+        resumable(ended, "auto", epochs=4, **QUICK)
+    trainer, _, _ = resumable(tmp_path / "new", str(checkpoint), epochs=2, **QUICK)
+    assert trainer.state.epoch == 2
+
+
 def test_a_truncated_checkpoint_is_passed_over(tmp_path, caplog):
     """The power fails: the file before the newest one is taken, and said so; with none left nothing is overwritten."""
     resumable(tmp_path, "", epochs=4, stop=2, **QUICK)

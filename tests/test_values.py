@@ -28,6 +28,8 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"keep_largest": "FALSE"}, "keep_largest: expected True or False, received the text 'FALSE'; "),
         ({"loss": {"gather_prototypes": "off"}}, "loss#gather_prototypes: expected True or False"),
         ({"class_names": ["organ"]}, "class_names: expected at least two"),
+        ({"spatial_size": 0, "spatial_dims": 2}, "spatial_size: expected 16 pixels or more, .*, received 0."),
+        ({"spatial_size": [64], "spatial_dims": 2}, r"spatial_size: .* \[width, height\] of as many, received \[64\]."),
         ({"class_names": ["background", "a", "a"]}, "class_names: .* received a more than once"),
     ],
 )
@@ -37,7 +39,8 @@ def test_values_that_mean_nothing(config, said):
 
 
 def test_values_that_mean_something():
-    config = {"epochs": None, "steps_per_epoch": 1, "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
+    config = {"spatial_size": [100, 16], "spatial_dims": 2, "epochs": None, "steps_per_epoch": 1,
+              "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
               "class_names": ["background", "a"], "learning_rate": "$1e-3", "publish": 0,
               "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0"}  # fmt: skip
     assert list(wrong_values(ConfigParser(config))) == []

@@ -186,9 +186,16 @@ def read_datalist(
         whole = [item for item in labeled if item.get("fold") in validating and item.get("labeled_slices") is None]
         lists["training"] = [item for item in labeled if item not in whole]
         lists["validation"] = whole
+        if key == "validation" and not whole:
+            logger.warning(
+                f"{datalist}: no case of `training` that is labelled throughout has the fold {fold}, so none validates."
+            )
     else:  # AutoRunner copies `validation` into `training`, with a fold in both
         lists["training"] = [i for i in lists["training"] if "fold" not in i or i not in lists["validation"]]
     if key == "unlabeled" and unlabeled_key != key:
+        if unlabeled_key not in content:
+            there = ", ".join(name for name, value in content.items() if isinstance(value, list))
+            problems.append(f"{datalist}: unlabeled_key {unlabeled_key}: no such list; expected one of {there}.")
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
         lists[key] = _items(datalist, content, unlabeled_key, problems)
     problems += _unread(datalist, content, key, unlabeled_key)

@@ -353,7 +353,7 @@ class TwoStreamLoader:
         """Set the epoch (from 1) that the next pass belongs to, of how many; ``None``: as the last, in full size."""
         self.epoch = epoch
         if self.stages is not None:
-            self.set_stage(self.stages.stage(epoch, epochs) if epochs else self.stages.last)
+            self.set_stage(self.stages.begin(epoch, epochs) if epochs else self.stages.last)
 
     def set_stage(self, stage: Stage) -> None:
         """Set the size of the slices of the next pass, and whether unlabelled ones take part in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -55,8 +55,11 @@ class Stage(NamedTuple):
 class Stages:
     """What the epochs of a training consist of: smaller slices first, and labelled ones alone.
 
+    A training that becomes longer on its way goes back to no stage that it has left.
+
     Attributes:
         shares: pairs of a stage and its fraction of the training, in their order; the fractions sum to 1.
+        reached: place among them of the last stage that has begun.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Stages:
             size = next(size for (size, _), until in zip(sizes, ends) if begin < until)
             shares.append((Stage(size, begin >= start), end - begin))
         self.shares = tuple(shares)
+        self.reached = 0
 
     @property
     def last(self) -> Stage:
@@ -99,13 +103,27 @@ class Stages:
         return self.shares[-1][0]
 
     def stage(self, epoch: int, epochs: int) -> Stage:
-        """That of an epoch, from 1, of a training of so many."""
-        end = 0.0
-        for stage, share in self.shares:
-            end += share
-            if (epoch - 0.5) / epochs < end and epoch < epochs:
-                return stage
-        return self.last
+        """That of an epoch, from 1, of a training of so many, for epochs that are still to come."""
+        return self.shares[self._place(epoch, epochs)][0]
+
+    def begin(self, epoch: int, epochs: int) -> Stage:
+        """Begin an epoch, whose stage is that of :meth:`stage`; the first begins a training anew."""
+        self.reached = 0 if epoch == 1 else self.reached
+        self.reached = self._place(epoch, epochs)
+        return self.shares[self.reached][0]
+
+    def _place(self, epoch: int, epochs: int) -> int:
+        ends = accumulate(share for _, share in self.shares[:-1])
+        passed = sum((epoch - 0.5) / epochs >= end or epoch >= epochs for end in ends)
+        return max(passed, self.reached)
+
+    def state_dict(self) -> dict[str, int]:
+        """The stage that has begun, for the resume checkpoint."""
+        return {"reached": self.reached}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take up the stage of an earlier process."""
+        self.reached = min(state["reached"], len(self.shares) - 1)
 
 
 def _sizes(

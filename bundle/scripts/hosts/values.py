@@ -8,6 +8,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..dataio.sizes import MULTIPLE
+
 #: Least and greatest value of whole numbers, and of others. ``None`` leaves the choice to the program.
 WHOLE = {
     "epochs": (1, math.inf), "steps_per_epoch": (1, math.inf), "val_interval": (1, math.inf),
@@ -39,6 +41,11 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
     for key in SWITCHES:
         if isinstance(value := _given(parser, key), str) and value.lower() != "true":
             yield f"{key}: expected True or False, received the text {value!r}; write one of the two, without quotes."
+    size = _given(parser, "spatial_size")
+    sides = [size, size] if isinstance(size, int) else size
+    pixels = isinstance(sides, Sequence) and len(sides) == 2 and all(type(n) is int and n >= MULTIPLE for n in sides)
+    if size is not None and not pixels and _given(parser, "spatial_dims") == 2:  # patches say it themselves
+        yield f"spatial_size: expected {MULTIPLE} pixels or more, or [width, height] of as many, received {size!r}."
     names = _given(parser, "class_names")
     if names is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -120,7 +121,7 @@ def bought(minutes: float, spent: float, step: float, validation: float, **given
     length = affordable(60 * minutes * (1 - RESERVE) - spent, step, validation, **given)  # type: ignore[arg-type]
     if length is None:
         epoch = (given.get("steps_per_epoch") or 1) * step
-        least = (spent + epoch + validation) / (1 - RESERVE) / 60
+        least = math.ceil((spent + epoch + validation) / (1 - RESERVE) / 6) / 10  # no less than would do
         raise InputError(
             f"minutes {minutes:g}: expected at least {least:.1f}, for start and measuring took {spent:.0f} s, and an "
             f"epoch takes {epoch:.1f} s, a validation {validation:.1f} s; give more minutes, or lower --spatial_size."

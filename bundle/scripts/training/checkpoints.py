@@ -141,31 +141,35 @@ def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
     Args:
         resume, save_dir: as for :class:`ResumeFrom`, whose errors of one process this raises.
     """
-    found = resume_checkpoints(save_dir)
-    path: str | None = None
-    if resume in ("", None, False):
-        if earlier := [*sorted(Path(save_dir).glob("model_*.pt")), *found]:
+    folder = Path(save_dir)
+    found = resume_checkpoints(folder)
+    if resume in ("auto", True):
+        newest, last = newest_readable(found), folder / "model_last.pt"
+        if newest is None and last.exists():
             raise InputError(
-                f"{earlier[-1]}: an earlier training has its files here; continue it with --resume auto, or "
-                "give another --output_dir."
+                f"{last}: a training has ended here, and none of its {RESUME_PREFIX}_checkpoint_N.pt is left to go on "
+                f"from; give another --output_dir, with --initial {folder} to begin with its weights."
             )
-    elif resume in ("auto", True):
-        newest = newest_readable(found)
-        path = None if newest is None else str(newest)
-    elif os.path.isfile(resume):
-        path = resume
-    else:
+        return None if newest is None else str(newest)
+    fresh = resume in ("", None, False)
+    if not fresh and not os.path.isfile(resume):
         raise InputError(f"{resume}: no such checkpoint; give a file, `auto`, or nothing for a fresh start.")
-    return path
+    begins = fresh or Path(resume).resolve().parent != folder.resolve()
+    if begins and (earlier := [*sorted(folder.glob("model_*.pt")), *found]):
+        raise InputError(
+            f"{earlier[-1]}: an earlier training has its files here; continue it with --resume auto, or give another "
+            "--output_dir."
+        )
+    return None if fresh else resume
 
 
-def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -> None:
+def check_start(resume: str | None, output_dir: str, initial: str | os.PathLike = "") -> None:
     """That what a training begins with can be used, before it reads its images.
 
     Each process looks for itself, for not all of them need come here at the same point of their run.
 
     Args:
-        resume, output_dir: as for :class:`ResumeFrom`.
+        resume, output_dir: as for :class:`ResumeFrom`; ``None``: no matter what lies there, for nothing is written.
         initial: weights to begin with, or the folder of a training; empty: none.
 
     Raises:
@@ -179,7 +183,8 @@ def check_start(resume: str, output_dir: str, initial: str | os.PathLike = "") -
         raise InputError(
             f"--output_dir {output_dir}: not permitted to write in {there}; give an --output_dir that may be written."
         )
-    resume_path(resume, output_dir)
+    if resume is not None:
+        resume_path(resume, output_dir)
     if initial:
         read_state(weights_file(initial), option="initial")
 
@@ -209,8 +214,9 @@ class ResumeFrom:
             device: where to load it to.
 
         Raises:
-            InputError: no such file, one that cannot be read, or a fresh start where checkpoints of an earlier training
-                lie, or processes that found different checkpoints.
+            InputError: no such file, one that cannot be read, a fresh start or a checkpoint of another folder where
+                files of an earlier training lie, ``auto`` where one has ended and left no checkpoint, or processes that
+                found different checkpoints.
         """
         self.path = resume_path(resume, save_dir)
         check_agreed(self.path)
@@ -224,7 +230,7 @@ class ResumeFrom:
     def _load(self, engine: Workflow) -> None:
         logger.info(f"Resuming from {self.path}")
         steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
-        total = getattr(schedule, "total_iters", None)
+        total = schedule.total_iters if isinstance(schedule, PolynomialLR) else None
         where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
         content = read_checkpoint(str(self.path))
@@ -242,13 +248,15 @@ class ResumeFrom:
             )
         if "scaler" in content:
             load_dict["scaler"] = PrecisionState(engine)
+        if "stages" not in content:  # of an earlier version
+            load_dict.pop("stages", None)
         CheckpointLoader(load_path=str(self.path), load_dict=load_dict, map_location=where)(engine)
         if engine.state.epoch_length != steps:
             raise InputError(
                 f"{self.path}: its training had {engine.state.epoch_length} steps an epoch, this one has {steps}; "
                 "resume with the same datalist, batch_size and processes, or start afresh in another --output_dir."
             )
-        if schedule is not None and total is not None and schedule.total_iters != total:
+        if isinstance(schedule, PolynomialLR) and total is not None and schedule.total_iters != total:
             stretch(schedule, total)  # another number of epochs
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, Workflow
-from torch.optim.lr_scheduler import PolynomialLR
+from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
 from ..dataio.sizes import Stage, Stages
 from ..distributed import check_agreed, of_rank_0, rank_and_size
@@ -171,10 +171,11 @@ class KeepTime:
     On a machine that keeps its pace nothing happens. If by the pace of the last epochs the end would fall behind the
     time, or before it by more than twice the reserve (other programs came or went, the processor throttles, a killed
     process lost an epoch), the number is set anew, the learning rate takes its course to the new end, and it is said.
+    A schedule of another kind keeps its course, and the training becomes no longer than it.
     """
 
     def __init__(
-        self, clock: Clock, lr_scheduler: PolynomialLR, output_dir: str | os.PathLike, stages: Stages | None = None
+        self, clock: Clock, lr_scheduler: LRScheduler, output_dir: str | os.PathLike, stages: Stages | None = None
     ) -> None:
         """
         Args:
@@ -210,7 +211,8 @@ class KeepTime:
         self.seconds.append((self.completed - self.begun) / self._cost(engine.state.epoch, engine.state.max_epochs))
         length = cast(Length, self.clock.length)
         epochs = of_rank_0(self._epochs(engine.state.epoch, length))
-        if epochs == length.epochs:
+        own = not isinstance(self.lr_scheduler, PolynomialLR)
+        if epochs == length.epochs or (own and epochs > length.epochs):
             return
         say(
             logging.WARNING,
@@ -220,7 +222,8 @@ class KeepTime:
         )
         self.clock.length = length = replace(length, epochs=epochs)
         engine.state.max_epochs = epochs
-        stretch(self.lr_scheduler, length.steps)
+        if isinstance(self.lr_scheduler, PolynomialLR):
+            stretch(self.lr_scheduler, length.steps)
         if rank_and_size()[0] == 0 and self.path.is_file():
             write_settings(self.path, {**json.loads(self.path.read_text()), "epochs": epochs})
 

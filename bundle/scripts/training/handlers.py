@@ -39,7 +39,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             kept = [
-                r for r in csv.DictReader(file) if None not in r.values() and int(r.get("epoch") or 0) < row["epoch"]
+                r for r in csv.DictReader(file) if None not in r.values() and float(r.get("epoch") or 0) < row["epoch"]
             ]
         if any(value and name not in row for r in kept for name, value in r.items()):
             path.replace(path.with_name(f"{path.stem}_{time.strftime('%Y%m%d_%H%M%S')}{path.suffix}"))

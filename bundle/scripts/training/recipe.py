@@ -14,10 +14,11 @@ T = TypeVar("T")
 #: Entries of a configuration that a training depends on, with all that they name.
 ROOTS = ("train#trainer", "lr_scheduler")
 #: Names of what may change on the way: the machine, memory and speed, the length (steps an epoch are compared by
-#: themselves), the place of the data (of which there are lists), what looks on, and names of classes in messages.
+#: themselves), the place of the data (of which there are lists) and of the first weights, what looks on, and names of
+#: classes in messages.
 FREE = {
     "device", "amp", "non_blocking", "pin_memory", "num_workers", "cache_rate", "progress", "fusion_checkpoint",
-    "max_epochs", "total_iters", "steps", "clock", "data", "train_handlers", "class_names",
+    "max_epochs", "total_iters", "steps", "clock", "data", "initial", "train_handlers", "class_names",
 }  # fmt: skip
 
 

@@ -153,6 +153,9 @@ class SaveSettings:
         """That a training is resumed with the settings that it began with, as far as they were saved then."""
         began = json.loads(path.read_text())
         free = {"epochs", "minutes", "keep_largest", "flip_tta", "recipe"}  # the others may change on the way
+        if began.get("initial"):  # which nothing reads any more, so it may have moved or be left out
+            free.add("initial")
+            self.settings["initial"] = now.get("initial") or began["initial"]
         other = differences(saved_name(began), saved_name(now), (now.keys() & began.keys()) - free)
         was, values = began.get("recipe"), now["recipe"]
         if was and values:  # what a setting says is not said again

@@ -71,8 +71,12 @@ def initialized(
         was = f"classes {', '.join(before)}" if others and before else "another number of classes"
         if same_classes:
             raise InputError(f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others.")
-        logger.info(f"{initial}: weights of {was}; the last layer is initialised anew for {', '.join(class_names)}.")
-        new.append(HEAD)
+        wanted = ", ".join(class_names)
+        if any(k.startswith(HEAD) for k in own):
+            logger.info(f"{initial}: weights of {was}; the last layer is initialised anew for {wanted}.")
+            new.append(HEAD)
+        else:  # a network of the user's, whose last layer may have any name
+            logger.warning(f"{initial}: weights of {was}; this network begins with all of them, also for {wanted}.")
     if any(k.startswith(FUSION) for k in own) and _differ(state, own, FUSION):
         logger.info(f"{initial}: has no weights for this kind of fusion, which is initialised anew.")
         new.append(FUSION)
