@@ -58,6 +58,20 @@ def test_numbers_are_drawn_by_patient_and_seed(folders, capsys):
     assert make(folders, labeled=2, validation=1, testing=1, seed=3, class_names="background,heart") == datalist
 
 
+def test_folds_keep_the_images_of_a_patient_together(folders, capsys):
+    datalist = make(folders, folds=3, testing=1, seed=1)
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "--fold 0 --output_dir RUN0" in command
+    assert len(datalist["training"]) == 6 and not datalist["validation"]
+    path, tested = folders / "datalist.json", patients(datalist["testing"])
+    validating = [patients(read_datalist(path, folders, "validation", fold=fold)) for fold in range(3)]
+    assert all(len(p) == 1 for p in validating) and set().union(*validating) == {"p0", "p1", "p2", "p3"} - tested
+    for fold, apart in enumerate(validating):
+        trained = patients(read_datalist(path, folders, "training", fold=fold))
+        assert trained == {"p0", "p1", "p2", "p3"} - tested - apart
+        assert patients(read_datalist(path, folders, "unlabeled", fold=fold)) == {"p4", "p5"}
+
+
 def test_names_of_patients_or_cases_are_followed(folders, capsys):
     datalist = make(folders, labeled="p0", validation=["p2_frame01"], testing="p3")
     assert patients(datalist["training"]) == {"p0"} and patients(datalist["testing"]) == {"p3"}
@@ -105,6 +119,9 @@ def test_default_trains_on_every_label_left(folders):
         ({"group_by": "^(p"}, "no regular expression"),
         ({"labeled": -1}, "0 or more"),
         ({"labeled": 1.5}, "0 or more"),
+        ({"folds": 5}, "from 2 to that of the patients to train on with labels, 4, received 5"),
+        ({"folds": 1}, "received 1"),
+        ({"folds": 2, "validation": "p1"}, "expected no list `validation`.* received p1; leave out --validation"),
     ],
 )
 def test_refused(folders, options, message):
@@ -197,6 +214,30 @@ def test_images_to_predict(folders):
         read_images(folders / "empty")
     with pytest.raises(InputError, match="no such folder"):
         read_images(folders / "nowhere")
+
+
+def test_a_patient_on_both_sides_is_told(folders, caplog):
+    """In lists that others made, or folds that AutoRunner drew, for which two images are two cases."""
+    content = make(folders)
+    path = folders / "drawn.json"
+    items = [{**item, "fold": n % 2} for n, item in enumerate(content["training"])]
+    path.write_text(json.dumps({**content, "training": items}))
+    read_datalist(path, folders, "training", fold=0)
+    assert not caplog.text
+    read_datalist(path, folders, "validation", fold=0)
+    assert "p0_frame02, which is trained on, and p0_frame01, which is scored, are of one patient" in caplog.text
+    assert "and so are images of 3 more: such scores are too good" in caplog.text
+    caplog.clear()
+    read_datalist(folders / "datalist.json", folders, "validation")
+    for names in (("a/p1", "b/p1"), ("p_1", "p_2"), ("site1/scan", "site1/other")):
+        items = [{"image": f"{name}.nii.gz", "label": f"{name}_seg.nii.gz"} for name in names]
+        for name in names:
+            (folders / name).parent.mkdir(exist_ok=True)
+            (folders / f"{name}.nii.gz").touch()
+            (folders / f"{name}_seg.nii.gz").touch()
+        path.write_text(json.dumps({"training": items[:1], "testing": items[1:]}))
+        read_datalist(path, folders, "testing")
+    assert not caplog.text
 
 
 def test_evaluation_prefers_labelled_test_cases(folders):

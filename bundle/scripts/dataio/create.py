@@ -15,6 +15,7 @@ from .split import (
     Cases,
     as_names,
     distribute,
+    draw_folds,
     group_cases,
     list_lines,
     make_lists,
@@ -45,6 +46,7 @@ def create(
     labeled: Any = None,
     validation: Any = 0,
     testing: Any = 0,
+    folds: Any = None,
     group_by: str | None = None,
     seed: int = 0,
     class_names: Any = None,
@@ -76,6 +78,7 @@ def create(
             line; patient:6 for one whose name is a number; default all; 0 to score --testing alone
         validation: The same for validation, none by default.
         testing: The same for testing, none by default.
+        folds: Number of folds for cross-validation, in place of --validation; the images of a patient are in one fold
         group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
             behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
         seed: Seed of the draw.
@@ -152,10 +155,14 @@ def create(
     taken = distribute(cases, wanted, seed=seed)
     root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     scored_alone = "testing" in taken.values() and wanted.get("training") == 0
-    lists = make_lists(cases, taken, root, to_train=not scored_alone)
+    fold_of = None if folds is None else draw_folds(taken, folds, seed=seed)
+    lists = make_lists(cases, taken, root, folds=fold_of, to_train=not scored_alone)
     who = "patients" if cases.known else "cases"
     for line in list_lines(cases, taken, lists, who):
         print(line)
+    for fold in range(folds if fold_of else 0):
+        members = sorted(group for group, own in (fold_of or {}).items() if own == fold)
+        print(f"{f'fold {fold}':<11} {len(members):4d} {who}  {' '.join(members)}")
     unused = [group for group in cases.labeled_groups if group not in taken]
     if unused and not scored_alone:
         print(f"{'not used':<11} labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
@@ -184,11 +191,12 @@ def create(
         print(f"wrote {output}; to score the weights of a training on it, in the bundle's folder:")
         print(scoring_command(root, output))
         return
-    print(f"wrote {output}; to train on it for an hour, in the bundle's folder:")
-    print(training_command(root, output))
+    turns = f", fold 0 of {folds}" if fold_of else ""
+    print(f"wrote {output}; to train on it for an hour{turns}, in the bundle's folder:")
+    print(training_command(root, output, folds=bool(fold_of)))
     if found is not None and suits_3d(found):
         print("or in 3D, which may do better here:")
-        print(training_command(root, output, volumes=True))
+        print(training_command(root, output, volumes=True, folds=bool(fold_of)))
 
 
 def _stray(layout: Layout, where: str) -> list[str]:

@@ -38,7 +38,7 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
-from .split import LISTS
+from .split import LISTS, shared_patients
 
 logger = logging.getLogger("semsim")
 
@@ -203,6 +203,15 @@ def read_datalist(
     problems += _in_two_lists(datalist, lists, root)
     problems += _labels_of_two_images(datalist, lists, root, key)
     _name(lists, root)
+    if key in ("validation", "testing"):
+        names = ([str(item["case"]) for item in lists[name]] for name in ("training", key))
+        if shared := shared_patients(*names):
+            (trained, scored, what), others = shared[0], len(shared) - 1
+            logger.warning(
+                f"{datalist}: {trained}, which is trained on, and {scored}, which is scored, are of one patient by "
+                f"{what}{f', and so are images of {others} more' * (others > 0)}: such scores are too good. Keep the "
+                "images of a patient in one list, and in one fold, as `python -m scripts datalist create` does."
+            )
 
     chosen = [dict(item, stream=key) for item in lists[key]]
     if key == "unlabeled":

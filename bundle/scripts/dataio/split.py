@@ -18,12 +18,13 @@ from ..errors import InputError, raise_all
 LISTS = ("training", "unlabeled", "validation", "testing")
 #: What counts the images of one patient.
 REPEATS = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
+FOLDER = "their outermost folder"
 #: Where a case name shows whose image it is, the surest first: what it is called, and the expression.
 PATIENTS = {
     "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
     "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
     "the subject of BraTS": r"(?:^|/)(brats-[a-z]+-\d+)-\d{3}(?=\D|$)",
-    "their outermost folder": rf"^([^/]+?)(?:[_-](?:{REPEATS})[_-]?\d+[^/]*)?/",
+    FOLDER: rf"^([^/]+?)(?:[_-](?:{REPEATS})[_-]?\d+[^/]*)?/",
     "their name up to _frame, _slice, _ses and the like": rf"^(.+?)[_-](?:{REPEATS})[_-]?\d+(?=\D|$)",
 }
 #: Outermost folders that are nobody's.
@@ -80,9 +81,7 @@ def group_cases(
     found_by: Counter[str] = Counter()
     problems = []
     for name, path in images.items():
-        shown = name if group_by else NOBODYS.sub("", name)
-        found = ((what, match) for what, rule in rules.items() if (match := rule.search(shown)))
-        what, match = next(found, ("", None))
+        what, match = _patient(name if group_by else NOBODYS.sub("", name), rules)
         if match is None and not group_by:
             groups.setdefault(name, []).append(name)
             continue
@@ -94,6 +93,35 @@ def group_cases(
             found_by[what] += 1
     raise_all(problems)
     return Cases(images, labels, groups, found_by)
+
+
+def _patient(name: str, rules: Mapping[str, re.Pattern[str]]) -> tuple[str, re.Match[str] | None]:
+    """The first rule that finds a patient in a name, and what it found; if none does, none."""
+    found = ((what, match) for what, rule in rules.items() if (match := rule.search(name)))
+    return next(found, ("", None))
+
+
+def shared_patients(training: Sequence[str], scored: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Patients that are trained on and scored, as far as file names alone show them: folders may mean anything here.
+
+    Args:
+        training, scored: names of cases.
+
+    Returns:
+        for each patient a name of either, and what shows that they are of one.
+    """
+    rules = {what: re.compile(pattern, re.IGNORECASE) for what, pattern in PATIENTS.items() if what != FOLDER}
+    of_training: dict[tuple[str, str], str] = {}
+    for name in training:
+        what, match = _patient(name, rules)
+        if match is not None:
+            of_training.setdefault((what, match[1]), name)
+    shared: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for name in scored:
+        what, match = _patient(name, rules)
+        if match is not None and (what, match[1]) in of_training:
+            shared.setdefault((what, match[1]), (of_training[what, match[1]], name, what))
+    return list(shared.values())
 
 
 def patients_line(cases: Cases) -> str:
@@ -186,8 +214,35 @@ def _choose(
         taken[group] = use
 
 
+def draw_folds(taken: Mapping[str, str], number: int, *, seed: int = 0) -> dict[str, int]:
+    """The fold of every patient of ``training``, for cross-validation; two folds differ by one patient at most.
+
+    Args:
+        taken: the list of every patient that is not unlabelled.
+        number: of folds.
+        seed: of the draw.
+
+    Raises:
+        InputError: a list ``validation`` as well, or a number that is not from 2 to the number of patients.
+    """
+    if apart := sorted(group for group, use in taken.items() if use == "validation"):
+        raise InputError(f"folds: expected no list `validation`, for in cross-validation those of `training` validate "
+                         f"in turn, received {', '.join(apart)}; leave out --validation, or --folds.")  # fmt: skip
+    groups = [group for group, use in taken.items() if use == "training"]
+    if not (type(number) is int and 2 <= number <= len(groups)):
+        raise InputError(f"folds: expected a number from 2 to that of the patients to train on with labels, "
+                         f"{len(groups)}, received {number!r}.")  # fmt: skip
+    random.Random(seed).shuffle(groups)
+    return {group: place % number for place, group in enumerate(groups)}
+
+
 def make_lists(
-    cases: Cases, taken: Mapping[str, str], root: Path, *, to_train: bool = True
+    cases: Cases,
+    taken: Mapping[str, str],
+    root: Path,
+    *,
+    folds: Mapping[str, int] | None = None,
+    to_train: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """The lists of a datalist, paths relative to ``root``; a patient that is in no list is unlabelled.
 
@@ -195,6 +250,7 @@ def make_lists(
         cases: all of them.
         taken: the list of every patient that is not unlabelled.
         root: folder of the images and labels.
+        folds: fold of the patients of ``training``.
         to_train: whether somebody has to be left to train on.
 
     Raises:
@@ -214,6 +270,8 @@ def make_lists(
                     problems.append(f"{cases.images[case]}: chosen for {use}, but it has no label of that name.")
                     continue
                 item["label"] = _relative(cases.labels[case], root)
+            if folds and use == "training":
+                item["fold"] = folds[group]
             lists[use].append(item)
     raise_all(problems)
     if to_train and not lists["training"]:

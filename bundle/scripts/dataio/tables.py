@@ -236,16 +236,18 @@ def label_names(values: Sequence[int], class_names: Sequence[str], ignore_label:
     return names | ({str(ignore_label): "ignore"} if ignore_label is not None and names else {})
 
 
-def training_command(root: str | Path, output: str | Path, *, volumes: bool = False) -> str:
+def training_command(root: str | Path, output: str | Path, *, volumes: bool = False, folds: bool = False) -> str:
     """The command that trains on a datalist for an hour, to be pasted into a shell.
 
     Args:
         root: folder that the paths in it are relative to.
         output: the datalist.
         volumes: whether to train in 3D.
+        folds: whether the datalist is for cross-validation, of which this is the first training.
     """
     given = _options("volumes" if volumes else "semsim_minus", root, output)
-    return _command("run", "training", *given, "--output_dir", "RUN", "--minutes", "60")
+    place = ["--fold", "0", "--output_dir", "RUN0"] if folds else ["--output_dir", "RUN"]
+    return _command("run", "training", *given, *place, "--minutes", "60")
 
 
 def scoring_command(root: str | Path, output: str | Path) -> str:
