@@ -133,15 +133,15 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--name", default="semsim", help="of the model in the clients")
+    parser.add_argument("--name", default="semsim", help="name of the model in Slicer and OHIF")
     parser.add_argument(
-        "--class_names", type=lambda text: text.split(","), help="first,second,... of the values 1, 2, ..."
+        "--class_names", type=lambda text: text.split(","), help="names of the label values 1, 2, ..., with commas"
     )
-    parser.add_argument("--spatial_size", type=int, help="pixels a side; in 3D voxels of a patch")
-    parser.add_argument("--volumes", action="store_true", help="train and predict in 3D, beginning without weights")
-    parser.add_argument("--window", nargs=2, type=float, help="intensities that become 0 and 1, HU of a CT say")
-    parser.add_argument("--app", type=Path, help="another app than this one, MONAI Label's monaibundle say")
-    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"])
+    parser.add_argument("--spatial_size", type=int, help="pixels per side of a slice; in 3D voxels per side of a patch")
+    parser.add_argument("--volumes", action="store_true", help="train and predict in 3D; starts without weights")
+    parser.add_argument("--window", nargs=2, type=float, help="intensities that become 0 and 1, for instance HU of CT")
+    parser.add_argument("--app", type=Path, help="folder of another app to copy, such as MONAI Label's monaibundle")
+    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"], help="fusion module of the network")
     options = vars(parser.parse_args())
     app = assemble(options.pop("output"), **options)
     settings = json.loads(next(app.glob("model/*/models/training.json")).read_text())

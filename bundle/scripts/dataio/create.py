@@ -62,7 +62,7 @@ def create(
     table: str = "",
     dry_run: bool = False,
 ) -> None:
-    r"""Look at images and labels, say what is there, and make a datalist, split by patient.
+    r"""Check images and labels, print what is there, and make a datalist, split by patient.
 
     They come as two folders, or as one data set whose layout is recognised: nnU-Net, Medical Segmentation Decathlon,
     BIDS, a folder for each patient, 3D Slicer's segmentations.
@@ -70,32 +70,32 @@ def create(
     A patient is used with labels only if every image of that patient has one.
 
     Args:
-        images: Folder of images of any format MONAI reads, with all folders below; DICOM slices in a folder are one
-        labels: Folder of labels, matched by name without ending; not every image needs one.
-        output: JSON file to write, which must not exist yet.
-        data: Folder of a data set in place of images and labels
-        labeled: Number of patients to train on with labels, drawn by seed, or their names, or a file of names, one a
-            line; patient:6 for one whose name is a number; default all; 0 to score --testing alone
-        validation: The same for validation, none by default.
-        testing: The same for testing, none by default.
+        images: Folder of images, subfolders included; the DICOM slices in a folder are one image
+        labels: Folder of labels, matched by name without ending; not every image needs one
+        output: JSON file to write, which must not exist yet
+        data: Folder of a data set, in place of images and labels
+        labeled: Patients to train on with labels, all by default. patient:6 is the one named 6, 6 a number to draw by
+            seed (0 to score --testing alone); also names with commas, or a file with one name per line
+        validation: The same for validation, none by default
+        testing: The same for testing, none by default
         folds: Number of folds for cross-validation, in place of --validation; the images of a patient are in one fold
         group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
             behind patient or subject, the outermost folder, or the name up to _frameNN, _sliceNN, _sesNN and the like
-        seed: Seed of the draw.
+        seed: Seed of the draw
         class_names: Names of the classes in the order of their label values, background first
-        channels: Channels of the images, where 4D files hold them along their last axis
-        image_suffix: What image names end with and label names do not, for instance _0000; others are left out
-        label_suffix: What label names end with and image names do not, such as _seg; then both may be in one folder
-        slice_axis: What slices are stacked along, the same in every image: R (left to right), A (back to front), S
-            (feet to head), or 0, 1, 2 as stored; default as most images suggest. Kept in the datalist
-        trust: What counts where the headers of image and label put the same voxels in different places: header, or
-            voxels, which then ignores the headers of all labels; default such labels are refused. Kept in the datalist
-        label_values: Value of each class in the label files, background first, where the files leave that open
+        channels: Number of channels, if 4D files hold them along their last axis
+        image_suffix: Ending of image names that label names lack, for instance _0000; images without it are left out
+        label_suffix: Ending of label names that image names lack, for instance _seg; then both may be in one folder
+        slice_axis: Axis along which slices are stacked in all images: R (left to right), A (back to front), S
+            (feet to head), or 0, 1, 2 as stored; by default as most images suggest. Kept in the datalist
+        trust: If the headers of image and label disagree about position, which counts: header, or
+            voxels, which ignores the headers of all labels. By default such labels are refused. Kept in the datalist
+        label_values: Value of each class in the label files, background first, if the files leave that open
         ignore_label: Value of voxels to ignore, which count in no loss and no score
-        most_classes: How many values a label may show
-        check: Whether to read every file; false trusts them.
-        table: CSV file to write a row for every image to.
-        dry_run: Print what is there and which patient would be in which list, but write no datalist.
+        most_classes: Most values that a label may have
+        check: Whether to read and check every file
+        table: CSV file to write, with a row for every image
+        dry_run: Print everything, but write no datalist
     """
     if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
         raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")

@@ -267,7 +267,7 @@ def prepare(
     check: bool = True,
     dry_run: bool = False,
 ) -> None:
-    """Look at a public benchmark as it was released, say what is there, and make the datalist of the paper.
+    """Check a public benchmark as it was released, print what is there, and make the datalist of the paper.
 
     acdc: 70 / 10 / 20 of the patients 001 to 100, both frames, by the published lists, 1, 3 or 7 labelled (default 7).
     promise12: 35 / 5 / 10 of the 50 training cases, 1 or 2 labelled (default 2), drawn. isic (2018, task 1): 1838 / 756
@@ -275,13 +275,13 @@ def prepare(
 
     Args:
         release: acdc, promise12 or isic
-        source: Folder that the release was unpacked into; all folders below are searched
+        source: Folder that the release was unpacked into, subfolders included
         output: JSON file to write, which must not exist yet
         labeled: How many of the training patients are labelled, or their names
-        split: Numbers or fractions for training, validation and testing, instead of the paper's; then drawn by seed
+        split: Numbers or fractions for training, validation and testing, drawn by seed, in place of the paper's split
         seed: Seed of the draws
-        check: Whether to read every file; false trusts them
-        dry_run: Print what is there and which patient would be in which list, but write nothing
+        check: Whether to read and check every file
+        dry_run: Print everything, but write nothing
     """
     if release not in RELEASES:
         raise InputError(f"{release}: expected one of {', '.join(RELEASES)}; for data of your own there is "

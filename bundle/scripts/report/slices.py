@@ -258,12 +258,11 @@ def overlay(
         output: PNG file to write.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names of the label values 0, 1, 2, ... for the legend, a list or text with commas; names by value,
-            background first, where the values are others: "{0: background, 2: liver, 3: tumour}". Values without a
-            name are shown as numbers.
+        class_names: names for the legend, by value, background first, as in "{0: background, 2: liver}", or those of
+            the values 0, 1, 2, ... with commas. Values without a name are shown as numbers.
         slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
-            the body. Default: the coarsest
-        zoom: whether to show the surroundings of the labels alone.
+            the body. By default the coarsest axis.
+        zoom: whether to show only the region of the labels.
 
     Returns:
         ``output``.
