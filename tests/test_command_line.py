@@ -80,6 +80,27 @@ def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
             main()
 
 
+@pytest.mark.parametrize(
+    ("words", "ran"),
+    [(["--dry_run", "false"], None), (["--dry-run=no"], None), (["--dry_run", "b.png"], None), (["--dry_run"], True),
+     (["--dry_run", "False"], False), (["--dry_run=0"], 0), (["--dry_run=True"], True)],
+)  # fmt: skip
+def test_no_text_is_taken_for_a_switch(monkeypatch, words, ran):
+    """Fire takes `false` for a text, which is true."""
+    calls = []
+
+    def write(image: str, dry_run: bool = False) -> None:
+        calls.append(dry_run)
+
+    monkeypatch.setattr("sys.argv", ["write", "a.png", *words])
+    if ran is None:
+        with pytest.raises(InputError, match="--dry_run: expected True or False, received '"):
+            command(write)
+    else:
+        command(write)
+    assert calls == [] if ran is None else calls == [ran]
+
+
 def test_all_at_once():
     with pytest.raises(InputError, match="2 problems in the options:") as caught:
         check_options(["program", *TRAIN, "--amp", "false", "--epoch", "2"])

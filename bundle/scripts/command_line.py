@@ -12,6 +12,8 @@ from .errors import InputError, one_line_errors
 
 #: What fire takes for an option, and what for the end of the one before.
 OPTION, FLAG = re.compile(r"--.|-[a-zA-Z]"), re.compile(r"--|-[a-zA-Z]")
+#: What a switch may be followed by.
+SWITCH = ("", "True", "False", "true", "1", "0")
 
 
 def options_of(argv: Sequence[str]) -> dict[str, str]:
@@ -35,12 +37,16 @@ def command(function: Callable[..., Any], name: str = "") -> None:
         name: of the command, where it is the first word; empty: there is none.
 
     Raises:
-        InputError: an option that the function has not.
+        InputError: an option that the function has not, or another text than True or False for a switch: fire takes
+            any text for true, ``false`` as well.
     """
     import fire
 
     one_line_errors()
-    known = {*inspect.signature(function).parameters, "help", "h"}
-    if unknown := [option for option in options_of(sys.argv[1:]) if option not in known]:
+    known, given = inspect.signature(function).parameters, options_of(sys.argv[1:])
+    if unknown := [option for option in given if option not in {*known, "help", "h"}]:
         raise InputError(f"Unknown option --{unknown[0]}; see --help.")
+    for option, text in given.items():
+        if option in known and isinstance(known[option].default, bool) and text not in SWITCH:
+            raise InputError(f"--{option}: expected True or False, received {text!r}.")
     fire.Fire({name: function} if name else function)

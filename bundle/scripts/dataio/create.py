@@ -93,7 +93,7 @@ def create(
         label_values: Value of each class in the label files, background first, if the files leave that open
         ignore_label: Value of voxels to ignore, which count in no loss and no score
         most_classes: Most values that a label may have
-        check: Whether to read and check every file
+        check: Whether to read and check every file; False trusts them
         table: CSV file to write, with a row for every image
         dry_run: Print everything, but write no datalist
     """

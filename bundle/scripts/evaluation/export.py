@@ -145,7 +145,9 @@ def main() -> None:
     one_line_errors()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt_path", default=str(ROOT / "models" / "model.pt"), help="weights; default: the shipped ones")
+    parser.add_argument(
+        "--ckpt_path", default=str(ROOT / "models" / "model.pt"), help="weights; default: the shipped ones"
+    )
     parser.add_argument("--output", required=True, help="file to write: .ts, .pt or .onnx")
     options = parser.parse_args()
     export(options.ckpt_path, options.output)
