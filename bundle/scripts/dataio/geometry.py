@@ -21,10 +21,10 @@ from .files import is_picture
 TRUST = ("header", "voxels")
 
 
-def file_name(tensor: torch.Tensor) -> str:
-    """The file that a tensor was read from, for messages."""
+def file_name(tensor: torch.Tensor, item: Mapping[Any, Any] | None = None) -> str:
+    """The file that a tensor was read from, else the case of the item that it belongs to, for messages."""
     meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
-    return str(meta.get("filename_or_obj") or "(in memory)")
+    return str(meta.get("filename_or_obj") or (item or {}).get("case") or "(in memory)")
 
 
 def vanished(before: torch.Tensor, after: torch.Tensor, class_names: Sequence[str]) -> str:
