@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .files import evenly, is_picture
-from .geometry import on_image_grid, states_grid, voxels_apart
+from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
 from .slice_axis import common_direction
@@ -295,9 +295,8 @@ def elsewhere(found: Survey) -> list[str]:
         image = found.images.get(case)
         if image is None or label.channels != 1:
             continue
-        stated = states_grid(image.affine) and states_grid(label.affine)
         same = (*image.shape, 1)[:3] == (*label.shape, 1)[:3]
-        if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
+        if not same or contradict(image.affine, label.affine, image.shape):
             result.append(case)
     return result
 

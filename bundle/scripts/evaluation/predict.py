@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
 from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
-from ..dataio.geometry import states_grid, voxels_apart
+from ..dataio.geometry import contradict
 from ..dataio.loaders import read_item
 from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
@@ -198,8 +198,7 @@ def _other_grid(image: str, prediction: Path) -> str:
         return f"it cannot be read, {type(error).__name__}"
     if (*shape, 1)[:3] != (*own, 1)[:3]:
         return " and ".join(" x ".join(map(str, n)) for n in (own, shape)) + " voxels"
-    stated = states_grid(affine) and states_grid(found)
-    return "its place in space" if stated and voxels_apart(affine, found, shape) > 0.5 else ""
+    return "its place in space" if contradict(affine, found, shape) else ""
 
 
 def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:
