@@ -326,8 +326,8 @@ def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, 
     return items
 
 
-def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
+def evaluation_key(datalist: str | os.PathLike) -> str:
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``."""
     content, problems = load_datalist(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
     raise_all(problems + _unread(datalist, content, "testing", ""))

@@ -226,7 +226,6 @@ def survey(
     channels: int | None = None,
     trust: str | None = None,
     most_classes: int = MOST_VALUES,
-    progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
@@ -236,11 +235,10 @@ def survey(
         channels: how many channels the images are said to have; ``None``: as most of them have.
         trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
         most_classes: how many values a label may show.
-        progress: whether to show a progress bar.
     """
     problems: list[str] = []
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
-    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file", disable=not progress)
+    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file")
     both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
     for kind, files in enumerate(both):
         for case, path in files.items():
