@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lib import archive, bundles, labels
+from lib import archive, labels
 from lib.active import Scores, strategies
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
@@ -128,7 +128,6 @@ class SemSimApp(MONAILabelApp):
         if named and not (isinstance(named, list) and all(isinstance(entry, dict) for entry in named)):
             raise refuse("label_info: expected a list of segments with name and idx.")
         bundle = Path(self.bundles.get(model if isinstance(model, str) else "", next(iter(self.bundles.values()))))
-        names = bundles.class_names(bundle)
         final = tag == DefaultLabelTag.FINAL.value
         if final and info.get("empty") is True and "://" in self.studies:
             raise refuse(
@@ -137,7 +136,7 @@ class SemSimApp(MONAILabelApp):
         try:
             if final or named:
                 labels.check_readable(bundle, file)
-            changed = labels.by_name(file, named, names)
+            changed = labels.by_name(bundle, file, named)
             if final:
                 labels.check(bundle, image, file, empty=info.get("empty") is True)
             if not final and not named and not changed:

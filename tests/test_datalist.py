@@ -272,7 +272,7 @@ def test_folds_of_an_auto3dseg_datalist(folders, caplog):
     with pytest.raises(InputError, match="stands in `training` and again in `unlabeled`"):
         read("unlabeled", unlabeled_key="extra")
     path.write_text(json.dumps({"training": items, "testing": [{"image": "images/p4_frame01.nii.gz"}]}))
-    assert evaluation_key(path, 1) == "validation"
+    assert evaluation_key(path) == "validation"
 
 
 @pytest.mark.parametrize("path", ["../elsewhere/a.nii.gz", "ABSOLUTE"])

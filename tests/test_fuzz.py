@@ -67,7 +67,7 @@ def test_any_json_as_datalist(content, key, fold, unlabeled_key):
                 assert os.path.exists(item["label"])
     except InputError as error:
         assert str(folder) in str(error)
-    for call in (lambda: evaluation_key(folder / "list.json", fold), lambda: read_images(folder, folder / "list.json")):
+    for call in (lambda: evaluation_key(folder / "list.json"), lambda: read_images(folder, folder / "list.json")):
         try:
             call()
         except InputError as error:

@@ -205,3 +205,11 @@ def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
         samples.write_nifti(tmp_path / f"images/{case}.nii.gz", samples.blob((20, 20, 3), seed=1)[0] + noise)
     create(**options, output=str(tmp_path / "e.json"), class_names="background,organ")
     assert "window" not in json.loads((tmp_path / "e.json").read_text())
+
+
+def test_an_image_of_hardly_anything_but_zeros_stays_in_the_unit_range_and_is_named(caplog):
+    image = torch.zeros(1, 100, 100)
+    image[0, 0, :10] = torch.arange(100.0, 1100.0, 100.0)
+    scaled = Intensityd("image")({"image": image})["image"]
+    np.testing.assert_allclose(scaled[0, 0, :10], np.arange(0.1, 1.05, 0.1), rtol=1e-5)
+    assert "percentiles are equal" in caplog.text and "--window" in caplog.text

@@ -1,104 +1,158 @@
-"""Scores by hand, the rule for empty masks, units, and the picture."""
+"""The report: from files alone, with the data, of volumes and of pictures; self-contained."""
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
+import base64
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import samples
 import torch
-from monai.data import MetaTensor
-from scripts.evaluation.metrics import ScoreCases, score_case, summarize
+from helpers import workflow
+from scripts.dataio.create import create
+from scripts.errors import InputError
+from scripts.method.network import SemSimNet
+from scripts.method.similarity import affinity
+from scripts.report.build import Report, write
+from scripts.report.samples import FeatureLook, Slice
+
+EVERY = {
+    "scores", "case_best", "case_median", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
+    "features",
+}  # fmt: skip
 
 
-def cube(start, stop, size=20):
-    volume = torch.zeros(size, size, size, dtype=torch.long)
-    volume[start:stop, start:stop, start:stop] = 1
-    return volume
+def train(output: Path, *names: str, **options) -> Path:
+    flow = workflow("train", "train", *names, output_dir=str(output), show_progress=False, **options)
+    flow.initialize()
+    flow.run()
+    return output
 
 
-def test_identical_masks_and_a_shift_by_hand():
-    truth = cube(5, 15)
-    same = score_case(truth, truth, num_classes=2, spacing=(1.0, 1.0, 1.0))
-    assert same["dice"] == [1.0] and same["hd95"] == [0.0] and same["assd"] == [0.0]
-    shifted = score_case(truth.roll(2, dims=2), truth, num_classes=2, spacing=(1.0, 1.0, 3.0))
-    assert shifted["dice"][0] == pytest.approx(0.8)
-    assert shifted["hd95"][0] == pytest.approx(6.0), "two voxels of 3 mm"
+def report(output: Path, **options) -> str:
+    flow = workflow("train", "train", "evaluate", output_dir=str(output), show_progress=False, run_id="reporting",
+                    **options)  # fmt: skip
+    flow.initialize()
+    flow.run()
+    return (output / "report" / "index.html").read_text(encoding="utf-8")
 
 
-def test_empty_rule():
-    empty, full = torch.zeros(10, 10, 4, dtype=torch.long), torch.zeros(10, 10, 4, dtype=torch.long)
-    full[2:5, 2:5] = 1
-    diagonal = math.hypot(10 * 1.5, 10 * 1.5, 4 * 8)
-    for prediction, truth in ((empty, full), (full, empty)):
-        scores = score_case(prediction, truth, num_classes=2, spacing=(1.5, 1.5, 8.0))
-        assert scores["dice"] == [0.0] and scores["hd95"][0] == scores["assd"][0] == pytest.approx(diagonal)
-    neither = score_case(empty, empty, num_classes=2, spacing=(1.0, 1.0, 1.0))
-    assert all(math.isnan(neither[m][0]) for m in neither)
+def embedded(page: str) -> list[bytes]:
+    """Pictures of a page; fails where it needs anything from elsewhere."""
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources), "it needs no network and no other file"
+    assert "<script" not in page and "url(" not in page and "@import" not in page
+    return [base64.b64decode(s.split(",", 1)[1]) for s in sources if s.startswith("data:")]
 
 
-def test_pictures_and_volumes_of_one_slice():
-    truth = torch.zeros(20, 20, 1, dtype=torch.long)
-    truth[5:10, 5:10] = 1
-    volume = score_case(truth.roll(1, 0), truth, num_classes=2, spacing=(2.0, 2.0, 9.0))
-    flat = score_case(truth.roll(1, 0)[..., 0], truth[..., 0], num_classes=2, spacing=(2.0, 2.0))
-    assert volume == flat and flat["hd95"] == [2.0]
-    sagittal = score_case(truth.roll(1, 0).movedim(-1, 0), truth.movedim(-1, 0), num_classes=2, spacing=(9.0, 2.0, 2.0))
-    assert sagittal == flat, "of one slice along any axis"
+@pytest.fixture(scope="module")
+def trained(phantom_dir, tmp_path_factory) -> Path:
+    """A short training on volumes, with a record of how right its pseudo-labels are."""
+    data = {"dataset_dir": str(phantom_dir), "datalist": str(phantom_dir / "datalist.json")}
+    output = train(tmp_path_factory.mktemp("report") / "run", "semsim_minus", epochs=2, spatial_size=32, val_interval=1,
+                   **data)  # fmt: skip
+    names = ("right ventricle", "myocardium", "left ventricle")
+    keys = ("confident", "precision", "recall")
+    rows = [{"epoch": e, **{f"{n} {k}": 0.3 * e for n in names for k in keys}} for e in (1, 2)]
+    pd.DataFrame(rows).to_csv(output / "pseudo_labels.csv", index=False)
+    return output
 
 
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="agree in shape"):
-        score_case(torch.zeros(2, 2), torch.zeros(2, 3), num_classes=2, spacing=(1, 1))
+def test_with_the_data_everything_is_shown(trained, phantom_dir):
+    page = report(trained, dataset_dir=str(phantom_dir), datalist=str(phantom_dir / "datalist.json"))
+    files = {p.stem: p.read_bytes() for p in (trained / "report").glob("*.png")}
+    assert set(files) == EVERY | {"pseudo_label_quality"}
+    pictures = embedded(page)
+    assert set(pictures) == set(files.values()) and all(p.startswith(b"\x89PNG") for p in pictures)
+    scores = json.loads((trained / "scores.json").read_text())
+    for part in ("SemSim-", "patient000", "right ventricle", "2 cases of the list &#39;testing&#39;", "Worst: pat",
+                 f"{scores['mean']['dice']:.3f}", "2 epochs", "model_best.pt", "95 % Hausdorff distance (mm)",
+                 ):  # fmt: skip
+        assert part in page, part
+    assert "Not part of this report" not in page
 
 
-def test_summary_counts_what_is_counted():
-    rows = [
-        {"case": "a", "class": "x", "dice": 0.8, "hd95": 1.0, "assd": 1.0, "unit": "mm"},
-        {"case": "b", "class": "x", "dice": 0.6, "hd95": 3.0, "assd": 2.0, "unit": "mm"},
-        {"case": "a", "class": "y", "dice": 0.4, "hd95": 5.0, "assd": 3.0, "unit": "mm"},
-        {"case": "b", "class": "y", "dice": float("nan"), "hd95": float("nan"), "assd": float("nan"), "unit": "mm"},
-    ]
-    summary = summarize(pd.DataFrame(rows))
-    assert summary["cases"] == 2 and summary["distance_unit"] == "mm"
-    assert summary["classes"]["y"]["counted"] == 1
-    assert summary["mean"]["dice"] == pytest.approx((0.7 + 0.4) / 2)
-    rows[0]["unit"] = "voxel"
-    assert "voxels for files without" in summarize(pd.DataFrame(rows))["distance_unit"]
+def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
+    run = tmp_path / "run <1>"
+    run.mkdir()
+    for name in ("training_log.csv", "validation_log.csv", "training.json"):
+        shutil.copy(trained / name, run)
+    result = run_bundle("report", str(run), module="scripts")
+    assert result.stdout.strip().endswith("report/index.html")
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}
+    assert len(embedded(page)) == 4 and "Not evaluated yet" in page and "run reporting" in page
+    assert "run &lt;1&gt;" in page and "run <1>" not in page
 
 
-@pytest.mark.parametrize(
-    "affine, meta, unit",
-    [
-        (np.diag([-1.0, -1.0, 1.0, 1.0]), {}, "mm"),  # as of BraTS
-        (np.diag([2.0, 2.0, 2.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "mm"),
-        (np.diag([-1.0, -1.0, 1.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "voxel"),
-        (np.eye(4), {}, "voxel"),
-    ],
-)
-def test_voxels_of_one_millimetre_are_measured_in_mm(affine, meta, unit, tmp_path):
-    label = MetaTensor(cube(5, 15)[None], affine=torch.as_tensor(affine))
-    image = MetaTensor(torch.zeros(1, *label.shape[1:]), meta={"filename_or_obj": "a.nii.gz", **meta})
-    scores = ScoreCases(str(tmp_path), ["background", "x"])
-    scores._add(SimpleNamespace(state=SimpleNamespace(batch=[{}], output=[dict(image=image, label=label, pred=label)])))
-    assert [row["unit"] for row in scores.rows["a.nii.gz"]] == [unit]
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a training or an evaluation"):
+        write(str(tmp_path))
 
 
-def test_chosen_metrics_alone():
-    truth = cube(5, 15)
-    assert score_case(truth, truth, num_classes=2, spacing=(1, 1, 1), metrics=("assd",)) == {"assd": [0.0]}
-    rows = [{"case": c, "class": "x", "assd": v, "unit": "mm"} for c, v in (("a", 1.0), ("b", 3.0))]
-    assert summarize(pd.DataFrame(rows))["mean"] == {"assd": 2.0}
-    with pytest.raises(ValueError, match="metrics should be some of"):
-        ScoreCases("out", ["background", "x"], metrics=["dcie"])
+def test_scores_of_another_list_are_refused(trained, tmp_path):
+    pd.DataFrame([{"case": "a", "class": "x", "dice": 0.5, "unit": "mm"}]).to_csv(tmp_path / "scores.csv", index=False)
+
+    class Cases:
+        data = [{}, {}]
+
+    with pytest.raises(InputError, match="evaluate again"):
+        Report(tmp_path, class_names=["background", "x"], cases=Cases()).run()
 
 
-def test_no_cell_is_a_formula():
-    """A spreadsheet that opens the table runs nothing that an image is called."""
-    from scripts.dataio.files import cell
+def test_a_network_without_fusion_has_no_features(trained):
+    look = FeatureLook(SemSimNet(fusion="none"), [{}], [{}], lambda x: x, "cpu")
+    page = Report(trained, features=look).run().read_text(encoding="utf-8")
+    assert page.count("This network has no fused features") == 2
 
-    for name in ("=cmd|' /C calc'!A1", "+1", "-1", "@x", "\t=1"):
-        assert cell(name) == "'" + name
-    assert cell("patient=1") == "patient=1" and cell("") == ""
+
+def test_affinity_of_a_pixel_by_hand():
+    """Two structures of opposite features: the map of a pixel lights up its own."""
+    features = torch.zeros(2, 4, 4)
+    features[0], features[1, :, 2:] = 1, 0
+    features[:, :, 2:] = torch.tensor([0.0, 1.0])[:, None, None]
+    classes = torch.zeros(4, 4, dtype=torch.long)
+    classes[:, 2:] = 1
+    look = FeatureLook(SemSimNet(fusion="none"), [], [], lambda x: x, "cpu", temperature=0.1)
+    one = Slice("a", torch.rand(1, 16, 16), features, classes, picture=True)
+    assert one.upright(np.arange(4).reshape(2, 2)).tolist() == [[0, 2], [1, 3]]
+    front_on_top = Slice("a", one.image, features, classes).upright(np.arange(4).reshape(2, 2))
+    assert front_on_top.tolist() == [[1, 3], [0, 2]]
+    image, maps = look.affinities(one, ["background", "organ"])
+    pixel, weights = maps["organ"]
+    assert image.shape == (16, 16) and weights.shape == (4, 4) and weights.sum() == pytest.approx(1, abs=1e-5)
+    assert weights[2:].sum() > 0.99, "rows run along the second axis"
+    assert pixel[0] > 7.5
+    row, column = (int((p + 0.5) / 4) for p in pixel)  # in features; a picture's rows run along the second axis
+    whole = affinity(features[None], temperature=0.1)[0, column * 4 + row].reshape(4, 4)
+    np.testing.assert_allclose(weights, whole.T, atol=1e-6)
+
+
+def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
+    """2D RGB of uneven sizes with masks of 0 and 255: the printed command trains, and the report shows them."""
+    for number in range(9):
+        shape = (30 + 4 * number, 50 - 2 * number, 1)
+        image, label = samples.blob(shape, seed=number)
+        colour = image.clip(0, 255).astype(np.uint8) // np.array([1, 2, 4], np.uint8)
+        samples.write_picture(tmp_path / "images" / f"skin{number}.{'png' if number % 2 else 'jpg'}", colour)
+        if number < 6:
+            samples.write_picture(tmp_path / "labels" / f"skin{number}.png", label[..., 0] * 255)
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), labeled=2, validation=2,
+           testing=2, class_names="background,lesion")  # fmt: skip
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    given = dict(zip(command[5::2], command[6::2]))
+    options = {name: given[f"--{name}"] for name in ("dataset_dir", "datalist")}
+    small = {"epochs": 30, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
+             "learning_rate": 0.005}  # fmt: skip
+    output = train(tmp_path / "run", "semsim_minus", **options, **small)
+    page = report(output, dataset_dir=options["dataset_dir"], datalist=options["datalist"])
+    assert {p.stem for p in (output / "report").glob("*.png")} >= EVERY - {"affinity"}
+    assert "lesion" in page and "distances are in voxels" in page
+    scores = pd.read_csv(output / "scores.csv")
+    assert len(scores) == 2 and scores["dice"].mean() > 0.7, "a picture called lesion all over has 0.54"

@@ -99,7 +99,7 @@ def install(bundle: Path) -> None:
         try:
             first = next(path for path in sorted(folder.iterdir()) if path.is_file())
             file = original(series_dir, is_seg=True)
-            by_name(Path(file), _segments(pydicom.dcmread(first, stop_before_pixels=True)), bundles.class_names(bundle))
+            by_name(bundle, Path(file), _segments(pydicom.dcmread(first, stop_before_pixels=True)))
             return file
         except Exception as error:
             logger.warning(f"Left out of the training: segmentation {folder.name} of the archive: {error}")

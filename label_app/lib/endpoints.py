@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import tempfile
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +193,7 @@ def update_model(background_tasks: Any, model: str, file: UploadFile) -> dict[st
             bundles.loaded(bundle, part, "cpu")
         except ValueError as error:
             raise refuse(str(error).replace(str(part), str(file.filename))) from error
-        if target.is_file():
-            before = bundle / "models_before" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
-            before.mkdir(parents=True)
-            for name in ("model.pt", "training.json"):
-                if (bundle / "models" / name).is_file():
-                    shutil.copy2(bundle / "models" / name, before / name)
+        bundles.module(bundle, "hosts.monai_label").keep_published(bundle)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ import numpy as np
 from lib import bundles
 
 logger = logging.getLogger(__name__)
-
-SEGMENT = re.compile(r"^Segment(\d+)_(Name|LabelValue):=(.*)$", flags=re.MULTILINE)
 
 
 def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -> None:
@@ -73,16 +70,16 @@ def check_readable(bundle: Path, label: Path) -> None:
         )
 
 
-def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_names: Sequence[str]) -> bool:
+def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | None) -> bool:
     """Give the segments of a label file the values of their classes.
 
     Clients number segments by their order, so that only the name says what was drawn. A ``.seg.nrrd`` names its
     segments itself, in other files ``label_info`` does.
 
     Args:
+        bundle: folder of the bundle with the classes.
         file: changed in place where a number differs.
         label_info: ``{"name": ..., "idx": ...}`` for each segment, in order; without it the numbers count as they are.
-        class_names: of the values 0, 1, 2, ...
 
     Returns:
         whether the file was changed.
@@ -90,9 +87,10 @@ def by_name(file: Path, label_info: Sequence[Mapping[str, Any]] | None, class_na
     Raises:
         ValueError: in one line: a segment that is no class, or names that fit the numbers in two ways.
     """
-    named = _own_names(file) or _named(label_info)
+    named = _own_names(bundle, file) or _named(label_info)
     if not named:
         return False
+    class_names = bundles.class_names(bundle)
     array = _array(file)
     present = _values(array)
     fitting = [names for names in named if present <= names.keys()]
@@ -135,7 +133,7 @@ def numbered(bundle: Path, label: str, info: Mapping[str, Any], folder: Path) ->
         InputError: segments that are no class, names that belong to an earlier content of the file, or no label.
     """
     file, error_of = Path(label), bundles.module(bundle, "errors").InputError
-    own, told = _own_names(file), info.get("label_info")
+    own, told = _own_names(bundle, file), info.get("label_info")
     told = told if isinstance(told, list) and all(isinstance(entry, dict) for entry in told) else None
     if not (own or told):
         return label
@@ -143,7 +141,7 @@ def numbered(bundle: Path, label: str, info: Mapping[str, Any], folder: Path) ->
     copy = folder / file.name
     shutil.copyfile(file, copy)
     try:
-        if not by_name(copy, told, bundles.class_names(bundle)):
+        if not by_name(bundle, copy, told):
             return label
     except ValueError as error:
         raise error_of(f"{file.name}: {error}") from error
@@ -196,15 +194,11 @@ def _named(label_info: Sequence[Mapping[str, Any]] | None) -> list[dict[int, str
     return [dict(zip(stated, names)), dict(zip(range(1, len(names) + 1), names))]
 
 
-def _own_names(file: Path) -> list[dict[int, str]]:
+def _own_names(bundle: Path, file: Path) -> list[dict[int, str]]:
     if not file.name.lower().endswith(".nrrd"):
         return []
-    with file.open("rb") as stream:
-        header = stream.read(1 << 16).split(b"\n\n")[0].decode("utf-8", "replace").replace("\r", "")
-    fields: dict[str, dict[str, str]] = {}
-    for number, key, value in SEGMENT.findall(header):
-        fields.setdefault(number, {})[key] = value.strip()
-    found = {int(f["LabelValue"]): f["Name"].lower() for f in fields.values() if len(f) == 2}
+    told = bundles.module(bundle, "dataio.value_names").segments(file)
+    found = {int(s["LabelValue"]): s["Name"].lower() for s in told if {"LabelValue", "Name"} <= s.keys()}
     return [found] if found else []
 
 

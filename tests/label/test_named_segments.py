@@ -290,11 +290,11 @@ def test_values_that_miss_a_whole_number_by_a_hair(bundle, tmp_path):
     """They are rounded, not cut off: 1.9999999 is 2. Halves are no label."""
     file = write(tmp_path / "a.nii.gz", turned().astype(np.float32) * np.float32(0.9999999))
     order = [{"name": "tumour", "idx": 1}, {"name": "liver", "idx": 2}]
-    assert labels.by_name(file, order, ["background", "liver", "tumour"])
+    assert labels.by_name(bundle, file, order)
     assert np.array_equal(read(str(file)), truth())
     write(file, turned().astype(np.float32) * 0.5)
     with pytest.raises(ValueError, match=r"a\.nii\.gz: expected whole numbers"):
-        labels.by_name(file, order, ["background", "liver", "tumour"])
+        labels.by_name(bundle, file, order)
 
 
 def test_a_label_with_a_palette(bundle, tmp_path):

@@ -70,7 +70,7 @@ def test_a_volume_comes_whole_and_with_names(ask, folder):
         ask(folder / "heart.nii.gz", result_extension=".png")
     file, result, found = ask(folder / "heart.nii.gz", result_extension=".seg.nrrd")
     assert found.shape == (3, 48, 80) and np.allclose(result.GetSpacing(), [1.5, 1.5, 8])
-    assert labels._own_names(file) == [CLASSES]
+    assert labels._own_names(folder / "app" / "model" / "semsim", file) == [CLASSES]
     assert np.array_equal(ask(folder / "heart.nii.gz")[2], found)
 
 

@@ -1,4 +1,7 @@
-"""Slices or volumes, and how large what the network sees of them is, from the data statistics and the memory."""
+"""Slices or volumes, and how large what the network sees of them is, from the data statistics and the memory.
+
+For the generation of folders alone, by which the package of the bundle is installed; a template has no ``dataio``.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: From this ratio of the largest to the smallest spacing on, volumes are cut into slices.
-ANISOTROPIC = 3.0
 #: Pixels of a slice at most, with and without a GPU.
 LARGEST = {True: 256, False: 128}
 #: How often a patch may grow by 16 voxels a side, with and without a GPU: without, time ends sooner than memory.
@@ -50,7 +51,7 @@ def forced(given: Mapping[str, Any], shape: np.ndarray) -> int | None:
     """
     if not given.get("force_3d"):
         return 2 if given.get("force_2d") else None
-    from semsim_bundle.scripts.errors import InputError  # of the package that generates folders
+    from semsim_bundle.scripts.errors import InputError
 
     if given.get("force_2d"):
         raise InputError("force_2d, force_3d: expected true for one of them at most, received both; remove one.")
@@ -82,6 +83,8 @@ def dimensions(
         return asked, f"force_{asked}d in the input"
     if _flat(shape):
         return 2, f"{short(shape)} voxels are no volume"
+    from semsim_bundle.scripts.dataio.slice_axis import ANISOTROPIC
+
     stated = "" if not np.allclose(spacing, 1.0) else " (perhaps none stated)"
     ratio = float(spacing.max() / spacing.min())
     facts = f"median spacing {short(spacing)} mm{stated}, ratio {ratio:.3g}"
@@ -94,7 +97,9 @@ def dimensions(
 
 def of_slices(spacing: np.ndarray, shape: np.ndarray, *, gpu: bool) -> Sizes:
     """Slices that hold the median volume in plane."""
-    axis = slice_axis(spacing, shape)
+    from semsim_bundle.scripts.dataio.slice_axis import find_slice_axis
+
+    axis = find_slice_axis(spacing.tolist(), shape.tolist()) if len(shape) == 3 else 2
     plane = [a for a in range(len(shape)) if a != axis]
     pixel = float(max(min(spacing[a] for a in plane), max(shape[a] * spacing[a] for a in plane) / LARGEST[gpu]))
     size = max(int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane)
@@ -120,16 +125,6 @@ def of_patches(shape: np.ndarray, overlay: Mapping[str, Any], memory: float, *, 
     size = [sizes[0], *fitting][-1]
     values = {"spatial_size": size}
     return Sizes(values, BYTES_3D * math.prod(size), overlay["patches"], math.prod(shape.tolist()), batch)
-
-
-def slice_axis(spacing: np.ndarray, shape: np.ndarray) -> int:
-    """As ``slice_axis.find_slice_axis`` of the bundle chooses it; 2 where a flat image has no third axis."""
-    if len(shape) < 3:
-        return 2
-    if sum(shape == 1) == 1:
-        return int(shape.argmin())
-    candidates = [a for a in range(3) if spacing[a] >= 0.99 * spacing.max()]
-    return min(candidates, key=lambda a: (shape[a], -a))
 
 
 def short(values: np.ndarray) -> str:

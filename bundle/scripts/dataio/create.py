@@ -28,10 +28,8 @@ from .tables import (
     describe,
     label_names,
     named,
+    next_lines,
     print_rows,
-    scoring_command,
-    suits_3d,
-    training_command,
     unseen_line,
     write_table,
 )
@@ -101,79 +99,53 @@ def create(
         raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
     if Path(output).exists() and not dry_run:
         raise InputError(f"{output}: exists already; give another name or remove it first.")
-    # an option with commas comes as a tuple
-    image_suffix, label_suffix = (",".join(map(str, _words(suffix or None))) for suffix in (image_suffix, label_suffix))
-    if data:
-        layout = recognise(data, image_suffix, label_suffix)
-    else:
-        layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
-    image_files, label_files = layout.images, layout.labels
-    if layout.name:
-        print(f"{'layout':<11} {layout.name}")
-        class_names = class_names or layout.class_names
-        label_values = label_values or layout.label_values
-        ignore_label = layout.ignore_label if ignore_label is None else ignore_label
-        channels = channels or layout.channels
-        testing, validation = testing or layout.testing, validation or layout.validation
-    elif several := [case for case, path in image_files.items() if isinstance(path, list)]:
-        print(f"{'channels':<11} of {len(several)} images in files of their own (_0000, _0001, ...), joined")
-    cases = group_cases(image_files, label_files, group_by)
+    layout = _files(images, labels, data, image_suffix, label_suffix)
+    names = [str(name) for name in _words(class_names or layout.class_names)]
+    values = [int(value) for value in _words(label_values or layout.label_values)]
+    ignore_label = layout.ignore_label if ignore_label is None else ignore_label
+    channels = channels or layout.channels
+    cases = group_cases(layout.images, layout.labels, group_by)
     if layout.by_patient and not cases.known:
-        cases = replace(cases, found_by={"their folder": len(image_files)})
-    names = [str(name) for name in _words(class_names)]
-    values, doubts = [int(v) for v in _words(label_values)], []
-    said = layout.label_values != label_values and bool(values)
-    found = (
-        survey(image_files, label_files, channels=channels, trust=trust, most_classes=most_classes) if check else None
-    )
-    if found is not None:
-        try:
-            values = class_values(found, names, values, ignore_label)
-        except InputError as error:
-            doubts = [str(error)]
-        if not said:
-            doubts += contradictions((facts.path, facts.values) for facts in found.labels.values())
-        patients = cases.known * len(cases.groups)
-        shown = [] if doubts else names  # whose values are not known
-        print_rows(
-            describe(
-                found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
-                slice_axis=slice_axis,
-            )
-        )  # fmt: skip
+        cases = replace(cases, found_by={"their folder": len(layout.images)})
+    found: Survey | None = None
+    doubts: list[str] = []
+    if check:
+        found = survey(layout.images, layout.labels, channels=channels, trust=trust, most_classes=most_classes)
+        values, doubts = _classes(found, names, values, ignore_label, said=bool(label_values))
+        patients, shown = cases.known * len(cases.groups), [] if doubts else names  # whose values are not known
+        print_rows(describe(found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
+                            slice_axis=slice_axis))  # fmt: skip
         if table:
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
     if ignored := ignored_line(images or data):
         print(ignored)
-    stray = _stray(layout, images or data)
-    raise_all(stray + (found.problems + _masks(found) + _copied(found, cases) if found is not None else []) + doubts)
+    problems = _stray(layout, images or data)
+    if found is not None:
+        problems += found.problems + _masks(found) + _copied(found, cases)
+    raise_all(problems + doubts)
 
-    wanted = {"testing": as_names(testing), "validation": as_names(validation)}
+    wanted = {"testing": as_names(testing or layout.testing), "validation": as_names(validation or layout.validation)}
     if labeled is not None:
         wanted["training"] = as_names(labeled)
     taken = distribute(cases, wanted, seed=seed)
-    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     scored_alone = "testing" in taken.values() and wanted.get("training") == 0
     fold_of = None if folds is None else draw_folds(taken, folds, seed=seed)
+    root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     lists = make_lists(cases, taken, root, folds=fold_of, to_train=not scored_alone)
     who = "patients" if cases.known else "cases"
-    for line in list_lines(cases, taken, lists, who):
+    for line in list_lines(cases, taken, lists, who, folds=fold_of):
         print(line)
-    for fold in range(folds if fold_of else 0):
-        members = sorted(group for group, own in (fold_of or {}).items() if own == fold)
-        print(f"{f'fold {fold}':<11} {len(members):4d} {who}  {' '.join(members)}")
-    unused = [group for group in cases.labeled_groups if group not in taken]
-    if unused and not scored_alone:
-        print(f"{'not used':<11} labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
-    window = None  # a list that is scored alone says nothing of it: its labels are not to prepare its images
-    if found is not None and found.ct and not scored_alone:
-        window = foreground_window(found, classes=values[1:], trust=trust)
-    if window is not None:
-        print(f"{'window':<11} {window[0]:g} to {window[1]:g} HU become 0 and 1; --window at the training to change it")
-    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
-    if found is not None and not scored_alone and (line := unseen_line(found, training, values, named(values, names))):
-        print(line)
+    window = None
+    if not scored_alone:  # else the list says nothing of it: its labels are not to prepare its images
+        if unused := [group for group in cases.labeled_groups if group not in taken]:
+            more = f"labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them"
+            print(f"{'not used':<11} {more}")
+        if found is not None:
+            window = _window(found, values, trust)
+            training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+            if line := unseen_line(found, training, values, named(values, names)):
+                print(line)
     if dry_run:
         print("nothing written (--dry_run)")
         return
@@ -187,16 +159,45 @@ def create(
         "trust": trust,
     }
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
-    if scored_alone:
-        print(f"wrote {output}; to score the weights of a training on it, in the bundle's folder:")
-        print(scoring_command(root, output))
-        return
-    turns = f", fold 0 of {folds}" if fold_of else ""
-    print(f"wrote {output}; to train on it for an hour{turns}, in the bundle's folder:")
-    print(training_command(root, output, folds=bool(fold_of)))
-    if found is not None and suits_3d(found):
-        print("or in 3D, which may do better here:")
-        print(training_command(root, output, volumes=True, folds=bool(fold_of)))
+    for line in next_lines(found, root, output, folds=folds, scored_alone=scored_alone):
+        print(line)
+
+
+def _files(images: str, labels: str, data: str, image_suffix: Any, label_suffix: Any) -> Layout:
+    """Images and labels, of two folders or of a whole data set; prints what was recognised."""
+    # an option with commas comes as a tuple
+    image_suffix, label_suffix = (",".join(map(str, _words(suffix or None))) for suffix in (image_suffix, label_suffix))
+    if data:
+        layout = recognise(data, image_suffix, label_suffix)
+        print(f"{'layout':<11} {layout.name}")
+        return layout
+    layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
+    if several := sum(isinstance(path, list) for path in layout.images.values()):
+        print(f"{'channels':<11} of {several} images in files of their own (_0000, _0001, ...), joined")
+    return layout
+
+
+def _classes(
+    found: Survey, names: list[str], values: list[int], ignore_label: int | None, *, said: bool
+) -> tuple[list[int], list[str]]:
+    """The values of the classes, and a line for each doubt about them; none about what a user has ``said``."""
+    doubts: list[str] = []
+    try:
+        values = class_values(found, names, values, ignore_label)
+    except InputError as error:
+        doubts.append(str(error))
+    if not said:
+        doubts += contradictions((facts.path, facts.values) for facts in found.labels.values())
+    return values, doubts
+
+
+def _window(found: Survey, values: list[int], trust: str | None) -> tuple[float, float] | None:
+    """A window for images of CT, which it prints; ``None`` for others."""
+    if not found.ct:
+        return None
+    low, high = foreground_window(found, classes=values[1:], trust=trust)
+    print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1; --window at the training to change it")
+    return low, high
 
 
 def _stray(layout: Layout, where: str) -> list[str]:

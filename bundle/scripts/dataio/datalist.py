@@ -180,13 +180,8 @@ def read_datalist(
     problems: list[str] = []
     lists = {name: _items(datalist, content, name, problems) for name in LISTS}
     if fold is not None:
-        labeled = lists["training"]
-        # a case of which some slices have no label cannot be scored: it is trained on in every fold
-        validating = (fold, str(fold))  # AutoRunner takes text for a number, too
-        whole = [item for item in labeled if item.get("fold") in validating and item.get("labeled_slices") is None]
-        lists["training"] = [item for item in labeled if item not in whole]
-        lists["validation"] = whole
-        if key == "validation" and not whole:
+        lists |= _of_fold(lists["training"], fold)
+        if key == "validation" and not lists[key]:
             logger.warning(
                 f"{datalist}: no case of `training` that is labelled throughout has the fold {fold}, so none validates."
             )
@@ -204,34 +199,48 @@ def read_datalist(
     problems += _labels_of_two_images(datalist, lists, root, key)
     _name(lists, root)
     if key in ("validation", "testing"):
-        names = ([str(item["case"]) for item in lists[name]] for name in ("training", key))
-        if shared := shared_patients(*names):
-            (trained, scored, what), others = shared[0], len(shared) - 1
-            logger.warning(
-                f"{datalist}: {trained}, which is trained on, and {scored}, which is scored, are of one patient by "
-                f"{what}{f', and so are images of {others} more' * (others > 0)}: such scores are too good. Keep the "
-                "images of a patient in one list, and in one fold, as `python -m scripts datalist create` does."
-            )
-
+        _tell_shared(datalist, lists["training"], lists[key])
     chosen = [dict(item, stream=key) for item in lists[key]]
     if key == "unlabeled":
         chosen += [dict(item, stream=key) for item in lists["training"] if item.get("labeled_slices") is not None]
     for item in chosen:
         if key == "unlabeled":
             item.pop("label", None)
-        elif key != "training" and item.get("label") and item.get("labeled_slices") is not None:
-            problems.append(
-                f"{datalist}: {image_files(item)[0]} stands in `{key}` with labeled_slices; a case that is scored "
-                "needs the label of every slice: move it to `training`, or label the others, too."
-            )
-        elif require_label and not item.get("label"):
-            problems.append(
-                f"{datalist}: {image_files(item)[0]} stands in `{key}` without a label; "
-                'add "label": FILE or move it to `unlabeled`.'
-            )
+        elif reason := _unfit(item, key, require_label):
+            problems.append(f"{datalist}: {image_files(item)[0]} stands in `{key}` {reason}")
         problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
     raise_all(problems)
     return chosen
+
+
+def _of_fold(training: Sequence[dict], fold: int) -> dict[str, list[dict]]:
+    """``training`` and ``validation`` of a fold: a case that is not labelled throughout is trained on in every fold."""
+    own = (fold, str(fold))  # AutoRunner takes text for a number, too
+    validating = [item for item in training if item.get("fold") in own and item.get("labeled_slices") is None]
+    return {"training": [item for item in training if item not in validating], "validation": validating}
+
+
+def _tell_shared(datalist: str | os.PathLike, training: Sequence[dict], scored: Sequence[dict]) -> None:
+    """Warn of patients that are trained on and scored."""
+    if shared := shared_patients(*([str(item["case"]) for item in items] for items in (training, scored))):
+        (trained, other, what), more = shared[0], len(shared) - 1
+        logger.warning(
+            f"{datalist}: {trained}, which is trained on, and {other}, which is scored, are of one patient by "
+            f"{what}{f', and so are images of {more} more' * (more > 0)}: such scores are too good. Keep the "
+            "images of a patient in one list, and in one fold, as `python -m scripts datalist create` does."
+        )
+
+
+def _unfit(item: Mapping[str, Any], key: str, require_label: bool) -> str:
+    """Why the label of an item does not do for its list; empty where it does."""
+    if key != "training" and item.get("label") and item.get("labeled_slices") is not None:
+        return (
+            "with labeled_slices; a case that is scored needs the label of every slice: move it to `training`, or "
+            "label the others, too."
+        )
+    if require_label and not item.get("label"):
+        return 'without a label; add "label": FILE or move it to `unlabeled`.'
+    return ""
 
 
 def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_outside: bool) -> list[str]:
@@ -317,8 +326,8 @@ def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, 
     return items
 
 
-def evaluation_key(datalist: str | os.PathLike, fold: int | None = None) -> str:
-    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation`` (or the ``fold``)."""
+def evaluation_key(datalist: str | os.PathLike) -> str:
+    """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``."""
     content, problems = load_datalist(datalist), []  # type: ignore[var-annotated]
     lists = {key: _items(datalist, content, key, problems) for key in LISTS}
     raise_all(problems + _unread(datalist, content, "testing", ""))

@@ -14,10 +14,7 @@ from monai.utils import ensure_tuple
 from nibabel.fileholders import FileHolder
 
 from ..errors import InputError
-from .geometry import voxels_apart
-
-#: Channels that lie less than so many voxels apart lie in one place.
-SAME = 0.5
+from .geometry import APART, voxels_apart
 
 
 def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
@@ -42,7 +39,7 @@ class NiftiReader(NibabelReader):
         images = [self._read(os.fspath(name), **kwargs) for name in ensure_tuple(data)]
         for k, image in enumerate(images[1:], 1):  # a place by a quaternion is rounded, and MONAI asks for equal ones
             first = images[0].affine
-            if image.shape == images[0].shape and voxels_apart(first, image.affine, image.shape[:3]) < SAME:
+            if image.shape == images[0].shape and voxels_apart(first, image.affine, image.shape[:3]) < APART:
                 images[k] = nib.Nifti1Image(image.dataobj, first, image.header)
         self.filenames = tuple(os.fspath(name) for name in ensure_tuple(data))
         return images if len(images) > 1 else images[0]

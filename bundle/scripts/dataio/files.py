@@ -373,7 +373,7 @@ def cell(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def json_text(content: Any, indent: int | None = 2) -> str:
+def json_text(content: Any) -> str:
     """JSON that other programs can read: a number that is none (nan, infinity) becomes ``null``."""
 
     def plain(value: Any) -> Any:
@@ -383,7 +383,7 @@ def json_text(content: Any, indent: int | None = 2) -> str:
             return [plain(part) for part in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
+    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
 
 
 def paired(

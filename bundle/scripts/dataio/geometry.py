@@ -19,12 +19,14 @@ from .files import is_picture
 
 #: What may count where the headers of image and label contradict each other.
 TRUST = ("header", "voxels")
+#: Headers that put the same voxels further apart than so many voxels contradict each other.
+APART = 0.5
 
 
-def file_name(tensor: torch.Tensor) -> str:
-    """The file that a tensor was read from, for messages."""
+def file_name(tensor: torch.Tensor, item: Mapping[Any, Any] | None = None) -> str:
+    """The file that a tensor was read from, else the case of the item that it belongs to, for messages."""
     meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
-    return str(meta.get("filename_or_obj") or "(in memory)")
+    return str(meta.get("filename_or_obj") or (item or {}).get("case") or "(in memory)")
 
 
 def vanished(before: torch.Tensor, after: torch.Tensor, class_names: Sequence[str]) -> str:
@@ -70,6 +72,11 @@ def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
     return float(distance / np.linalg.norm(matrices[0][:3, :3], axis=0).min())
 
 
+def contradict(affine: Any, other: Any, shape: Sequence[int]) -> bool:
+    """Whether two headers both state a place in space, and not the same. Arguments as of :func:`voxels_apart`."""
+    return states_grid(affine) and states_grid(other) and voxels_apart(affine, other, shape) > APART
+
+
 def on_image_grid(label: MetaTensor, image: MetaTensor, trust: str | None = None) -> MetaTensor:
     """A label on the grid of its image, of the same shape.
 
@@ -97,7 +104,7 @@ def on_image_grid(label: MetaTensor, image: MetaTensor, trust: str | None = None
             raise InputError(_other_size(label, image))
     else:
         array, source = _turned(array, source, target)
-        if array.shape != shape or voxels_apart(target, source, shape) > 0.5:
+        if array.shape != shape or voxels_apart(target, source, shape) > APART:
             array = _placed(label, image, array, source, target, trust)
     result = array if image.ndim == 4 else array[..., 0]
     meta = {key: value for key, value in label.meta.items() if key != "affine"}

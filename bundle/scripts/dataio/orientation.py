@@ -12,9 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from .datalist import readable_items
-from .files import evenly, image_files
 from .geometry import states_grid
-from .readers import read_grid
+from .readers import read_grids
 
 logger = logging.getLogger("semsim")
 
@@ -87,13 +86,9 @@ def _oblique(affine: np.ndarray) -> bool:
 
 
 def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterable[np.ndarray | None]:
-    for item in evenly(items, MOST_FILES):
-        file = image_files(item)[0]
-        try:
-            affine, told = read_grid(file)[0], {"filename_or_obj": file}
-            if file.endswith((".nii", ".nii.gz")):
-                header: Any = nib.load(file).header
-                told |= {code: header[code] for code in ("qform_code", "sform_code")}
-            yield affine if states_grid(affine, told) else None
-        except Exception as error:  # whoever reads it next names it
-            logger.debug(f"{file}: {error}")
+    for file, affine, _ in read_grids(items, MOST_FILES):
+        told = {"filename_or_obj": file}
+        if file.endswith((".nii", ".nii.gz")):
+            header: Any = nib.load(file).header
+            told |= {code: header[code] for code in ("qform_code", "sform_code")}
+        yield affine if states_grid(affine, told) else None

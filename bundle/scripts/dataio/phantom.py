@@ -223,14 +223,14 @@ def _save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     nib.save(image, path)
 
 
-def ensure(output_dir: str | os.PathLike, *, seed: int = 0) -> str:
+def ensure(output_dir: str | os.PathLike) -> str:
     """Return ``output_dir`` as a string, generating the default phantom there on first use."""
     output_dir = Path(output_dir)
     current = output_dir / "datalist.json"
     if not current.exists():
         logger.info("No dataset_dir given: generating the heart phantom in %s", output_dir)
         try:
-            generate(output_dir, seed=seed)
+            generate(output_dir)
         except OSError:
             if not current.exists():  # unless another process was faster
                 raise

@@ -19,7 +19,7 @@ from ..errors import InputError, raise_all
 from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
 from .survey import Survey, survey
-from .tables import describe, print_rows, quoted
+from .tables import bundle_command, describe, print_rows
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with UniMatch's code. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)
@@ -301,11 +301,8 @@ def prepare(
         return
     facts = {"name": chosen.name, "seed": seed, "labels": dict(zip(chosen.label_values, chosen.class_names))}
     write_json(output, {**facts, **({} if axis is None else {"slice_axis": axis}), **lists})
-    config = f"\"['configs/train.yaml','configs/{release}.yaml']\""
     print(f"wrote {output}; to train on it, in the bundle's folder:")
-    paths = [quoted(str(path.absolute())) for path in (folder, Path(output))]
-    print(f"  python -m monai.bundle run training --config_file {config} --dataset_dir {paths[0]} "
-          f"--datalist {paths[1]} --output_dir RUN")  # fmt: skip
+    print(bundle_command("run training", release, folder.absolute(), output, "--output_dir RUN"))
 
 
 def _check(cases: Cases, release: Release) -> Survey:

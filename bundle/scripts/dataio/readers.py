@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +25,9 @@ from ..errors import InputError
 from .dicom import check_series
 from .dicom_seg import SegmentationReader
 from .endings import register
-from .files import is_dicom, is_picture
+from .files import evenly, image_files, is_dicom, is_picture
+
+logger = logging.getLogger("semsim")
 
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -236,3 +238,15 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
         return np.eye(4), (2, 2)  # a plane, however large
     image = image_loader()(path)
     return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])
+
+
+def read_grids(items: Sequence[Mapping[str, Any]], most: int) -> Iterator[tuple[str, np.ndarray, tuple[int, ...]]]:
+    """File and grid of the images of a list, at most so many, evenly spread; unreadable ones are passed over."""
+    for item in evenly(items, most):
+        file = image_files(item)[0]
+        try:
+            affine, shape = read_grid(file)
+        except Exception as error:  # whoever reads it next names it
+            logger.debug(f"{file}: {error}")
+            continue
+        yield file, affine, shape

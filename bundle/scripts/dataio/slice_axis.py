@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from .files import evenly, image_files, is_picture
-from .readers import read_grid
+from .files import is_picture
+from .readers import read_grids
 
 logger = logging.getLogger("semsim")
 
@@ -180,14 +180,8 @@ def common_direction(volumes: Iterable[tuple[np.ndarray, Sequence[int], bool]]) 
 
 def direction_of(items: Sequence[Mapping[str, Any]]) -> str | int | None:
     """:func:`common_direction` of the images of a list; unreadable ones are passed over."""
-    volumes = []
-    for item in evenly(items, MOST_FILES):
-        file = image_files(item)[0]
-        try:
-            volumes.append((*read_grid(file), is_picture(file)))
-        except Exception as error:  # whoever reads it next names it
-            logger.debug(f"{file}: {error}")
-    direction = common_direction(volumes)
+    grids = read_grids(items, MOST_FILES)
+    direction = common_direction((affine, shape, is_picture(file)) for file, affine, shape in grids)
     if direction is not None:
         logger.info(f"Volumes are cut into slices along {name_of(direction)}, as most of the images suggest.")
     return direction

@@ -286,9 +286,14 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def list_lines(
-    cases: Cases, taken: Mapping[str, str], lists: Mapping[str, Sequence], note: str = "patients"
+    cases: Cases,
+    taken: Mapping[str, str],
+    lists: Mapping[str, Sequence],
+    note: str = "patients",
+    *,
+    folds: Mapping[str, int] | None = None,
 ) -> list[str]:
-    """A line for each list: how many patients and images, and who."""
+    """A line for each list, how many patients and images, and who; and for each fold, if there are any."""
     lines = []
     partly = sorted(g for g in cases.groups if g not in cases.labeled_groups
                     and any(c in cases.labels for c in cases.groups[g]))  # fmt: skip
@@ -297,6 +302,9 @@ def list_lines(
     for use in LISTS:
         members = sorted(group for group in cases.groups if taken.get(group, "unlabeled") == use)
         lines.append(f"{use:<11} {len(members):4d} {note} {len(lists[use]):5d} images  {' '.join(members)}")
+    for fold in sorted({*(folds or {}).values()}):
+        members = sorted(group for group, own in (folds or {}).items() if own == fold)
+        lines.append(f"{f'fold {fold}':<11} {len(members):4d} {note}  {' '.join(members)}")
     return lines
 
 

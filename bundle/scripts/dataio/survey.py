@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..errors import InputError
 from .files import evenly, is_picture
-from .geometry import on_image_grid, states_grid, voxels_apart
+from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
 from .slice_axis import common_direction
@@ -85,11 +86,33 @@ def look(
     Raises:
         InputError: in one line with the file and the remedy.
     """
-    kind = "label" if label else "image"
+    tensor = _loaded(path, files, label)
+    spatial = tensor.ndim - 1
+    if not label and (spatial > 3 or (spatial == 3 and tensor.shape[0] > 1 and tensor.shape[0] != channels)):
+        volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
+        raise InputError(
+            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
+            f"channels (modalities), say so with --channels {volumes}."
+        )
+    if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
+        kind = "label" if label else "image"
+        raise InputError(f"{path}: expected a 2D or 3D {kind}, received an array of {tuple(tensor.shape[1:])}.")
+    array = tensor.numpy()
+    if bad := int((~np.isfinite(array)).sum()):
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
+    affine = to_affine_nd(3, tensor.affine.numpy())
+    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    if not states_grid(affine, tensor.meta):
+        affine = np.eye(4)
+    facts = Facts(path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
+    return _of_label(facts, array, most_classes) if label else _of_image(facts, array)
+
+
+def _loaded(path: Path, files: Sequence[Path], label: bool) -> MetaTensor:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*more than one DICOM series")
-            tensor = image_loader(label=label)(list(files) or path)
+            return image_loader(label=label)(list(files) or path)  # type: ignore[return-value]
     except InputError:
         raise
     except Exception as error:
@@ -100,50 +123,39 @@ def look(
             f"{path}: cannot be read as {'a label' if label else 'an image'} ({type(error).__name__}: {reason}); "
             "replace the file or take it out of the folder."
         ) from error
-    spatial = tensor.ndim - 1
-    if not label and (spatial > 3 or (spatial == 3 and tensor.shape[0] > 1 and tensor.shape[0] != channels)):
-        volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
-        raise InputError(
-            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
-            f"channels (modalities), say so with --channels {volumes}."
-        )
-    if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
-        raise InputError(f"{path}: expected a 2D or 3D {kind}, received an array of {tuple(tensor.shape[1:])}.")
-    array = tensor.numpy()
-    affine = to_affine_nd(3, tensor.affine.numpy())
-    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
-    if not states_grid(affine, tensor.meta):  # type: ignore[attr-defined]
-        affine = np.eye(4)
-    facts = (path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
-    if not label:
-        some = array[..., ::4] if array.size > 4e6 else array
-        padding = padding_value(some)
-        low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
-        intensity = (float(array.min()), float(low), float(high), float(array.max()))
-        flat = intensity[0] == intensity[3]
-        content = "" if flat else hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-        few = {} if flat else _few_values(array)
-        ct = array.shape[0] == 1 and looks_like_ct(array)
-        return Facts(*facts, intensity=intensity, values=few, ct=ct, content=content)
+
+
+def _of_image(facts: Facts, array: np.ndarray) -> Facts:
+    """With the intensities of an image ``(C, *spatial)``."""
+    some = array[..., ::4] if array.size > 4e6 else array
+    padding = padding_value(some)
+    low, high = np.percentile(some if padding is None else some[some != padding], [0.5, 99.5])
+    intensity = (float(array.min()), float(low), float(high), float(array.max()))
+    ct = facts.channels == 1 and looks_like_ct(array)
+    if intensity[0] == intensity[3]:
+        return replace(facts, intensity=intensity, ct=ct)
+    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return replace(facts, intensity=intensity, ct=ct, content=content, values=_few_values(array))
+
+
+def _of_label(facts: Facts, array: np.ndarray, most_classes: int) -> Facts:
+    """With the values of a label, which are refused where they cannot be classes."""
     values, counts = np.unique(np.asarray(whole(torch.as_tensor(array))), return_counts=True)
     fractions = bool((values != np.round(values)).any())
-    smeared = path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2
+    smeared = facts.path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2
     if most_classes < len(values) <= MOST_CLASSES and not fractions and not smeared:
         raise InputError(
-            f"{path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
+            f"{facts.path}: {len(values)} different whole numbers from {values[0]:g} to {values[-1]:g}, more than the "
             f"{most_classes} classes that a label may show; if these are classes give --most_classes {len(values)} "
             f"(at most {MOST_CLASSES}), if it is an image take it out of the labels."
         )
     if len(values) > most_classes or fractions or smeared:
         lossy = " (JPEG stores with losses: use PNG)" if smeared else ""
         raise InputError(
-            f"{path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a few "
-            f"whole numbers, one a class{lossy}."
+            f"{facts.path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a "
+            f"few whole numbers, one a class{lossy}."
         )
-    return Facts(*facts, values={float(v): int(n) for v, n in zip(values, counts)})
+    return replace(facts, values={float(v): int(n) for v, n in zip(values, counts)})
 
 
 def _few_values(array: np.ndarray) -> dict[float, int]:
@@ -214,7 +226,6 @@ def survey(
     channels: int | None = None,
     trust: str | None = None,
     most_classes: int = MOST_VALUES,
-    progress: bool = True,
 ) -> Survey:
     """Read every file once.
 
@@ -224,11 +235,10 @@ def survey(
         channels: how many channels the images are said to have; ``None``: as most of them have.
         trust: what counts where the headers of image and label contradict each other: ``header`` or ``voxels``.
         most_classes: how many values a label may show.
-        progress: whether to show a progress bar.
     """
     problems: list[str] = []
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
-    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file", disable=not progress)
+    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file")
     both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
     for kind, files in enumerate(both):
         for case, path in files.items():
@@ -295,9 +305,8 @@ def elsewhere(found: Survey) -> list[str]:
         image = found.images.get(case)
         if image is None or label.channels != 1:
             continue
-        stated = states_grid(image.affine) and states_grid(label.affine)
         same = (*image.shape, 1)[:3] == (*label.shape, 1)[:3]
-        if not same or (stated and voxels_apart(image.affine, label.affine, image.shape) > 0.5):
+        if not same or contradict(image.affine, label.affine, image.shape):
             result.append(case)
     return result
 

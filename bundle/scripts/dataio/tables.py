@@ -236,36 +236,42 @@ def label_names(values: Sequence[int], class_names: Sequence[str], ignore_label:
     return names | ({str(ignore_label): "ignore"} if ignore_label is not None and names else {})
 
 
-def training_command(root: str | Path, output: str | Path, *, volumes: bool = False, folds: bool = False) -> str:
-    """The command that trains on a datalist for an hour, to be pasted into a shell.
+def next_lines(
+    found: Survey | None, root: str | Path, output: str | Path, *, folds: int | None = None, scored_alone: bool = False
+) -> list[str]:
+    """What to do with a datalist once it is written, with commands to be pasted into a shell.
 
     Args:
+        found: what the files hold, if they were read.
         root: folder that the paths in it are relative to.
         output: the datalist.
-        volumes: whether to train in 3D.
-        folds: whether the datalist is for cross-validation, of which this is the first training.
+        folds: of a cross-validation.
+        scored_alone: whether it is for an evaluation and no training.
     """
-    given = _options("volumes" if volumes else "semsim_minus", root, output)
-    place = ["--fold", "0", "--output_dir", "RUN0"] if folds else ["--output_dir", "RUN"]
-    return _command("run", "training", *given, *place, "--minutes", "60")
+    if scored_alone:
+        command = bundle_command("run", "evaluate", root, output, "--ckpt_path RUN --output_dir SCORES")
+        return [f"wrote {output}; to score the weights of a training on it, in the bundle's folder:", command]
+    turns, given = (f", fold 0 of {folds}", "--fold 0 --output_dir RUN0") if folds else ("", "--output_dir RUN")
+    slices, volumes = (
+        bundle_command("run training", overlay, root, output, f"{given} --minutes 60")
+        for overlay in ("semsim_minus", "volumes")
+    )
+    lines = [f"wrote {output}; to train on it for an hour{turns}, in the bundle's folder:", slices]
+    if found is not None and suits_3d(found):
+        lines += ["or in 3D, which may do better here:", volumes]
+    return lines
 
 
-def scoring_command(root: str | Path, output: str | Path) -> str:
-    """The command that scores the weights of a training, in ``RUN``, on a datalist. Arguments as above."""
-    return _command("run", *_options("evaluate", root, output), "--ckpt_path", "RUN", "--output_dir", "SCORES")
+def bundle_command(run: str, overlay: str, root: str | Path, output: str | Path, options: str) -> str:
+    """A command of MONAI's on a datalist with an overlay of ``train.yaml``. Arguments as above."""
+    files = f"\"['configs/train.yaml','configs/{overlay}.yaml']\""
+    data = f"--dataset_dir {_quoted(root)} --datalist {_quoted(Path(output).absolute())}"
+    return f"  python -m monai.bundle {run} --config_file {files} {data} {options}"
 
 
-def _options(overlay: str, root: str | Path, output: str | Path) -> list[str]:
-    files = f"['configs/train.yaml','configs/{overlay}.yaml']"
-    return ["--config_file", files, "--dataset_dir", str(root), "--datalist", str(Path(output).absolute())]
-
-
-def _command(*words: str) -> str:
-    return "  " + " ".join(map(quoted, ("python", "-m", "monai.bundle", *words)))
-
-
-def quoted(text: str) -> str:
-    """An argument as a shell takes it: as it stands, in double quotes where that is enough, else as shlex writes it."""
+def _quoted(path: str | Path) -> str:
+    """A path as a shell takes it: as it stands, in double quotes where that is enough, else as shlex writes it."""
+    text = str(path)
     if shlex.quote(text) == text or set('"$`!\\') & set(text):
         return shlex.quote(text)
     return f'"{text}"'

@@ -23,9 +23,8 @@ from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
 from .files import is_picture
-from .geometry import on_image_grid, vanished
+from .geometry import file_name, on_image_grid, vanished
 from .slice_axis import coarser_elsewhere, stored_axis
-from .slice_axis import find_slice_axis as find_slice_axis
 
 logger = logging.getLogger("semsim")
 
@@ -41,12 +40,6 @@ def whole(label: torch.Tensor) -> torch.Tensor:
         return label
     rounded = label.round()
     return rounded if bool(((label - rounded).abs() <= 1e-3).all()) else label
-
-
-def file_of(data: Item | None, tensor: torch.Tensor | None = None) -> str:
-    """The file that a tensor was read from, for messages."""
-    meta = tensor.meta if isinstance(tensor, MetaTensor) else {}
-    return str(meta.get("filename_or_obj") or (data or {}).get("case") or "(in memory)")
 
 
 class SliceGrid(SpatialResample):
@@ -95,7 +88,7 @@ class SliceGrid(SpatialResample):
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
-        matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_of(None, img)))
+        matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_name(img)))
         return super().__call__(img, torch.as_tensor(affine @ matrix), size)
 
 
@@ -133,7 +126,7 @@ class SliceGridd(MapTransform, InvertibleTransform):
 
     def _tell_lost(self, stored: torch.Tensor, seen: torch.Tensor) -> None:
         """Warn of classes of a label, once, that nothing is left of."""
-        file, size = file_of(None, stored), " x ".join(map(str, seen.shape[1:3]))
+        file, size = file_name(stored), " x ".join(map(str, seen.shape[1:3]))
         lost = vanished(stored, seen, self.class_names)
         if lost and (file, size) not in self._told_lost:
             self._told_lost.add((file, size))
@@ -143,7 +136,7 @@ class SliceGridd(MapTransform, InvertibleTransform):
 
     def _tell(self, image: torch.Tensor) -> None:
         """Warn of an image, once, whose own voxels would have it cut along another axis than the data set."""
-        file = file_of(None, image)
+        file = file_name(image)
         affine = to_affine_nd(3, image.affine.cpu().numpy() if isinstance(image, MetaTensor) else np.eye(4))
         axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
         if file not in self._told and image.shape[1 + axis] > 1 and coarser_elsewhere(affine, axis):
@@ -173,7 +166,7 @@ class AsVolumed(MapTransform, InvertibleTransform):
             image = result[key]
             if image.ndim not in (3, 4):
                 raise InputError(
-                    f"{file_of(data, image)}: expected a 2D image or a 3D volume, received an array with "
+                    f"{file_name(image, data)}: expected a 2D image or a 3D volume, received an array with "
                     f"{image.ndim - 1} spatial axes {tuple(image.shape[1:])}; split a time series into its frames."
                 )
             flat = image.ndim == 3
@@ -242,7 +235,7 @@ class LabelValuesd(MapLabelValued):
             wrong = sorted({*torch.unique(torch.as_tensor(data[key])).tolist()} - {*self.label_values})
             if wrong:
                 raise InputError(
-                    f"{file_of(None, data[key])}: expected label values {self.label_values}, received "
+                    f"{file_name(data[key])}: expected label values {self.label_values}, received "
                     f"{', '.join(f'{v:g}' for v in wrong[:5])}, too; give every value in label_values and its class in "
                     "class_names, or give the value of voxels to ignore as ignore_label."
                 )
@@ -252,30 +245,21 @@ class LabelValuesd(MapLabelValued):
 class LeaveOutIgnoredd(Transform):
     """Let prediction and truth agree on background where the truth is ``IGNORED``, so that no score counts it."""
 
-    def __init__(self, *, pred_key: str = "pred", label_key: str = "label") -> None:
-        """
-        Args:
-            pred_key: key of the prediction, class indices ``(1, *spatial)`` or probabilities ``(K, *spatial)``.
-            label_key: key of the truth, class indices ``(1, *spatial)``.
-        """
-        self.pred_key, self.label_key = pred_key, label_key
-
     def __call__(self, data: Item) -> dict[Hashable, Any]:
-        result = dict(data)
-        label, pred = data[self.label_key], data[self.pred_key]
+        """``pred``: class indices ``(1, *spatial)`` or probabilities ``(K, *spatial)``; ``label``: class indices."""
+        label, pred = data["label"], data["pred"]
         ignored = torch.as_tensor(label < 0)
-        result[self.label_key] = label.clamp(min=0)
         pred = pred.masked_fill(ignored.to(pred.device), 0)
         if pred.shape[0] > 1:
             pred[:1] = pred[:1].masked_fill(ignored.to(pred.device), 1)
-        result[self.pred_key] = pred
-        return result
+        return {**data, "label": label.clamp(min=0), "pred": pred}
 
 
 class CheckVolumed(Transform):
     """Refuse what training would choke on, naming the file: NaN, shapes that differ, unknown label values.
 
-    Labels are put on the grid of their images, see :func:`on_image_grid`.
+    An item has ``image``, ``(C, ...)``, and where it is labelled ``label``, ``(1, ...)``, which is put on the grid of
+    the image, see :func:`on_image_grid`.
     """
 
     def __init__(
@@ -285,8 +269,6 @@ class CheckVolumed(Transform):
         num_classes: int,
         trust: str | None = None,
         ignore: bool = False,
-        image_key: str = "image",
-        label_key: str = "label",
     ) -> None:
         """
         Args:
@@ -294,16 +276,13 @@ class CheckVolumed(Transform):
             num_classes: classes that the network predicts, background included.
             trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
             ignore: whether labels may hold ``IGNORED``.
-            image_key: key of the image, ``(C, ...)``.
-            label_key: key of the label, ``(1, ...)``; an item without it is an unlabelled one.
         """
         self.lowest = IGNORED if ignore else 0
         self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
-        self.image_key, self.label_key = image_key, label_key
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
-        image = data[self.image_key]
-        name = file_of(data, image)
+        image = data["image"]
+        name = file_name(image, data)
         if image.shape[0] != self.in_channels:
             raise InputError(
                 f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels, "
@@ -316,23 +295,23 @@ class CheckVolumed(Transform):
                 "(numpy.nan_to_num) or remove the case from the list."
             )
         result = dict(data)
-        if self.label_key in data:
-            label = result[self.label_key] = whole(data[self.label_key])
+        if "label" in data:
+            label = result["label"] = whole(data["label"])
             self._check_channels(label)
             if isinstance(label, MetaTensor) and isinstance(image, MetaTensor):
-                result[self.label_key] = on_image_grid(label, image, self.trust)
+                result["label"] = on_image_grid(label, image, self.trust)
             self._check_values(label)
         return result
 
     def _check_channels(self, label: torch.Tensor) -> None:
         if label.shape[0] != 1:
             raise InputError(
-                f"{file_of(None, label)}: expected one channel of label values, received {label.shape[0]}; save it as "
+                f"{file_name(label)}: expected one channel of label values, received {label.shape[0]}; save it as "
                 "indices."
             )
 
     def _check_values(self, label: torch.Tensor) -> None:
-        name = file_of(None, label)
+        name = file_name(label)
         values = torch.unique(torch.as_tensor(label))
         wrong = [v for v in values.tolist() if v != int(v) or not self.lowest <= v < self.num_classes]
         if wrong:

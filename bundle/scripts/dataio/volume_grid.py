@@ -16,9 +16,9 @@ from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
 from .datalist import readable_items
-from .files import evenly, image_files, is_picture
+from .files import is_picture
 from .geometry import file_name, states_grid, vanished
-from .readers import read_grid
+from .readers import read_grids
 from .sizes import check_dims
 from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
 from .smoothing import smoothed
@@ -214,13 +214,7 @@ def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     Those that state none count only where none does.
     """
     found: dict[bool, list[list[float]]] = {True: [], False: []}
-    for item in evenly(items, MOST_FILES):
-        file = image_files(item)[0]
-        try:
-            affine, shape = read_grid(file)
-        except Exception as error:  # whoever reads it next names it
-            logger.debug(f"{file}: {error}")
-            continue
+    for file, affine, shape in read_grids(items, MOST_FILES):
         if len(shape) == 3 and min(shape) > 1 and not is_picture(file):
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
             sizes = [float(spacing[world_axes(affine).index(axis)]) for axis in range(3)]

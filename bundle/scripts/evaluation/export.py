@@ -22,7 +22,7 @@ from monai.data import save_net_with_metadata
 
 from ..errors import InputError, one_line_errors
 from ..training.checkpoints import weights_file
-from ..training.settings import SETTINGS_FILE, trained_network
+from ..training.settings import saved, trained_network
 
 logger = logging.getLogger("semsim")
 
@@ -41,10 +41,10 @@ def settings_of(ckpt_path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, so that nobody could say what the classes are.
     """
-    path = ckpt_path.parent / SETTINGS_FILE
-    if not path.is_file():
+    path, known = saved(ckpt_path)
+    if not known:
         raise InputError(f"{path}: no settings beside the weights; they name the classes, so copy the file there.")
-    return json.loads(path.read_text())
+    return known
 
 
 def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

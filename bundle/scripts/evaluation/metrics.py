@@ -20,8 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from ..dataio.files import case_names, cell, json_text
-from ..dataio.geometry import states_grid
-from ..dataio.transforms import file_of
+from ..dataio.geometry import file_name, states_grid
 from ..distributed import rank_and_size
 
 logger = logging.getLogger("semsim")
@@ -148,7 +147,7 @@ class ScoreCases:
                 affine, getattr(output["image"], "meta", {})
             )
             unit = "mm" if sized else "voxel"
-            file = file_of(None, output["image"])
+            file = file_name(output["image"])
             for c, name in enumerate(self.names[1:]):
                 row: dict[str, Any] = {"case": str(source.get("case") or ""), "class": name}
                 row |= {metric: scores[metric][c] for metric in self.metrics}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +23,11 @@ from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
 from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
-from ..dataio.geometry import states_grid, voxels_apart
+from ..dataio.geometry import contradict
 from ..dataio.loaders import read_item
 from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
-from ..training.checkpoints import weights_file
-from ..training.settings import SETTINGS_FILE
+from ..training.settings import saved
 from .inferer import flip_axes
 
 logger = logging.getLogger("semsim")
@@ -200,8 +198,7 @@ def _other_grid(image: str, prediction: Path) -> str:
         return f"it cannot be read, {type(error).__name__}"
     if (*shape, 1)[:3] != (*own, 1)[:3]:
         return " and ".join(" x ".join(map(str, n)) for n in (own, shape)) + " voxels"
-    stated = states_grid(affine) and states_grid(found)
-    return "its place in space" if stated and voxels_apart(affine, found, shape) > 0.5 else ""
+    return "its place in space" if contradict(affine, found, shape) else ""
 
 
 def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:
@@ -276,9 +273,8 @@ def warn_of_flips(ckpt_path: str | os.PathLike, flip_tta: bool | Sequence[int]) 
         ckpt_path: weights, or the folder of a training; its ``training.json`` may say what was flipped.
         flip_tta: see :func:`~scripts.evaluation.inferer.flip_axes`.
     """
-    path = weights_file(ckpt_path).parent / SETTINGS_FILE
-    flips = json.loads(path.read_text()).get("flips") if path.is_file() else None
-    if flips and (new := [axis for axis in flip_axes(flip_tta, len(flips)) if not flips[axis]]):
+    path, known = saved(ckpt_path)
+    if (flips := known.get("flips")) and (new := [axis for axis in flip_axes(flip_tta, len(flips)) if not flips[axis]]):
         logger.warning(
             f"{path}: images were not flipped along axis {', '.join(map(str, new))} in training, but predictions are "
             f"averaged over such flips (flip_tta {flip_tta}), which can make them worse; leave flip_tta as trained."

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Orientation
 from torch import Tensor
@@ -79,20 +78,13 @@ def stored_affine(volume: MetaTensor) -> np.ndarray:
 
 
 class AsStoredd(MapTransform):
-    """Give the class indices of an inferer the affine, the dimensions and the name of the image's file."""
+    """Give class indices of an inferer, ``(1, X, Y, Z)``, the affine, the dimensions and the name of the image's file.
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
-        """
-        Args:
-            keys: class indices ``(1, X, Y, Z)``.
-            image_key: the image that they are of, prepared by ``AsVolumed``, and ``SliceGridd`` or ``VolumeGridd``.
-            allow_missing_keys: whether items without ``keys`` pass.
-        """
-        super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
+    They are of ``image``, prepared by ``AsVolumed``, and ``SliceGridd`` or ``VolumeGridd``.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        image = data[self.image_key]
+        image = data["image"]
         size = applied(image, AsVolumed.__name__)["orig_size"]  # without the axis that a 2D image was given
         affine = stored_affine(image)
         result = dict(data)

@@ -103,11 +103,27 @@ def unlabeled_of(studies: str | os.PathLike) -> list[dict[str, Any]]:
     return [{"image": image, "stream": "unlabeled"} for image in sorted(images)]
 
 
+def keep_published(root: Path) -> None:
+    """Copy the weights of a bundle and their settings into a folder of their own, before others take their place.
+
+    It is in ``models_before``, not in ``models``, for MONAI Label offers every file there.
+    """
+    models = root / "models"
+    if not (models / "model.pt").is_file():
+        return
+    before = root / "models_before" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
+    before.mkdir(parents=True)
+    for name in ("model.pt", SETTINGS_FILE):
+        if (models / name).is_file():
+            shutil.copy2(models / name, before / name)
+    logger.info(f"{models / 'model.pt'}: kept as {before / 'model.pt'}")
+
+
 class Publish:
     """Put the trained weights into ``models/model.pt`` of the bundle when a training is complete.
 
-    Written beside the final place and renamed, so that who reads it sees the old file or the new one. The old one and
-    its settings are kept in ``models_before``, not in ``models``, for MONAI Label offers every file there.
+    Written beside the final place and renamed, so that who reads it sees the old file or the new one. The old one is
+    kept, see :func:`keep_published`.
     """
 
     def __init__(self, bundle_root: str | os.PathLike, output_dir: str | os.PathLike, best_model: SaveBest) -> None:
@@ -133,13 +149,7 @@ class Publish:
         else:
             save_weights(self.best_model.network, part)
         shutil.copyfile(self.output_dir / SETTINGS_FILE, settings)
-        if (models / "model.pt").is_file():
-            before = self.root / "models_before" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
-            before.mkdir(parents=True)
-            for name in ("model.pt", SETTINGS_FILE):
-                if (models / name).is_file():
-                    shutil.copy2(models / name, before / name)
-            logger.info(f"{models / 'model.pt'}: kept as {before / 'model.pt'}")
+        keep_published(self.root)
         os.replace(settings, models / SETTINGS_FILE)
         os.replace(part, models / "model.pt")
         logger.info(f"{models / 'model.pt'}: new weights, of epoch {self.best_model.epoch or 'the last iteration'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from ..command_line import options_of
 from ..errors import raise_all
 from ..training.recipe import caller
 from .monai_label import inside
-from .running_config import problems_of
+from .running_config import nearest_key, problems_of
 
 #: Text to write in the place of one that would be taken for true, or left out: MONAI drops options that are ``None``.
 WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
@@ -59,9 +58,8 @@ def check_options(argv: Sequence[str] | None = None) -> None:
         for name in options:
             first = name.replace("::", "#").split("#")[0]
             if first not in known:
-                near = difflib.get_close_matches(first, known, n=1)
-                remedy = f"did you mean --{near[0]}?" if near else "docs/REFERENCE.md has the keys."
-                problems.append(f"--{name}: expected a key of {options['config_file']}, received {first!r}; {remedy}")
+                hint = nearest_key(first, known, "--")
+                problems.append(f"--{name}: expected a key of {options['config_file']}, received {first!r}; {hint}")
     told = " ".join(problems)
     problems += [line for line in found if line.split(":")[0] not in told]
     raise_all(problems, "options")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "i
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 #: What MONAI and its tracking put into a configuration.
 FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "experiment_name", "save_execute_config"}
+
+
+def nearest_key(key: str, known: Iterable[str], prefix: str = "") -> str:
+    """What to do about a key that nothing reads, for a message."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else "docs/REFERENCE.md has the keys."
 
 
 def problems_of(workflow: ConfigWorkflow) -> list[str]:
@@ -53,9 +59,8 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
     for key in [key for key in config if key not in known]:
         others = [value for name, value in config.items() if name != key]
         if not _named(key, others) and not _copied(config[key], others):
-            near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
-            yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {remedy}"
+            hint = nearest_key(key, known)
+            yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {hint}"
 
 
 def _unread_within(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -67,9 +72,8 @@ def _unread_within(config: Mapping[str, Any], contents: Sequence[Mapping[str, An
         for key in [key for key in entries if key not in known] if isinstance(entries, Mapping) and known else ():
             name = f"{section}#{key}"
             if not any(f"@{name}" in text or f"%{name}" in text for text in texts):
-                near = difflib.get_close_matches(key, [*known, *config], n=1)
-                remedy = f"did you mean {near[0]}?" if near else "docs/REFERENCE.md has the keys."
-                yield f"{name}: expected a key that an entry reads, received {key!r}, which none does; {remedy}"
+                hint = nearest_key(key, [*known, *config])
+                yield f"{name}: expected a key that an entry reads, received {key!r}, which none does; {hint}"
 
 
 def _texts(value: Any) -> Iterator[str]:

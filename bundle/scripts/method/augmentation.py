@@ -106,15 +106,14 @@ class StrongViewsd(Randomizable, MapTransform):
     The strong augmentation A_s of the method without CutMix, which needs the whole batch and is done by the trainer.
     """
 
-    def __init__(self, keys: KeysCollection, transform: Transform, *, num_views: int = 2) -> None:
+    def __init__(self, keys: KeysCollection, transform: Transform) -> None:
         """
         Args:
             keys: images ``(C, H, W)`` to make views of.
             transform: random intensity transforms on a tensor, applied once for each view.
-            num_views: how many views.
         """
         super().__init__(keys)
-        self.transform, self.num_views = transform, num_views
+        self.transform = transform
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
         if isinstance(self.transform, Randomizable):
@@ -127,6 +126,6 @@ class StrongViewsd(Randomizable, MapTransform):
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            for view in range(1, self.num_views + 1):
+            for view in (1, 2):
                 result[f"{key}_strong_{view}"] = self.transform(data[key].clone())
         return result

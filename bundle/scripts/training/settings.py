@@ -50,6 +50,12 @@ REPEATED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def saved(ckpt_path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
+    """``training.json`` beside weights or in the folder of a training, and its content; empty where it is missing."""
+    path = weights_file(ckpt_path).parent / SETTINGS_FILE
+    return path, json.loads(path.read_text()) if path.is_file() else {}
+
+
 def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
     """The settings that the weights in a file were trained with, so that users need not repeat them.
 
@@ -61,8 +67,7 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
         plain data for every key of ``REPEATED``; ``intensity`` describes a transform, see
         :func:`~scripts.dataio.intensity.transform_of`. What is not saved there is as in ``REPEATED``, with a warning.
     """
-    path = weights_file(ckpt_path).parent / SETTINGS_FILE
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    path, known = saved(ckpt_path)
     guessed = [name for name, value in REPEATED.items() if name not in known and value is not None]
     # nothing else was there before they were saved
     silent = {"spatial_dims", "features", "fusion", "keep_largest", "flip_tta"}

@@ -13,7 +13,7 @@ from ..dataio.files import case_name, image_files
 from ..distributed import rank_and_size
 from .checkpoints import weights_file
 from .inputs import LISTS_FILE, file_numbers, labelled_numbers
-from .settings import SETTINGS_FILE
+from .settings import saved
 
 logger = logging.getLogger("semsim")
 
@@ -48,11 +48,8 @@ def _trained_on(weights: Path) -> set[tuple[int, ...]]:
     folders: list[Path] = []
     while weights.parent not in folders:
         folders.append(weights.parent)
-        lists, settings = (_read(weights.with_name(name)) for name in (LISTS_FILE, SETTINGS_FILE))
-        found |= labelled_numbers(lists)
-        weights = weights_file(settings.get("initial") or weights)
+        settings, known = saved(weights)
+        lists = settings.with_name(LISTS_FILE)
+        found |= labelled_numbers(json.loads(lists.read_text()) if lists.is_file() else {})
+        weights = weights_file(known.get("initial") or weights)
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

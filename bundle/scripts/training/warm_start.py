@@ -15,7 +15,7 @@ from ..dataio.intensity import saved_name
 from ..errors import InputError
 from .checkpoints import read_state, weights_file
 from .recipe import differences
-from .settings import SETTINGS_FILE
+from .settings import saved
 
 logger = logging.getLogger("semsim")
 
@@ -57,8 +57,7 @@ def initialized(
     initial = weights_file(initial)
     state, own = read_state(initial, option="initial"), network.state_dict()
     _check_axes(initial, state, own)
-    settings = initial.parent / SETTINGS_FILE
-    known = json.loads(settings.read_text()) if settings.is_file() else {}
+    _, known = saved(initial)
     before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
     if other := differences(saved_name(known), saved_name(now), now.keys() & known.keys()):
         logger.warning(
