@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import ImageWriter, NibabelWriter, resolve_writer
-from monai.data.utils import to_affine_nd
+from monai.data.utils import affine_to_spacing, to_affine_nd
 
 from ..dataio.files import is_picture
 
@@ -47,6 +47,10 @@ class StoredHeaderWriter(NibabelWriter):
         """Without MONAI's resampling, which fails on a plane from front to back; the header of the image is kept."""
         self.header = dict(meta_dict or {})
         self.affine = self.header.get("affine")
+        if "pixdim" in self.header and self.affine is not None:  # MONAI put the voxels there that the network sees
+            size = affine_to_spacing(np.asarray(self.affine, dtype=float))
+            pixdim = self.header["pixdim"]
+            self.header["pixdim"] = [*pixdim[:1], *size, *pixdim[1 + len(size) :]]
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """As in MONAI's writer."""
