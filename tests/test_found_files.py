@@ -94,9 +94,10 @@ def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     assert flow.parser.get_parsed_content("images") == found
 
 
-@pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3)])
+@pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3), ((1, 1), 3)])
 def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, unit):
-    """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres."""
+    """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres. And both
+    places, as nearly all programs state them: voxels had the size that the network sees."""
     image = nib.Nifti1Image(IMAGE, np.diag([-2.0, 2.0, 3.0, 1.0]))
     image.set_qform(None if not codes[0] else image.affine, code=codes[0], update_affine=False)
     image.set_sform(None if not codes[1] else image.affine, code=codes[1], update_affine=False)
@@ -111,6 +112,7 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
     assert [bool(predicted.header[f"{name}form_code"]) for name in "qs"] == [any(codes)] * 2
     assert predicted.header.get_xyzt_units()[0] == stored.header.get_xyzt_units()[0]
     np.testing.assert_allclose(predicted.affine, stored.affine)
+    assert not any(codes) or np.allclose(predicted.get_qform(), stored.get_qform())
     np.testing.assert_allclose(predicted.header.get_zooms(), (2, 2, 3))
 
 

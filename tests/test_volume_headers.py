@@ -43,6 +43,22 @@ def test_a_broken_place_in_a_header_is_mended_alike_where_the_voxel_size_is_chos
     assert direction_of([item]) == "S"
 
 
+@pytest.mark.parametrize("size, kept", [(0.8, True), (0.803, True), (1.0, False)])
+def test_a_volume_stays_turned_where_its_header_rounds_the_voxel_size(tmp_path, caplog, size, kept):
+    """MONAI's reader drops the only place that a header states for a difference of 0.001 %: front became right."""
+    affine = np.array([[0, 0, 2.0, 40], [-0.8, 0, 0, 30], [0, -0.8, 0, 20], [0, 0, 0, 1]])
+    item = write(tmp_path, f"sized{size}", affine, qform_code=0, quatern_b=0, quatern_c=0, quatern_d=0,
+                 pixdim=[1, size, size, 2, 0, 0, 0, 0])  # fmt: skip
+    with caplog.at_level(logging.WARNING, logger="semsim"):
+        loaded = image_loader()(item["image"]).affine.numpy()
+        np.testing.assert_allclose(read_grid(item["image"])[0], loaded, atol=1e-6)
+    assert np.allclose(loaded, affine, atol=1e-4) == kept
+    assert (direction_of([item]) == "R") == kept
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == (0 if kept else 1), "once"
+    assert kept or "sized1.0.nii: its header states voxels of 1 x 1 x 2 mm, and a place in space with" in told[0]
+
+
 def test_an_affine_of_nan_does_not_stop_the_choice_of_voxels_and_slices(tmp_path):
     lost = write(tmp_path, "nan", srow_z=[0, 0, np.nan, 0], pixdim=[1, 0.8, 0.8, np.nan, 0, 0, 0, 0])
     items = [lost, write(tmp_path, "good")]

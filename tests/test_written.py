@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import samples
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, SaveImage
 from scripts.errors import explain
 from scripts.evaluation.stored_header import writer_of
@@ -70,6 +71,34 @@ def test_a_plane_from_front_to_back_is_written(tmp_path):
     written = nib.load(saved(tmp_path, meta, label=LABEL[..., 0]))
     assert written.shape == IMAGE.shape[:2]
     np.testing.assert_allclose(written.affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+@pytest.mark.parametrize("turn", [[(0, 0, 1), (1, 0, 0), (0, 1, 0)], [(1, 0, 0), (0, 0.8, 0.6), (0, -0.6, 0.8)]])
+def test_a_plane_in_space_becomes_a_volume_of_one_slice_where_two_axes_cannot_say_its_place(tmp_path, ending, turn):
+    """ITK's files of two axes: one from front to back was not written, an oblique one had pixels of another size."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = np.array(turn) * (1.2, 1.4, 5), (40, -30, 25)
+    nib.save(nib.Nifti1Image(IMAGE[..., 0], affine), tmp_path / "a.nii.gz")
+    read = LoadImage(image_only=True, ensure_channel_first=True)(tmp_path / "a.nii.gz")
+    written = saved(tmp_path, {**read.meta, "affine": read.affine}, ending, LABEL[..., 0])
+    found = LoadImage(image_only=True, ensure_channel_first=True)(written)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-4)
+    np.testing.assert_array_equal(found[0, ..., 0], LABEL[..., 0])
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_a_plane_of_two_axes_stays_one(tmp_path, ending):
+    image = itk.image_from_array(np.ascontiguousarray(IMAGE[..., 0].T))
+    image.SetSpacing([0.3, 0.4])
+    image.SetOrigin([4.0, -5.0])
+    itk.imwrite(image, str(tmp_path / f"a{ending}"))
+    read = LoadImage(image_only=True, ensure_channel_first=True)(tmp_path / f"a{ending}")
+    meta = {**read.meta, "affine": to_affine_nd(3, read.affine)}
+    written = itk.imread(str(saved(tmp_path, meta, ending, LABEL[..., 0])))
+    assert list(itk.size(written)) == list(IMAGE.shape[:2])
+    np.testing.assert_allclose(np.array(written.GetOrigin()), [4, -5])
+    np.testing.assert_allclose(np.array(written.GetSpacing()), [0.3, 0.4])
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from monai.data import ITKReader, NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImage
@@ -16,11 +18,40 @@ from nibabel.fileholders import FileHolder
 from ..errors import InputError
 from .geometry import APART, voxels_apart
 
+logger = logging.getLogger("semsim")
+
+#: Share by which two sizes of a voxel differ where they were rounded.
+ROUNDING = 0.01
+#: Files that a warning has named.
+_told = set[str]()
+
 
 def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
     """Whether every file has one of ``endings`` in some case, and none as in ``known``."""
     names = [os.fspath(name) for name in ensure_tuple(filename)]
     return all(name.lower().endswith(endings) and not name.endswith(known) and os.path.isfile(name) for name in names)
+
+
+def with_one_size(image: Any, name: str) -> Any:
+    """A NIfTI image whose place in space has voxels of the size that its header states besides.
+
+    MONAI takes the size, and NIfTI's other place, which may be none: so a volume that lies turned would be taken for
+    one that does not. It is kept where the two sizes differ by rounding alone, and said, once, where they do not.
+    """
+    before = image.affine.copy()
+    size, zooms = np.linalg.norm(before[:3, :3], axis=0), image.header.get_zooms()
+    number = min(3, len(zooms))
+    if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
+        image.header["pixdim"][1 : 1 + number] = size[:number]
+    image = correct_nifti_header_if_necessary(image)
+    if voxels_apart(image.affine, before, image.shape) > APART and name not in _told:
+        _told.add(name)
+        sizes = [" x ".join(f"{s:.4g}" for s in one[:number]) for one in (zooms, size)]
+        logger.warning(
+            f"{name}: its header states voxels of {sizes[0]} mm, and a place in space with voxels of {sizes[1]} mm, "
+            "which is not used, nor the directions in it; mend the header if left and right or the voxels are wrong."
+        )
+    return image
 
 
 class NiftiReader(NibabelReader):
@@ -46,9 +77,10 @@ class NiftiReader(NibabelReader):
 
     def _read(self, name: str, **kwargs: Any) -> Any:
         if name.endswith((".nii", ".nii.gz", ".NII", ".NII.GZ")):
-            image = super().read(name, **kwargs)
+            image: Any = nib.load(name, **{**self.kwargs, **kwargs})
         else:  # nibabel looks for it under another name
-            image = correct_nifti_header_if_necessary(nib.Nifti1Image.from_file_map({"image": FileHolder(name)}))
+            image = nib.Nifti1Image.from_file_map({"image": FileHolder(name)})
+        image = with_one_size(image, name)
         if (kind := image.get_data_dtype().kind) not in "iuf":
             found, remedy = {
                 "c": ("complex numbers", "save their magnitude (numpy.abs), or what else is to be segmented"),

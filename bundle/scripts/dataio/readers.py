@@ -16,7 +16,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import ITKReader, PILReader
 from monai.data.image_reader import ImageReader
-from monai.data.utils import correct_nifti_header_if_necessary, to_affine_nd
+from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, LoadImaged
 from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .dicom import check_series
 from .dicom_seg import SegmentationReader
-from .endings import register
+from .endings import register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
 
 logger = logging.getLogger("semsim")
@@ -227,7 +227,7 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
     """
     name = os.fspath(path).lower()
     if os.fspath(path).endswith((".nii", ".nii.gz")):
-        image: Any = correct_nifti_header_if_necessary(nib.load(path))  # what MONAI's reader does with a broken place
+        image: Any = with_one_size(nib.load(path), os.fspath(path))  # as it is read
         affine, shape = to_affine_nd(3, image.affine), tuple(int(n) for n in image.shape[:3])
         if not np.isfinite(affine).all():
             raise InputError(f"{path}: expected a place of its voxels in mm, received an affine with NaN; mend it.")

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.data import ImageWriter, NibabelWriter, resolve_writer
+from monai.data.utils import affine_to_spacing, to_affine_nd
 
 from ..dataio.files import is_picture
 
@@ -46,6 +47,10 @@ class StoredHeaderWriter(NibabelWriter):
         """Without MONAI's resampling, which fails on a plane from front to back; the header of the image is kept."""
         self.header = dict(meta_dict or {})
         self.affine = self.header.get("affine")
+        if "pixdim" in self.header and self.affine is not None:  # MONAI put the voxels there that the network sees
+            size = affine_to_spacing(np.asarray(self.affine, dtype=float))
+            pixdim = self.header["pixdim"]
+            self.header["pixdim"] = [*pixdim[:1], *size, *pixdim[1 + len(size) :]]
 
     def write(self, filename: Any, verbose: bool = False, **obj_kwargs: Any) -> None:
         """As in MONAI's writer."""
@@ -65,14 +70,24 @@ class StoredHeaderWriter(NibabelWriter):
         nib.save(image, filename)
 
 
+def _in_space(affine: Any) -> bool:
+    """Whether a plane lies elsewhere in space than two axes can say: turned, at a height, or with a thickness."""
+    matrix = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine, dtype=float))
+    return not (np.allclose(matrix[2], [0, 0, 1, 0]) and np.allclose(matrix[:2, 2], 0))
+
+
 def writer_of(output_ext: str) -> type[ImageWriter]:
     """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own, that keeps the axis of a single slice.
+
+    ITK's files of two axes have no place in three: a plane of a NIfTI file that lies in space becomes a volume of one
+    slice in them.
 
     Its files come into being under another name, ``.part-`` before their own, so that a full disk or the end of the
     program leaves no part of one for a whole one. ``.mhd``, which names a second file, is written at once.
     """
     ending = f".{output_ext.lower().lstrip('.')}"
-    writer = StoredHeaderWriter if ending in (".nii", ".nii.gz") else resolve_writer(ending.lstrip("."))[0]
+    nifti = ending in (".nii", ".nii.gz")
+    writer = StoredHeaderWriter if nifti else resolve_writer(ending.lstrip("."))[0]
 
     class Whole(writer):  # type: ignore[misc, valid-type]
         data_obj: Any
@@ -81,6 +96,12 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
             super().set_data_array(data_array, *args, **kwargs)
             if not is_picture(ending):  # MONAI would make a plane of it, which has no place in space
                 self.data_obj = self.data_obj.reshape(data_array.shape[1:])
+
+        def set_metadata(self, meta_dict: Mapping | None, *args: Any, **options: Any) -> None:
+            affine = (meta_dict or {}).get("affine")
+            if not nifti and not is_picture(ending) and self.data_obj.ndim == 2 and _in_space(affine):
+                self.data_obj = self.data_obj[..., None]
+            super().set_metadata(meta_dict, *args, **options)
 
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
             final = Path(filename)
