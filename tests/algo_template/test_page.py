@@ -110,4 +110,4 @@ def test_the_page_of_the_benchmark_is_made_from_its_result():
     assert auto3dseg.fill(page) == page and page.count("| with unlabeled |") == 1
     record = json.loads((ROOT / "benchmarks" / "results" / "auto3dseg_acdc.json").read_text())
     difference = record["with_unlabeled"]["mean"]["dice"] - record["without"]["mean"]["dice"]
-    assert f"{difference:.3f} mean Dice" in page
+    assert f"mean Dice is {difference:.3f} higher" in page
