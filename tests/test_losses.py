@@ -126,8 +126,42 @@ def test_every_term_equals_reference():
     assert terms["mask_cross"].item() == pytest.approx(mask.mean(), abs=1e-6) and 0 < mask.mean() < 1
 
     total = terms["loss_s"] + 0.5 * terms["loss_u"] + 0.25 * terms["loss_intra"] + 0.25 * terms["loss_cross"]
-    assert terms["loss"].item() == pytest.approx(total.item() / 2, abs=1e-6)
+    assert terms["loss"].item() == pytest.approx(total.item() / 2, abs=1e-6) and "loss_labeled" not in terms
     assert size == tuple(label.shape[2:])
+
+    more = SemSimLoss(num_classes=4, threshold=0.5, uncertainty_scale=10.0, regions=2, lambda_labeled=0.25)
+    more = more(student, label, weak, mixes)
+    expected = []
+    for j, f in enumerate(student.features["labeled"].permute(0, 2, 3, 1).numpy()):
+        others = {k: v for k, v in protos.items() if k[0] != j}
+        p_cr = reference.cross_probabilities(f, others, 3, 4, 2, 0.1, True)
+        shown = {k[2] for k in others}
+        for i in np.ndindex(small):
+            c = small_label[(j, *i)]
+            expected.append(-np.log(p_cr[(*i, c)]) if c in shown else 0.0)
+    assert more["loss_labeled"].item() == pytest.approx(np.mean(expected), abs=1e-6)
+    assert more["loss"].item() == pytest.approx(total.item() / 2 + 0.25 * np.mean(expected) / 2, abs=1e-6)
+
+
+def test_labelled_images_described_by_each_other():
+    """Not by themselves; and where nobody judged, or no other image shows the class, there is nothing to learn."""
+    student, _, label = make_outputs(grad=True)
+    loss = SemSimLoss(num_classes=4, regions=1, lambda_labeled=1.0, ignore=True)
+    label[:] = 0
+    label[1:, :, :4] = 1  # classes 0 and 1 in two images
+    label[0, :, :4] = 2  # and 2 in the first alone
+    terms = loss(student, label)
+    terms["loss_labeled"].backward()
+    gradient = student.features["labeled"].grad
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+    with torch.no_grad():  # features that say the class
+        student.features["labeled"][:] = 0.01
+        student.features["labeled"][:, 0, 1] = student.features["labeled"][1:, 1, 0] = 1
+        student.features["labeled"][0, 2, 0] = 1
+    assert loss(student, label)["loss_labeled"] < 0.01 < terms["loss_labeled"]
+    label[:] = -1
+    alone = Output({"labeled": student.logits["labeled"][:1]}, {"labeled": student.features["labeled"][:1]})
+    assert loss(student, label)["loss_labeled"] == 0 == loss(alone, label[:1] + 1)["loss_labeled"]
 
 
 def test_supervised_term_by_hand():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 from torch import Tensor, nn
 
+from ..distributed import rank_and_size
 from ..errors import InputError
 from .augmentation import CutMix
 from .fusion import resize
@@ -92,6 +93,7 @@ class SemSimLoss(nn.Module):
         lambda_u: float = 0.5,
         lambda_intra: float = 0.25,
         lambda_cross: float = 0.25,
+        lambda_labeled: float = 0.0,
         threshold: float = 0.8,
         views: Mapping[str, float] | None = None,
         perturb: Sequence[str] = (),
@@ -114,6 +116,8 @@ class SemSimLoss(nn.Module):
             lambda_u: weight of L_u (paper: 0.5).
             lambda_intra: weight of L_intra (paper: 0.25).
             lambda_cross: weight of L_cross (paper: 0.25).
+            lambda_labeled: weight of L_labeled, by which labelled images that are described by each other show their
+                labels, from the first step on (not in the paper: 0).
             threshold: tau, confidence from which a pseudo-label counts (paper: 0.95).
             views: decoded views that L_u is summed over, with their weights. Default: ``strong_1`` alone.
             perturb: those of the views whose encoder features lose channels before the decoder (paper: ``strong_1``).
@@ -161,6 +165,7 @@ class SemSimLoss(nn.Module):
             raise InputError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
+        self.lambda_labeled = lambda_labeled
         self.views = views
         self.perturb = tuple(perturb)
         self.affinity: dict[str, Any] = {
@@ -187,12 +192,12 @@ class SemSimLoss(nn.Module):
         ``strong_2`` fused alone (L_cross needs no decoder).
         """
         if not unlabeled:
-            return Streams(decode=("labeled",))
+            return Streams(decode=("labeled",), fuse=("labeled",) * (self.lambda_labeled > 0))
         intra, cross = self.lambda_intra > 0, self.lambda_cross > 0
         views = tuple(self.views) if self.lambda_u > 0 else ()
         if intra and "strong_1" not in views:
             views += ("strong_1",)
-        fuse = ("strong_1",) * intra + ("labeled", "strong_2") * cross
+        fuse = ("strong_1",) * intra + ("labeled",) * (cross or self.lambda_labeled > 0) + ("strong_2",) * cross
         return Streams(decode=("labeled", *views), fuse=fuse, perturb=tuple(p for p in self.perturb if p in views))
 
     def weak_streams(self) -> Streams:
@@ -225,8 +230,14 @@ class SemSimLoss(nn.Module):
         terms = {"loss_s": supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
+        prototypes = None
+        if self.lambda_labeled > 0 or (weak is not None and self.lambda_cross > 0):
+            prototypes = self._prototypes(student, label)
+        if prototypes is not None and self.lambda_labeled > 0:
+            terms["loss_labeled"] = self._labeled(full(student.features["labeled"]), prototypes, label)
+            total = total + self.lambda_labeled * terms["loss_labeled"]
         if weak is not None:
-            prototypes = self._prototypes(student, label) if self.lambda_cross > 0 else None
+            prototypes = prototypes if self.lambda_cross > 0 else None
             targets = self._targets(weak, prototypes)
             shares["pseudo"] = targets["u"].pseudo
             if self.lambda_u > 0:
@@ -285,6 +296,27 @@ class SemSimLoss(nn.Module):
         similarity = cross_similarity(features, prototypes, regions=self.regions)
         log_p = cross_log_probabilities(similarity, prototypes.present, **self.pooling)
         return similarity, merge_regions(log_p, self.regions, features.shape[2:])
+
+    def _labeled(self, features: Tensor, prototypes: Prototypes, label: Tensor) -> Tensor:
+        """L_labeled: cross entropy of p_cr of each labelled image, described by all others, with its label.
+
+        Mean over all positions, as in L_cross; those that nobody judged, or whose class no other image shows, count as
+        zero.
+        """
+        similarity = cross_similarity(features, prototypes, regions=self.regions)  # (J, R, L, J, K)
+        target = nearest(label, features.shape[2:])
+        gathered = len(prototypes.present) > len(features)
+        first = rank_and_size()[0] * len(features) if gathered else 0  # of this process among all
+        losses = []
+        for j in range(len(features)):
+            others = prototypes.present.clone()
+            others[first + j] = False
+            log_p = cross_log_probabilities(similarity[j : j + 1], others, **self.pooling)
+            log_p = merge_regions(log_p, self.regions, features.shape[2:])[0]
+            judged = target[j].clamp(min=0)
+            known = others.any(dim=0)[judged] & (target[j] >= 0)
+            losses.append((-log_p.gather(0, judged[None])[0] * known).mean())
+        return torch.stack(losses).mean()
 
     def _consistency(
         self, student: Output, target: Target, label: Tensor, mixes: Mapping[str, CutMix]
