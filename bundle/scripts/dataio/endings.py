@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import nibabel as nib
@@ -22,8 +23,6 @@ logger = logging.getLogger("semsim")
 
 #: Share by which two sizes of a voxel differ where they were rounded.
 ROUNDING = 0.01
-#: Files that a warning has named.
-_told = set[str]()
 
 
 def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
@@ -44,14 +43,19 @@ def with_one_size(image: Any, name: str) -> Any:
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
         image.header["pixdim"][1 : 1 + number] = size[:number]
     image = correct_nifti_header_if_necessary(image)
-    if voxels_apart(image.affine, before, image.shape) > APART and name not in _told:
-        _told.add(name)
+    if voxels_apart(image.affine, before, image.shape) > APART:
         sizes = [" x ".join(f"{s:.4g}" for s in one[:number]) for one in (zooms, size)]
-        logger.warning(
+        _tell(
             f"{name}: its header states voxels of {sizes[0]} mm, and a place in space with voxels of {sizes[1]} mm, "
             "which is not used, nor the directions in it; mend the header if left and right or the voxels are wrong."
         )
     return image
+
+
+@cache
+def _tell(warning: str) -> None:
+    """Warn once."""
+    logger.warning(warning)
 
 
 class NiftiReader(NibabelReader):

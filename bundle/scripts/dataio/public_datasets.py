@@ -280,7 +280,7 @@ def prepare(
         labeled: How many of the training patients are labelled, or their names
         split: Numbers or fractions for training, validation and testing, drawn by seed, in place of the paper's split
         seed: Seed of the draws
-        check: Whether to read and check every file
+        check: Whether to read and check every file; False trusts them
         dry_run: Print everything, but write nothing
     """
     if release not in RELEASES:

@@ -111,17 +111,17 @@ def shared_patients(training: Sequence[str], scored: Sequence[str]) -> list[tupl
         for each patient a name of either, and what shows that they are of one.
     """
     rules = {what: re.compile(pattern, re.IGNORECASE) for what, pattern in PATIENTS.items() if what != FOLDER}
-    of_training: dict[tuple[str, str], str] = {}
-    for name in training:
-        what, match = _patient(name, rules)
-        if match is not None:
-            of_training.setdefault((what, match[1]), name)
-    shared: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for name in scored:
-        what, match = _patient(name, rules)
-        if match is not None and (what, match[1]) in of_training:
-            shared.setdefault((what, match[1]), (of_training[what, match[1]], name, what))
-    return list(shared.values())
+
+    def first_of(names: Sequence[str]) -> dict[tuple[str, str], str]:
+        first: dict[tuple[str, str], str] = {}
+        for name in names:
+            what, match = _patient(name, rules)
+            if match is not None:
+                first.setdefault((what, match[1]), name)
+        return first
+
+    trained = first_of(training)
+    return [(trained[patient], name, patient[0]) for patient, name in first_of(scored).items() if patient in trained]
 
 
 def patients_line(cases: Cases) -> str:

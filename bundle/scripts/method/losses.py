@@ -230,15 +230,13 @@ class SemSimLoss(nn.Module):
         terms = {"loss_s": supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
-        prototypes = None
-        if self.lambda_labeled > 0 or (weak is not None and self.lambda_cross > 0):
-            prototypes = self._prototypes(student, label)
+        cross = weak is not None and self.lambda_cross > 0
+        prototypes = self._prototypes(student, label) if cross or self.lambda_labeled > 0 else None
         if prototypes is not None and self.lambda_labeled > 0:
             terms["loss_labeled"] = self._labeled(full(student.features["labeled"]), prototypes, label)
             total = total + self.lambda_labeled * terms["loss_labeled"]
         if weak is not None:
-            prototypes = prototypes if self.lambda_cross > 0 else None
-            targets = self._targets(weak, prototypes)
+            targets = self._targets(weak, prototypes if cross else None)
             shares["pseudo"] = targets["u"].pseudo
             if self.lambda_u > 0:
                 terms.update(self._consistency(student, targets["u"], label, mixes))
@@ -246,7 +244,7 @@ class SemSimLoss(nn.Module):
             if self.lambda_intra > 0:
                 terms.update(self._intra(student, targets["intra"], label, mixes))
                 total = total + self.lambda_intra * terms["loss_intra"]
-            if prototypes is not None:
+            if prototypes is not None and cross:
                 terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
                 total = total + self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
@@ -305,8 +303,7 @@ class SemSimLoss(nn.Module):
         """
         similarity = cross_similarity(features, prototypes, regions=self.regions)  # (J, R, L, J, K)
         target = nearest(label, features.shape[2:])
-        gathered = len(prototypes.present) > len(features)
-        first = rank_and_size()[0] * len(features) if gathered else 0  # of this process among all
+        first = rank_and_size()[0] * len(features) if self.gather_prototypes else 0  # of this process among all
         losses = []
         for j in range(len(features)):
             others = prototypes.present.clone()
