@@ -45,6 +45,30 @@ def test_other_stacks_are_refused_with_the_remedy(tmp_path, options, message):
             raise find_input_error(error) or error from None
 
 
+@pytest.mark.parametrize(
+    "tag, texts",
+    [("0018|0050", ("6.0", "6.00")), ("0018|0024", ("*tse2d1", "*tse2d1_15")), ("0008|0021", ("20200101", "20200102")),
+     ("0020|0037", (r"1\0\0\0\0.999499\0.0316", r"1\0\0\0\0.999501\0.0316"))],
+    ids=["thickness", "sequence", "midnight", "orientation"],
+)  # fmt: skip
+def test_a_series_is_read_whole_however_its_slices_spell_their_headers(tmp_path, tag, texts):
+    """GDCM takes such a series for two, of which training and prediction read the first as the image."""
+    samples.write_dicom(tmp_path / "s", IMAGE, told=[{tag: texts[k // 3]} for k in range(6)])
+    np.testing.assert_array_equal(LoadFilesd("image")({"image": str(tmp_path / "s")})["image"], IMAGE)
+    assert look(tmp_path / "s").shape == IMAGE.shape
+
+
+def test_a_slice_that_only_itk_knows_is_not_passed_over(tmp_path):
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    last = min((tmp_path / "s").iterdir())
+    last.write_bytes(last.read_bytes()[132:])  # as before 1993, without what tells that it is DICOM
+    with pytest.raises(InputError, match="expected 5 slices of one DICOM series, received 6 as ITK reads them"):
+        look(tmp_path / "s")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none: expected the slices of a DICOM series, found none"):
+        look(tmp_path / "none")
+
+
 def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
     samples.write_dicom(tmp_path / "images/p1", IMAGE)
     samples.write_dicom(tmp_path / "images/p2", IMAGE)

@@ -17,6 +17,8 @@ from .files import CONTOURS, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
+#: Rows, columns and their spacing, and how many numbers each is.
+SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2}
 #: Position and directions of a frame as they stand in a file, with or without the type of the value.
 FRAME_TAGS = {
     tag: re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL) for tag in (b"\x20\0\x32\0", b"\x20\0\x37\0")
@@ -30,7 +32,7 @@ class Slice:
     Attributes:
         file: its name.
         series: identifier of its series.
-        size: rows, columns, and their spacing.
+        size: rows, columns, and their spacing; zeros where it does not say.
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
         frames: how many images it holds.
@@ -39,7 +41,7 @@ class Slice:
 
     file: str
     series: str
-    size: tuple[str, ...]
+    size: tuple[float, ...]
     position: np.ndarray | None
     directions: np.ndarray | None
     frames: int = 1
@@ -77,7 +79,8 @@ def read_slice(path: str | os.PathLike) -> Slice:
     def value(tag: str) -> str:
         return str(tags[tag]).strip().strip("\0") if tags.HasKey(tag) else ""
 
-    size = (value("0028|0010"), value("0028|0011"), value("0028|0030"))
+    sides = [np.zeros(count) if (n := _numbers(value(tag), count)) is None else n for tag, count in SIZE_TAGS.items()]
+    size = tuple(np.concatenate(sides).tolist())
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
@@ -136,6 +139,10 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         )
     files = [f for f in inside if is_dicom(f)]
     slices = [read_slice(file) for file in files]
+    if not slices:
+        raise InputError(
+            f"{path}: expected the slices of a DICOM series, found none; check the path, or mend the list."
+        )
     if len(slices) > 1:
         problem = _mixed(slices) or _uneven(slices)
         if problem:
@@ -152,6 +159,31 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
     return slices
 
 
+def series_files(folder: str | os.PathLike, number: int) -> list[str]:
+    """The slices of the only DICOM series in a folder, in the order in which they lie.
+
+    Args:
+        folder: that :func:`check_series` has passed.
+        number: of slices that it has found.
+
+    Raises:
+        InputError: ITK finds others than those.
+    """
+    import itk  # slow, and few data sets need it
+
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(False)  # else a series with two spellings of its thickness, say, counts as two
+    names.SetDirectory(os.fspath(folder))
+    found = [list(names.GetFileNames(series)) for series in names.GetSeriesUIDs()]
+    if [len(files) for files in found] != [number]:
+        shown = " and ".join(str(len(files)) for files in found) or "none"
+        raise InputError(
+            f"{folder}: expected {number} slices of one DICOM series, received {shown} as ITK reads them; convert it "
+            "with dcm2niix, or take out what is no slice."
+        )
+    return found[0]
+
+
 def _mixed(slices: Sequence[Slice]) -> str:
     """What tells that slices of several images lie together; empty for nothing."""
     series = {one.series for one in slices}
@@ -163,15 +195,16 @@ def _mixed(slices: Sequence[Slice]) -> str:
             "folder of its own, or convert them to PNG."
         )
     facets: list[tuple[str, list[Any]]] = [
-        ("orientation", [np.round(one.directions, 3) + 0.0 for one in slices]),  # type: ignore[arg-type]
+        ("orientation", [one.directions for one in slices]),
         ("size", [one.size for one in slices]),
     ]
     for name, values in facets:
-        kinds: dict[tuple, list[str]] = {}
-        for one, kind in zip(slices, values):
-            kinds.setdefault(tuple(kind), []).append(one.file)
+        kinds: list[tuple[Any, list[str]]] = []
+        for one, value in zip(slices, values):
+            files = next((files for kind, files in kinds if np.allclose(kind, value, atol=1e-3)), None)
+            kinds.append((value, [one.file])) if files is None else files.append(one.file)
         if len(kinds) > 1:
-            fewest = min(kinds.values(), key=len)
+            fewest = min((files for _, files in kinds), key=len)
             return (
                 f"slices of {len(kinds)} {name}s in one series, {len(fewest)} of {len(slices)} unlike the others "
                 f"({fewest[0]} first), as of a localizer; move them into a folder of their own."
