@@ -181,7 +181,7 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or not folder.name.lower().startswith(("images", "unlabel")):
             continue
-        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("*")):
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("[!.]*")):
             continue
         found = {name.removesuffix("_0000"): path for name, path in join_channels(find_images(folder)).items()}
         raise_all(f"{root}: {name} stands in {folder.name} and in another folder of images; keep one of them."
@@ -273,7 +273,8 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
     scans: dict[str, dict[str, Path]] = {}
     truth: dict[str, dict[str, Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in folder.rglob("*")):
+        inside = folder.rglob("[!.]*")  # all are hidden in __MACOSX
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in inside):
             continue
         for name, path in find_images(folder, recursive=True).items():
             *below, own = name.split("/")

@@ -27,13 +27,16 @@ FIELDS = (
 
 
 def _two_places(header: Mapping[str, Any]) -> bool:
-    """Whether the two places that a header states are not the same, of NIfTI alone."""
+    """Whether a header states two places that are not the same, of NIfTI alone."""
     if any(field not in header for field in FIELDS):
         return False
     stored = nib.Nifti1Header()
     for field in FIELDS:
         stored[field] = header[field]
-    return not np.allclose(stored.get_qform(), stored.get_sform(), atol=1e-3)
+    try:
+        return not np.allclose(stored.get_qform(), stored.get_sform(), atol=1e-3)
+    except ValueError:  # a quaternion that is no rotation: the image is read by its other place alone
+        return False
 
 
 class StoredHeaderWriter(NibabelWriter):
