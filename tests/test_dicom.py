@@ -140,8 +140,8 @@ def test_a_single_slice_is_an_image(tmp_path):
     np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)
 
 
-def multi_frame(path, places, *, implicit: bool = False) -> np.ndarray:
-    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames."""
+def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarray:
+    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored."""
 
     def element(group, number, kind, value) -> bytes:
         value = value if isinstance(value, bytes) else value.encode()
@@ -163,6 +163,9 @@ def multi_frame(path, places, *, implicit: bool = False) -> np.ndarray:
     shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
     shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
     each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
+    for k, slope in enumerate(slopes):
+        scale = element(0x28, 0x1052, "DS", "0") + element(0x28, 0x1053, "DS", str(slope))
+        each[k] += sequence(0x28, 0x9145, scale + element(0x28, 0x1054, "LO", "US"))
     numbers = {0x02: 1, 0x10: 6, 0x11: 8, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
     image = {number: element(0x28, number, "US", value.to_bytes(2, "little")) for number, value in numbers.items()}
     image[4], image[8] = element(0x28, 4, "CS", "MONOCHROME2"), element(0x28, 8, "IS", str(len(places)))
@@ -196,3 +199,13 @@ def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implic
     multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_frames_of_several_slopes_are_refused(tmp_path, implicit):
+    """Enhanced PET, and MR of Philips: ITK takes the slope of the first frame for all."""
+    frames = multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, "2.0", 2, 2))
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], 2 * frames)
+    multi_frame(tmp_path / "t" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, 3, 2, 2.5))
+    with pytest.raises(InputError, match=r"4 frames in one file, with a rescale slope from 2 to 3, of which.*dcm2niix"):
+        look(tmp_path / "t")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from .files import CONTOURS, is_dicom, is_segmentation, stores
 GAP_TOLERANCE = 0.05
 #: Rows, columns and their spacing, and how many numbers each is.
 SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2}
-#: Position and directions of a frame as they stand in a file, with or without the type of the value.
+#: What is told of each frame as it stands in a file, with or without the type of the value, and how many numbers it is.
 FRAME_TAGS = {
-    tag: re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL) for tag in (b"\x20\0\x32\0", b"\x20\0\x37\0")
-}
+    name: (re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL), count)
+    for name, tag, count in (
+        ("position", b"\x20\0\x32\0", 3), ("directions", b"\x20\0\x37\0", 6),
+        ("intercept", b"\x28\0\x52\x10", 1), ("slope", b"\x28\0\x53\x10", 1),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,28 +92,44 @@ def read_slice(path: str | os.PathLike) -> Slice:
     return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, rescale)
 
 
-def read_frames(path: str | os.PathLike) -> list[Slice]:
-    """The frames of a multi-frame file as slices in the order in which they are stored.
+def _told_of_frames(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
+    """What a multi-frame file tells of its frames, by the names of ``FRAME_TAGS``, in the order in which it does.
 
-    ITK stacks frames in that order and does not tell their places, so they are looked for in the bytes of the file.
+    ITK stacks frames as they are stored, with the slope of the first, and does not tell their places, so they are
+    looked for in the bytes of the file.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return {
+            name: [n for match in tag.finditer(content) if (n := _numbers(_text(content, match), count)) is not None]
+            for name, (tag, count) in FRAME_TAGS.items()
+        }
+
+
+def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:
+    length = int.from_bytes(match[1] or match[2], "little")
+    return content[match.end() : match.end() + length].decode("ascii", "replace")
+
+
+def _frames(told: Mapping[str, list[np.ndarray]]) -> list[Slice]:
+    """The frames of a multi-frame file as slices in the order in which they are stored.
 
     Returns:
         none for a file of one frame, and where not every frame has a position.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        places, axes = ([_frame_numbers(content, match) for match in pattern.finditer(content)]
-                        for pattern in FRAME_TAGS.values())  # fmt: skip
-    positions = [found for text in places if (found := _numbers(text, 3)) is not None]
-    directions = [found for text in axes if (found := _numbers(text, 6)) is not None]
+    positions, directions = told["position"], told["directions"]
     if len(positions) < 2 or len(directions) not in (1, len(positions)):
         return []
     directions = directions * (len(positions) // len(directions))
     return [Slice(f"frame {k + 1}", "", (), p, d) for k, (p, d) in enumerate(zip(positions, directions))]
 
 
-def _frame_numbers(content: mmap.mmap, match: re.Match[bytes]) -> str:
-    length = int.from_bytes(match[1] or match[2], "little")
-    return content[match.end() : match.end() + length].decode("ascii", "replace")
+def _rescaled(told: Mapping[str, list[np.ndarray]]) -> str:
+    """Whether the numbers of frames mean different things; empty for no."""
+    for name in ("slope", "intercept"):
+        values = np.concatenate([*told[name], []])
+        if len(values) and not np.allclose(values, values[0], rtol=1e-4, atol=0):
+            return f"with a rescale {name} from {values.min():.4g} to {values.max():.4g}, of which one is used."
+    return ""
 
 
 def _disordered(frames: Sequence[Slice]) -> str:
@@ -148,12 +168,14 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         if problem:
             raise InputError(f"{path}: {problem}")
     elif slices and slices[0].frames > 1:
-        frames = read_frames(files[0])
-        told = len(frames) == slices[0].frames
-        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if told else ""
-        if problem:
+        told = _told_of_frames(files[0])
+        frames = _frames(told)
+        placed = len(frames) == slices[0].frames
+        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if placed else ""
+        if problem := problem or _rescaled(told):
+            reason = problem.rpartition(";")[0] or problem.rstrip(".")
             raise InputError(
-                f"{files[0]}: {len(frames)} frames in one file, {problem.rpartition(';')[0] or problem.rstrip('.')}; "
+                f"{files[0]}: {slices[0].frames} frames in one file, {reason}; "
                 "convert it with dcm2niix, which sorts them into volumes."
             )
     return slices
