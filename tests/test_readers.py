@@ -12,7 +12,7 @@ import samples
 import tifffile
 from PIL import Image
 from scripts.dataio.files import find_images
-from scripts.dataio.readers import LoadFilesd, UnwrappedReader, image_loader, read_grid
+from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.survey import look
 from scripts.dataio.tiff import ORIENTATION_TAG
 from scripts.errors import InputError, find_input_error
@@ -52,15 +52,6 @@ def test_signed_bytes_in_other_formats_and_below_zero(tmp_path):
         values, spacing = read(tmp_path / name)
         np.testing.assert_array_equal(values, array)
         assert spacing[2] == 2
-
-
-def test_other_files_are_left_to_monai(tmp_path):
-    samples.write_mhd(tmp_path / "a.mhd", IMAGE)
-    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE)
-    reader = UnwrappedReader()
-    assert not any(reader.verify_suffix(tmp_path / name) for name in ("a.mhd", "a.nii.gz", "none.mhd"))
-    item = LoadFilesd(["image", "label"], allow_missing_keys=True)({"image": str(tmp_path / "a.nii.gz")})
-    np.testing.assert_array_equal(item["image"], IMAGE)
 
 
 def test_nifti_of_16_bits_with_a_slope(tmp_path):
@@ -206,6 +197,26 @@ def test_whole_numbers_of_64_bits(tmp_path):
         assert spacing[2] == 2
 
 
+@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["short", "unsigned char"])
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".MHA"])
+def test_several_channels_of_whole_numbers(tmp_path, ending, kind, channels):
+    """As modalities that lie on one grid are written by SimpleITK."""
+    stored = np.random.default_rng(0).integers(0, 200, (channels, 12, 10, 4), {"short": "<i2"}.get(kind, "u1"))
+    header = (
+        f"NRRD0004\ntype: {kind}\ndimension: 4\nsizes: {channels} 12 10 4\nspacings: nan 1 1.5 2\n"
+        "kinds: vector domain domain domain\nendian: little\nencoding: raw\n\n"
+        if ending == ".nrrd"
+        else "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 12 10 4\n"
+        f"ElementSpacing = 1 1.5 2\nElementNumberOfChannels = {channels}\n"
+        f"ElementType = {'MET_SHORT' if kind == 'short' else 'MET_UCHAR'}\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / f"a{ending}").write_bytes(header.encode() + stored.tobytes(order="F"))
+    np.testing.assert_array_equal(shown(tmp_path / f"a{ending}"), stored)
+    facts = look(tmp_path / f"a{ending}", channels=channels)
+    assert (facts.channels, facts.spacing) == (channels, (1.0, 1.5, 2.0))
+
+
 def odd_tiffs() -> dict:
     """TIFF that ITK turns into four channels of bytes, or refuses, and their values, ``(rows, columns, ...)``."""
     rng = np.random.default_rng(0)
@@ -218,11 +229,13 @@ def odd_tiffs() -> dict:
         "stack": (np.stack([grey, grey + 1]), np.stack([grey, grey + 1], -1), {**tiles, "photometric": "minisblack"}),
         "colour": (colour, colour, {**tiles, "photometric": "rgb"}),
         "planes": (np.moveaxis(colour, -1, 0), colour, {"photometric": "rgb", "planarconfig": "separate"}),
+        "colour of 16 bits": (257 * colour.astype(np.uint16), 257.0 * colour, {"photometric": "rgb"}),
+        "signed bytes": (colour[..., 0].astype(np.int8), colour[..., 0].astype(np.int8), {}),
     }
 
 
 @pytest.mark.parametrize("kind", odd_tiffs())
-def test_tiff_of_tiles_or_planes_keeps_its_numbers_and_channels(tmp_path, kind):
+def test_tiff_of_any_kind_keeps_its_numbers_and_channels(tmp_path, kind):
     stored, values, options = odd_tiffs()[kind]
     tifffile.imwrite(tmp_path / "a.tif", stored, **options)
     expected = np.swapaxes(values, 0, 1)
@@ -240,14 +253,14 @@ def test_tiff_of_a_smaller_copy_and_of_single_bits(tmp_path):
     np.testing.assert_array_equal(shown(tmp_path / "b.tif", label=True), LABEL[None, ..., 0])
 
 
-@pytest.mark.parametrize("shape, kind, found", [
-    ((20, 30, 2), np.uint8, "2 channels of 8 bits"), ((20, 30, 3), np.uint16, "3 channels of 16 bits"),
-    ((20, 30), np.float64, "numbers or channels of another kind"),
+@pytest.mark.parametrize("shape, kind, options, found", [
+    ((20, 30, 2), np.uint8, {"planarconfig": "contig"}, "2 channels of 8 bits"),
+    ((20, 30, 3), np.uint16, {"tile": (16, 16), "photometric": "rgb"}, "3 channels of 16 bits"),
+    ((20, 30), np.float64, {}, "numbers or channels of another kind"),
 ])  # fmt: skip
-def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, found):
+def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, options, found):
     """Of two channels in turn one of their mixed values came out."""
-    colours = "rgb" if shape[-1] == 3 else "minisblack"
-    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, kind), photometric=colours, planarconfig="contig")
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, kind), **{"photometric": "minisblack", **options})
     with pytest.raises(
         InputError, match=rf"a\.tif: expected a TIFF of one number a pixel.*received {found}; save it so"
     ):

@@ -18,6 +18,7 @@ from nibabel.fileholders import FileHolder
 
 from ..errors import InputError
 from .geometry import APART, voxels_apart
+from .itk_read import itk_read
 
 logger = logging.getLogger("semsim")
 
@@ -27,10 +28,10 @@ ROUNDING = 0.01
 NIFTI = (".nii", ".nii.gz", ".NII", ".NII.GZ")
 
 
-def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
-    """Whether every file has one of ``endings`` in some case, and none as in ``known``."""
+def _ends(filename: Sequence[Any] | Any, endings: tuple[str, ...]) -> bool:
+    """Whether every file has one of ``endings``, in any case."""
     names = [os.fspath(name) for name in ensure_tuple(filename)]
-    return all(name.lower().endswith(endings) and not name.endswith(known) and os.path.isfile(name) for name in names)
+    return all(name.lower().endswith(endings) and os.path.isfile(name) for name in names)
 
 
 def with_one_size(image: Any, name: str) -> Any:
@@ -86,7 +87,7 @@ class NiftiReader(NibabelReader):
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether every file is NIfTI by its ending."""
-        return _odd(filename, (".nii", ".nii.gz"), ())
+        return _ends(filename, (".nii", ".nii.gz"))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
@@ -113,21 +114,23 @@ class NiftiReader(NibabelReader):
         return image
 
 
-class AnyCaseMetaReader(ITKReader):
-    """Reads ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format of its own."""
+class MetaReader(ITKReader):
+    """Reads MetaImage of any type of number; also ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format."""
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is MetaImage by an ending that ITK does not know."""
-        return _odd(filename, (".mha", ".mhd"), (".mha", ".mhd"))
+        """Whether every file is MetaImage by its ending."""
+        return _ends(filename, (".mha", ".mhd"))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
         import itk  # slow, and few files need it
 
-        return super().read(data, imageio=itk.MetaImageIO.New(), **kwargs)
+        names = map(os.fspath, ensure_tuple(data))
+        images = [itk_read(name, imageio=itk.MetaImageIO.New(), **kwargs) for name in names]
+        return images if len(images) > 1 else images[0]
 
 
 def register(loader: LoadImage) -> None:
     """Let a loader try these readers first."""
     loader.register(NiftiReader())
-    loader.register(AnyCaseMetaReader())
+    loader.register(MetaReader())

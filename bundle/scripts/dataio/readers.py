@@ -25,6 +25,7 @@ from .dicom import check_series, series_files
 from .dicom_seg import SegmentationReader
 from .endings import NIFTI, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
+from .itk_read import itk_read
 from .tiff import TiffReader
 
 logger = logging.getLogger("semsim")
@@ -32,40 +33,6 @@ logger = logging.getLogger("semsim")
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-
-#: What the headers of MetaImage and NRRD call numbers that ITK's Python package has no images of.
-UNWRAPPED = re.compile(
-    rb"^ElementType\s*=\s*(MET_CHAR|MET_LONG_LONG)\s*$|"
-    rb"^type:\s*(signed char|int8|int8_t|(signed )?long long( int)?|longlong|int64|int64_t)\s*$",
-    flags=re.MULTILINE,
-)
-#: Several of them a voxel, of which that reader would make one.
-SEVERAL = re.compile(rb"^ElementNumberOfChannels\s*=\s*([2-9]|1\d)|^kinds:.*(list|vector|color)", flags=re.MULTILINE)
-
-
-class UnwrappedReader(ITKReader):
-    """Reads MetaImage and NRRD files of signed bytes, and of whole numbers of 64 bits.
-
-    ITK's Python package has no images of them, so MONAI's reader fails; PROMISE12's segmentations are of signed bytes
-    (``ElementType = MET_CHAR``), and arrays of numpy become 64 bits.
-    """
-
-    def __init__(self) -> None:
-        import itk  # slow, and few files need it
-
-        super().__init__(pixel_type=itk.F)
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is one of such numbers, by its header."""
-        return all(_holds_unwrapped(os.fspath(name)) for name in ensure_tuple(filename))
-
-
-def _holds_unwrapped(path: str) -> bool:
-    if not path.lower().endswith((".mhd", ".mha", ".nrrd")) or not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        start = file.read(4096).replace(b"\r\n", b"\n")
-    return UNWRAPPED.search(start) is not None and SEVERAL.search(start) is None
 
 
 class PictureReader(PILReader):
@@ -115,7 +82,7 @@ class MedicalReader(ITKReader):
                     files = series_files(name, len(slices)) if len(slices) > 1 else os.path.join(name, slices[0].file)
                 if len({one.rescale for one in slices}) > 1:
                     options["pixel_type"] = itk.F  # PET: else all numbers are whole where those of the first slice are
-            images.append(itk.imread(files, **options))
+            images.append(itk_read(files, **options))
         return images if len(images) > 1 else images[0]
 
 
@@ -136,7 +103,7 @@ def _refuse_layers(path: str) -> None:
 
 
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
-    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader(), UnwrappedReader()):
+    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader()):
         loader.register(reader)  # the last that takes a file reads it
     register(loader)
     return loader

@@ -14,6 +14,7 @@ from monai.utils import ensure_tuple
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ..errors import InputError
+from .itk_read import itk_read
 
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
@@ -42,8 +43,6 @@ class TiffReader(ITKReader):
         return all(os.fspath(name).lower().endswith((".tif", ".tiff")) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
-        import itk  # slow, and few data sets need it
-
         images = []
         for name in map(os.fspath, ensure_tuple(data)):
             try:
@@ -70,7 +69,7 @@ class TiffReader(ITKReader):
                     f"{name}: a TIFF with {what}, which is not read here; save it as PNG, for instance with Pillow: "
                     "ImageOps.exif_transpose(Image.open(FILE)).save(FILE.png)."
                 )
-            images.append(itk.imread(name) if image is None else image)
+            images.append(itk_read(name) if image is None else image)
         return images if len(images) > 1 else images[0]
 
     def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
@@ -94,11 +93,11 @@ def _by_pillow(picture: Any, name: str) -> Any:
 
     tags = getattr(picture, "tag_v2", {})
     bits, samples = tags.get(TIFF["bits"], (1,)), int(tags.get(TIFF["samples"], 1))
+    plain = TIFF["tiles"] not in tags and tags.get(TIFF["planes"], 1) == 1 and tags.get(TIFF["colours"], 1) in (0, 1, 2)
+    if plain and samples in (1, 3, 4) and bits[0] in (8, 16, 32):
+        return None
     if samples not in (1, 3, 4) or (samples > 1 and {*bits} != {8}):
         raise InputError(_odd_tiff(name, f"{samples} channels of {bits[0]} bits"))
-    plain = TIFF["tiles"] not in tags and tags.get(TIFF["planes"], 1) == 1 and tags.get(TIFF["colours"], 1) in (0, 1, 2)
-    if plain and bits[0] in (8, 16, 32):
-        return None
     pages = []
     for page in ImageSequence.Iterator(picture):
         if not getattr(page, "tag_v2", {}).get(TIFF["small"], 0) & 1:
