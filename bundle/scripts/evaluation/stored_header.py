@@ -79,6 +79,11 @@ def _in_space(affine: Any) -> bool:
     return not (np.allclose(matrix[2], [0, 0, 1, 0]) and np.allclose(matrix[:2, 2], 0))
 
 
+def part_of(file: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return file.with_name(f".part-{file.name}")
+
+
 def writer_of(output_ext: str) -> type[ImageWriter]:
     """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own, that keeps the axis of a single slice.
 
@@ -111,7 +116,7 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
             if ending == ".mhd":
                 super().write(final, verbose, **kwargs)
                 return
-            part = final.with_name(f".part-{final.name}")
+            part = part_of(final)
             try:
                 super().write(part, verbose, **kwargs)
                 os.replace(part, final)
