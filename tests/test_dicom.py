@@ -75,6 +75,7 @@ def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
     for patient in ("p1", "p2"):
         storage = "1.2.840.10008.5.1.4.1.1.66.4"
         samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage=storage)
+        (tmp_path / "labels" / patient / ".DS_Store").touch()
     assert set(find_images(tmp_path / "labels", recursive=True, labels=True)) == {"p1", "p2"}
     assert set(find_images(tmp_path, recursive=True)) == {"images/p1", "images/p2"}, "none is predicted"
     monkeypatch.setitem(sys.modules, "highdicom.seg", None)

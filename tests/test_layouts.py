@@ -309,6 +309,9 @@ def test_labels_called_msk_and_what_macos_leaves_behind(tmp_path, capsys):
     patients(tmp_path / "patients")
     (tmp_path / "patients/__MACOSX/P0").mkdir(parents=True)
     (tmp_path / "patients/__MACOSX/P0/._imaging.nii.gz").write_bytes(b"Mac OS X")
-    for name, number in (("bids", 2), ("patients", 3)):
+    nnunet(tmp_path / "nnunet")
+    (tmp_path / "nnunet/labelsUnlabelled").mkdir()
+    (tmp_path / "nnunet/labelsUnlabelled/.DS_Store").touch()
+    for name, number in (("bids", 2), ("patients", 3), ("nnunet", 3)):
         create(data=str(tmp_path / name), output=str(tmp_path / f"{name}.json"))
         assert f"{number} with a label" in capsys.readouterr().out

@@ -153,7 +153,7 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
         segmentation = labels and is_segmentation(path)
         if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and not segmentation:
             continue
-        alone = segmentation and path.parent != folder and len(list(path.parent.iterdir())) == 1
+        alone = segmentation and path.parent != folder and len(list(path.parent.glob("[!.]*"))) == 1
         name = str((path.parent if alone else path.parent / case_name(path)).relative_to(folder))
         name = unicodedata.normalize("NFC", name)
         if name in found:

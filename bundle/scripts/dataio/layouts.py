@@ -84,7 +84,7 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
     if any(path.is_dir() for path in root.glob("sub-*")):
         return _bids(root, image_suffix, label_suffix)
     _refuse_two_folders(root)
-    if any(root.rglob("*.seg.nrrd")):
+    if any(root.rglob("[!.]*.seg.nrrd")):
         return _slicer(root)
     if found := _patients(root, image_suffix, label_suffix):
         return found
@@ -188,7 +188,7 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
                   for name in found if name in images)  # fmt: skip
         images |= found
         truth = root / folder.name.replace("images", "labels", 1)
-        if truth != folder and truth.is_dir() and any(truth.iterdir()):
+        if truth != folder and truth.is_dir() and any(truth.glob("[!.]*")):
             own = find_images(truth)
             labels |= own
             testing += [name for name in own if folder.name == "imagesTs"]
