@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import itk
@@ -76,11 +77,13 @@ def write_dicom(
     turned=(),
     cropped=(),
     storage: str = "1.2.840.10008.5.1.4.1.1.4",
+    told: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """A series, one file a slice, numbered against the order of the positions.
 
     Faults: slices that are missing (``skip``), ``shift`` of each against the one before in mm, other ``positions``,
-    slices of another orientation (``turned``) or size (``cropped``), another class of ``storage``.
+    slices of another orientation (``turned``) or size (``cropped``), another class of ``storage``, and what else is
+    ``told`` of each slice, by its tag.
     """
     folder.mkdir(parents=True, exist_ok=True)
     io = itk.GDCMImageIO.New()
@@ -99,6 +102,7 @@ def write_dicom(
             "0008|0060": "MR", "0020|000d": "1.2.826.1", "0020|000e": f"1.2.826.1.{series}", "0008|0016": storage,
             "0008|0018": f"1.2.826.1.{series}.{k + 1}", "0020|0013": str(k + 1),
             "0020|0032": f"0\\{k * shift}\\{z}", "0020|0037": directions, "0018|0050": str(spacing[2]),
+            **(told[k] if told else {}),
         }.items():  # fmt: skip
             tags.SetString(tag, value) if hasattr(tags, "SetString") else tags.__setitem__(tag, value)
         writer = itk.ImageFileWriter.New(image, FileName=str(folder / f"s{series}_{array.shape[2] - k:03d}.dcm"))

@@ -45,12 +45,37 @@ def test_other_stacks_are_refused_with_the_remedy(tmp_path, options, message):
             raise find_input_error(error) or error from None
 
 
+@pytest.mark.parametrize(
+    "tag, texts",
+    [("0018|0050", ("6.0", "6.00")), ("0018|0024", ("*tse2d1", "*tse2d1_15")), ("0008|0021", ("20200101", "20200102")),
+     ("0020|0037", (r"1\0\0\0\0.999499\0.0316", r"1\0\0\0\0.999501\0.0316"))],
+    ids=["thickness", "sequence", "midnight", "orientation"],
+)  # fmt: skip
+def test_a_series_is_read_whole_however_its_slices_spell_their_headers(tmp_path, tag, texts):
+    """GDCM takes such a series for two, of which training and prediction read the first as the image."""
+    samples.write_dicom(tmp_path / "s", IMAGE, told=[{tag: texts[k // 3]} for k in range(6)])
+    np.testing.assert_array_equal(LoadFilesd("image")({"image": str(tmp_path / "s")})["image"], IMAGE)
+    assert look(tmp_path / "s").shape == IMAGE.shape
+
+
+def test_a_slice_that_only_itk_knows_is_not_passed_over(tmp_path):
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    last = min((tmp_path / "s").iterdir())
+    last.write_bytes(last.read_bytes()[132:])  # as before 1993, without what tells that it is DICOM
+    with pytest.raises(InputError, match="expected 5 slices of one DICOM series, received 6 as ITK reads them"):
+        look(tmp_path / "s")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none: expected the slices of a DICOM series, found none"):
+        look(tmp_path / "none")
+
+
 def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
     samples.write_dicom(tmp_path / "images/p1", IMAGE)
     samples.write_dicom(tmp_path / "images/p2", IMAGE)
     for patient in ("p1", "p2"):
         storage = "1.2.840.10008.5.1.4.1.1.66.4"
         samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage=storage)
+        (tmp_path / "labels" / patient / ".DS_Store").touch()
     assert set(find_images(tmp_path / "labels", recursive=True, labels=True)) == {"p1", "p2"}
     assert set(find_images(tmp_path, recursive=True)) == {"images/p1", "images/p2"}, "none is predicted"
     monkeypatch.setitem(sys.modules, "highdicom.seg", None)
@@ -116,8 +141,8 @@ def test_a_single_slice_is_an_image(tmp_path):
     np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)
 
 
-def multi_frame(path, places, *, implicit: bool = False) -> np.ndarray:
-    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames."""
+def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarray:
+    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored."""
 
     def element(group, number, kind, value) -> bytes:
         value = value if isinstance(value, bytes) else value.encode()
@@ -139,6 +164,9 @@ def multi_frame(path, places, *, implicit: bool = False) -> np.ndarray:
     shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
     shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
     each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
+    for k, slope in enumerate(slopes):
+        scale = element(0x28, 0x1052, "DS", "0") + element(0x28, 0x1053, "DS", str(slope))
+        each[k] += sequence(0x28, 0x9145, scale + element(0x28, 0x1054, "LO", "US"))
     numbers = {0x02: 1, 0x10: 6, 0x11: 8, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
     image = {number: element(0x28, number, "US", value.to_bytes(2, "little")) for number, value in numbers.items()}
     image[4], image[8] = element(0x28, 4, "CS", "MONOCHROME2"), element(0x28, 8, "IS", str(len(places)))
@@ -172,3 +200,13 @@ def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implic
     multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_frames_of_several_slopes_are_refused(tmp_path, implicit):
+    """Enhanced PET, and MR of Philips: ITK takes the slope of the first frame for all."""
+    frames = multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, "2.0", 2, 2))
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], 2 * frames)
+    multi_frame(tmp_path / "t" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, 3, 2, 2.5))
+    with pytest.raises(InputError, match=r"4 frames in one file, with a rescale slope from 2 to 3, of which.*dcm2niix"):
+        look(tmp_path / "t")

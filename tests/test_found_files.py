@@ -275,6 +275,14 @@ def test_names_of_umlauts_pair_however_they_are_written(tmp_path):
     assert len(made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels")["training"]) == 1
 
 
+def test_numbers_of_patients_are_no_channels_where_labels_end_otherwise(tmp_path):
+    for n in range(3):
+        samples.write_nifti(tmp_path / "images" / f"pat_{n:04d}.nii.gz", IMAGE + n)
+        samples.write_nifti(tmp_path / "labels" / f"pat_{n:04d}_seg.nii.gz", LABEL)
+    found = made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels")
+    assert found == {"training": [f"images/pat_{n:04d}.nii.gz" for n in range(3)]}
+
+
 def test_several_volumes_in_a_nrrd_are_said_to_be_that(tmp_path):
     samples.write_itk(tmp_path / "a.nrrd", IMAGE)
     content = (tmp_path / "a.nrrd").read_bytes()

@@ -298,3 +298,20 @@ def test_the_share_of_a_class_is_that_of_the_image_where_the_label_is_a_part_of_
     shown = capsys.readouterr().out
     assert "label 1 tumour      8.33% of the voxels" in shown and "label 0 background  91.67%" in shown
     assert "cannot be learnt" not in shown, "the rest of the image is background"
+
+
+def test_labels_called_msk_and_what_macos_leaves_behind(tmp_path, capsys):
+    """As in ISLES 2022 and VerSe; a folder of hidden files alone is no patient."""
+    for n in range(2):
+        subject = f"sub-strokecase{n:04d}"
+        scan(tmp_path / "bids" / subject / f"ses-0001/dwi/{subject}_ses-0001_dwi.nii.gz", n)
+        truth(tmp_path / "bids/derivatives" / subject / f"ses-0001/{subject}_ses-0001_msk.nii.gz", n)
+    patients(tmp_path / "patients")
+    (tmp_path / "patients/__MACOSX/P0").mkdir(parents=True)
+    (tmp_path / "patients/__MACOSX/P0/._imaging.nii.gz").write_bytes(b"Mac OS X")
+    nnunet(tmp_path / "nnunet")
+    (tmp_path / "nnunet/labelsUnlabelled").mkdir()
+    (tmp_path / "nnunet/labelsUnlabelled/.DS_Store").touch()
+    for name, number in (("bids", 2), ("patients", 3), ("nnunet", 3)):
+        create(data=str(tmp_path / name), output=str(tmp_path / f"{name}.json"))
+        assert f"{number} with a label" in capsys.readouterr().out

@@ -76,9 +76,12 @@ def test_summary_counts_what_is_counted():
         (np.diag([2.0, 2.0, 2.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "mm"),
         (np.diag([-1.0, -1.0, 1.0, 1.0]), {"qform_code": 0, "sform_code": 0}, "voxel"),
         (np.eye(4), {}, "voxel"),
+        (np.diag([2.0, 2.0, 2.0, 1.0]), {"xyzt_units": np.uint8(10)}, "mm"),  # and seconds
+        (np.diag([2.0, 2.0, 2.0, 1.0]), {"xyzt_units": np.uint8(11)}, "um"),
+        (np.diag([2e-3, 2e-3, 2e-3, 1.0]), {"xyzt_units": np.uint8(1)}, "m"),
     ],
 )
-def test_voxels_of_one_millimetre_are_measured_in_mm(affine, meta, unit, tmp_path):
+def test_distances_have_the_unit_of_the_file(affine, meta, unit, tmp_path):
     label = MetaTensor(cube(5, 15)[None], affine=torch.as_tensor(affine))
     image = MetaTensor(torch.zeros(1, *label.shape[1:]), meta={"filename_or_obj": "a.nii.gz", **meta})
     scores = ScoreCases(str(tmp_path), ["background", "x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -70,7 +71,8 @@ def test_a_file_with_voxel_sizes_alone_states_no_place(tmp_path):
     bare.header.set_zooms((1.5, 1.5, 1.5))
     nib.save(bare, tmp_path / "bare.nii.gz")
     samples.write_picture(tmp_path / "a.png", np.zeros((8, 6), np.uint8))
-    for path, expected in ((item["image"], 0.0), (str(tmp_path / "bare.nii.gz"), 0.5), (str(tmp_path / "a.png"), 0.5)):
+    for path, expected in ((item["image"], 0.0), (str(tmp_path / "bare.nii.gz"), 0.5), (str(tmp_path / "a.png"), 0.5),
+                           (str(shutil.copy(tmp_path / "bare.nii.gz", tmp_path / "LOUD.NII.GZ")), 0.5)):  # fmt: skip
         (tmp_path / "d.json").write_text(json.dumps({"training": [], "unlabeled": [{"image": path}]}))
         assert flip_probability("auto", 3, tmp_path / "d.json", tmp_path) == [expected] * 3, path
 

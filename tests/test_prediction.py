@@ -148,6 +148,11 @@ def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phant
         (["a.nii.gz"], {"output_postfix": ""}, "would replace this image"),
         (["a.nii.gz", "a.mha"], {}, "is also that of"),
         (["a.nii.gz"], {"existing": "perhaps"}, "expected refuse, skip or overwrite"),
+        (
+            [f"{'x' * 240}.nii.gz"],
+            {},
+            r"short enough for its prediction \(255 bytes\), received one that makes 257; short",
+        ),
     ],
 )
 def test_no_file_is_lost_to_another(tmp_path, files, options, expected):

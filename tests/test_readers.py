@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+import tifffile
 from PIL import Image
 from scripts.dataio.files import find_images
-from scripts.dataio.readers import ORIENTATION_TAG, LoadFilesd, SignedByteReader, image_loader
+from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.survey import look
+from scripts.dataio.tiff import ORIENTATION_TAG
 from scripts.errors import InputError, find_input_error
 
 IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
@@ -50,15 +52,6 @@ def test_signed_bytes_in_other_formats_and_below_zero(tmp_path):
         values, spacing = read(tmp_path / name)
         np.testing.assert_array_equal(values, array)
         assert spacing[2] == 2
-
-
-def test_other_files_are_left_to_monai(tmp_path):
-    samples.write_mhd(tmp_path / "a.mhd", IMAGE)
-    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE)
-    reader = SignedByteReader()
-    assert not any(reader.verify_suffix(tmp_path / name) for name in ("a.mhd", "a.nii.gz", "none.mhd"))
-    item = LoadFilesd(["image", "label"], allow_missing_keys=True)({"image": str(tmp_path / "a.nii.gz")})
-    np.testing.assert_array_equal(item["image"], IMAGE)
 
 
 def test_nifti_of_16_bits_with_a_slope(tmp_path):
@@ -157,3 +150,118 @@ def test_nifti_of_more_than_one_number_a_voxel_is_refused(tmp_path, kind, name):
     with pytest.raises(Exception, match=r"one real number a voxel, received a NIfTI of (complex numbers|colours)") as e:
         read(tmp_path / name)
     assert find_input_error(e.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (1, 1, 1), (3, 1)])
+def test_nifti_lists_channels_along_a_fifth_axis(tmp_path, shape):
+    """As ANTs and SimpleITK write them; a volume with axes of one behind its own three is a volume."""
+    array = np.random.default_rng(0).integers(0, 9, (12, 10, 4, *shape)).astype(np.int16)
+    image = nib.Nifti1Image(array, np.diag([1.5, 1.4, 5, 1]))
+    image.header.set_slope_inter(2.0, 1.0)
+    nib.save(image, tmp_path / "a.nii.gz")
+    read = image_loader()(tmp_path / "a.nii.gz")
+    expected = nib.load(tmp_path / "a.nii.gz").get_fdata().reshape(12, 10, 4, -1)
+    np.testing.assert_allclose(read.numpy(), np.moveaxis(expected, -1, 0))
+    np.testing.assert_allclose(read.affine, image.affine)
+    assert read_grid(tmp_path / "a.nii.gz")[1] == (12, 10, 4)
+    facts = look(tmp_path / "a.nii.gz", channels=3)
+    assert (facts.channels, facts.shape, facts.spacing) == (max(shape), (12, 10, 4), (1.5, 1.4, 5.0))
+    samples.write_nifti(tmp_path / "label.nii.gz", LABEL[..., None, None])
+    assert look(tmp_path / "label.nii.gz", label=True).shape == (12, 10, 4)
+
+
+def test_nifti_of_time_points_and_channels_is_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4, 3, 2), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(
+        InputError, match=r"a\.nii\.gz: expected a volume, or .* received 6 x 5 x 4 x 3 x 2 voxels; split"
+    ):
+        look(tmp_path / "a.nii.gz")
+
+
+def test_whole_numbers_of_64_bits(tmp_path):
+    """Labels that were arrays of numpy, as SimpleITK writes them."""
+    array, sizes = (LABEL.astype("<i8") * 7).tobytes(order="F"), " ".join(map(str, LABEL.shape))
+    (tmp_path / "a.nrrd").write_bytes(
+        f"NRRD0004\ntype: long long int\ndimension: 3\nsizes: {sizes}\nspacings: 1 1 2\nendian: little\n"
+        "encoding: raw\n\n".encode()
+        + array
+    )
+    (tmp_path / "b.mha").write_bytes(
+        f"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = {sizes}\n"
+        "ElementSpacing = 1 1 2\nElementType = MET_LONG_LONG\nElementDataFile = LOCAL\n".encode()
+        + array
+    )
+    for name in ("a.nrrd", "b.mha"):
+        values, spacing = read(tmp_path / name)
+        np.testing.assert_array_equal(values, LABEL * 7)
+        assert spacing[2] == 2
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["short", "unsigned char"])
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".MHA"])
+def test_several_channels_of_whole_numbers(tmp_path, ending, kind, channels):
+    """As modalities that lie on one grid are written by SimpleITK."""
+    stored = np.random.default_rng(0).integers(0, 200, (channels, 12, 10, 4), {"short": "<i2"}.get(kind, "u1"))
+    header = (
+        f"NRRD0004\ntype: {kind}\ndimension: 4\nsizes: {channels} 12 10 4\nspacings: nan 1 1.5 2\n"
+        "kinds: vector domain domain domain\nendian: little\nencoding: raw\n\n"
+        if ending == ".nrrd"
+        else "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 12 10 4\n"
+        f"ElementSpacing = 1 1.5 2\nElementNumberOfChannels = {channels}\n"
+        f"ElementType = {'MET_SHORT' if kind == 'short' else 'MET_UCHAR'}\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / f"a{ending}").write_bytes(header.encode() + stored.tobytes(order="F"))
+    np.testing.assert_array_equal(shown(tmp_path / f"a{ending}"), stored)
+    facts = look(tmp_path / f"a{ending}", channels=channels)
+    assert (facts.channels, facts.spacing) == (channels, (1.0, 1.5, 2.0))
+
+
+def odd_tiffs() -> dict:
+    """TIFF that ITK turns into four channels of bytes, or refuses, and their values, ``(rows, columns, ...)``."""
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 4096, (40, 30)).astype(np.uint16), rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    tiles = {"tile": (16, 16), "metadata": None}
+    return {
+        "16 bits": (grey, grey, tiles),
+        "compressed, big-endian": (grey, grey, {**tiles, "compression": "zlib", "byteorder": ">"}),
+        "fractions": (grey / np.float32(7), grey / np.float32(7), tiles),
+        "stack": (np.stack([grey, grey + 1]), np.stack([grey, grey + 1], -1), {**tiles, "photometric": "minisblack"}),
+        "colour": (colour, colour, {**tiles, "photometric": "rgb"}),
+        "planes": (np.moveaxis(colour, -1, 0), colour, {"photometric": "rgb", "planarconfig": "separate"}),
+        "colour of 16 bits": (257 * colour.astype(np.uint16), 257.0 * colour, {"photometric": "rgb"}),
+        "signed bytes": (colour[..., 0].astype(np.int8), colour[..., 0].astype(np.int8), {}),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_tiffs())
+def test_tiff_of_any_kind_keeps_its_numbers_and_channels(tmp_path, kind):
+    stored, values, options = odd_tiffs()[kind]
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    expected = np.swapaxes(values, 0, 1)
+    expected = np.moveaxis(expected, -1, 0) if options.get("photometric") == "rgb" else expected[None]
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), expected)
+
+
+def test_tiff_of_a_smaller_copy_and_of_single_bits(tmp_path):
+    large, small = IMAGE[..., 0].T.astype(np.uint16), IMAGE[::2, ::2, 0].T.astype(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page, kind in ((large, 0), (small, 1)):
+            file.write(page, subfiletype=kind, tile=(16, 16), metadata=None)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), IMAGE[None, ..., 0])
+    Image.fromarray(LABEL[..., 0].T > 0).save(tmp_path / "b.tif", compression="group4")
+    np.testing.assert_array_equal(shown(tmp_path / "b.tif", label=True), LABEL[None, ..., 0])
+
+
+@pytest.mark.parametrize("shape, kind, options, found", [
+    ((20, 30, 2), np.uint8, {"planarconfig": "contig"}, "2 channels of 8 bits"),
+    ((20, 30, 3), np.uint16, {"tile": (16, 16), "photometric": "rgb"}, "3 channels of 16 bits"),
+    ((20, 30), np.float64, {}, "numbers or channels of another kind"),
+])  # fmt: skip
+def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, options, found):
+    """Of two channels in turn one of their mixed values came out."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, kind), **{"photometric": "minisblack", **options})
+    with pytest.raises(
+        InputError, match=rf"a\.tif: expected a TIFF of one number a pixel.*received {found}; save it so"
+    ):
+        look(tmp_path / "a.tif")

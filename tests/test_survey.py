@@ -226,3 +226,11 @@ def test_command_line_ends_in_one_line_and_an_exit_code(run_bundle, mixed):
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
     assert result.returncode == 1 and len(errors) == 1 and "broken.nii.gz" in errors[0]
     assert "Reading files" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_masks_along_a_fourth_axis_are_told_from_pictures(tmp_path):
+    image, label = samples.blob((8, 8, 3))
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", image)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", np.stack([label, 1 - label], -1))
+    with pytest.raises(InputError, match=r"2 channels; expected one of class indices, split a time series .* join"):
+        make(tmp_path)

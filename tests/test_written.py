@@ -13,6 +13,7 @@ import samples
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, SaveImage
+from scripts.dataio.readers import image_loader
 from scripts.errors import explain
 from scripts.evaluation.stored_header import writer_of
 
@@ -48,6 +49,18 @@ def test_both_places_of_a_registered_volume_are_kept(tmp_path):
     np.testing.assert_allclose(*(np.array(place.GetOrigin()) for place in places), atol=1e-4)
     np.testing.assert_allclose(*(itk.array_from_matrix(place.GetDirection()) for place in places), atol=1e-4)
     np.testing.assert_array_equal(ours.get_fdata(), LABEL)
+
+
+def test_a_quaternion_that_is_no_rotation_stops_no_prediction(tmp_path):
+    """Other programs read such a file by its other place, as here."""
+    image = nib.Nifti1Image(IMAGE, np.diag([1.5, 1.5, 4, 1.0]))
+    image.set_qform(image.affine, code=1)
+    for name, value in zip(("quatern_b", "quatern_c", "quatern_d"), (0.8, 0.6, 0.1)):
+        image.header[name] = value
+    nib.save(image, tmp_path / "a.nii.gz")
+    written = nib.load(saved(tmp_path, image_loader()(tmp_path / "a.nii.gz").meta))
+    np.testing.assert_allclose(written.affine, image.affine)
+    np.testing.assert_array_equal(written.get_fdata(), LABEL)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])

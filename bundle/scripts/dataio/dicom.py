@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,16 @@ from .files import CONTOURS, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
-#: Position and directions of a frame as they stand in a file, with or without the type of the value.
+#: Rows, columns and their spacing, and how many numbers each is.
+SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2}
+#: What is told of each frame as it stands in a file, with or without the type of the value, and how many numbers it is.
 FRAME_TAGS = {
-    tag: re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL) for tag in (b"\x20\0\x32\0", b"\x20\0\x37\0")
-}
+    name: (re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL), count)
+    for name, tag, count in (
+        ("position", b"\x20\0\x32\0", 3), ("directions", b"\x20\0\x37\0", 6),
+        ("intercept", b"\x28\0\x52\x10", 1), ("slope", b"\x28\0\x53\x10", 1),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Slice:
     Attributes:
         file: its name.
         series: identifier of its series.
-        size: rows, columns, and their spacing.
+        size: rows, columns, and their spacing; zeros where it does not say.
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
         frames: how many images it holds.
@@ -39,7 +45,7 @@ class Slice:
 
     file: str
     series: str
-    size: tuple[str, ...]
+    size: tuple[float, ...]
     position: np.ndarray | None
     directions: np.ndarray | None
     frames: int = 1
@@ -77,7 +83,8 @@ def read_slice(path: str | os.PathLike) -> Slice:
     def value(tag: str) -> str:
         return str(tags[tag]).strip().strip("\0") if tags.HasKey(tag) else ""
 
-    size = (value("0028|0010"), value("0028|0011"), value("0028|0030"))
+    sides = [np.zeros(count) if (n := _numbers(value(tag), count)) is None else n for tag, count in SIZE_TAGS.items()]
+    size = tuple(np.concatenate(sides).tolist())
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
@@ -85,28 +92,44 @@ def read_slice(path: str | os.PathLike) -> Slice:
     return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, rescale)
 
 
-def read_frames(path: str | os.PathLike) -> list[Slice]:
-    """The frames of a multi-frame file as slices in the order in which they are stored.
+def _told_of_frames(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
+    """What a multi-frame file tells of its frames, by the names of ``FRAME_TAGS``, in the order in which it does.
 
-    ITK stacks frames in that order and does not tell their places, so they are looked for in the bytes of the file.
+    ITK stacks frames as they are stored, with the slope of the first, and does not tell their places, so they are
+    looked for in the bytes of the file.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return {
+            name: [n for match in tag.finditer(content) if (n := _numbers(_text(content, match), count)) is not None]
+            for name, (tag, count) in FRAME_TAGS.items()
+        }
+
+
+def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:
+    length = int.from_bytes(match[1] or match[2], "little")
+    return content[match.end() : match.end() + length].decode("ascii", "replace")
+
+
+def _frames(told: Mapping[str, list[np.ndarray]]) -> list[Slice]:
+    """The frames of a multi-frame file as slices in the order in which they are stored.
 
     Returns:
         none for a file of one frame, and where not every frame has a position.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        places, axes = ([_frame_numbers(content, match) for match in pattern.finditer(content)]
-                        for pattern in FRAME_TAGS.values())  # fmt: skip
-    positions = [found for text in places if (found := _numbers(text, 3)) is not None]
-    directions = [found for text in axes if (found := _numbers(text, 6)) is not None]
+    positions, directions = told["position"], told["directions"]
     if len(positions) < 2 or len(directions) not in (1, len(positions)):
         return []
     directions = directions * (len(positions) // len(directions))
     return [Slice(f"frame {k + 1}", "", (), p, d) for k, (p, d) in enumerate(zip(positions, directions))]
 
 
-def _frame_numbers(content: mmap.mmap, match: re.Match[bytes]) -> str:
-    length = int.from_bytes(match[1] or match[2], "little")
-    return content[match.end() : match.end() + length].decode("ascii", "replace")
+def _rescaled(told: Mapping[str, list[np.ndarray]]) -> str:
+    """Whether the numbers of frames mean different things; empty for no."""
+    for name in ("slope", "intercept"):
+        values = np.concatenate([*told[name], []])
+        if len(values) and not np.allclose(values, values[0], rtol=1e-4, atol=0):
+            return f"with a rescale {name} from {values.min():.4g} to {values.max():.4g}, of which one is used."
+    return ""
 
 
 def _disordered(frames: Sequence[Slice]) -> str:
@@ -136,20 +159,51 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         )
     files = [f for f in inside if is_dicom(f)]
     slices = [read_slice(file) for file in files]
+    if not slices:
+        raise InputError(
+            f"{path}: expected the slices of a DICOM series, found none; check the path, or mend the list."
+        )
     if len(slices) > 1:
         problem = _mixed(slices) or _uneven(slices)
         if problem:
             raise InputError(f"{path}: {problem}")
     elif slices and slices[0].frames > 1:
-        frames = read_frames(files[0])
-        told = len(frames) == slices[0].frames
-        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if told else ""
-        if problem:
+        told = _told_of_frames(files[0])
+        frames = _frames(told)
+        placed = len(frames) == slices[0].frames
+        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if placed else ""
+        if problem := problem or _rescaled(told):
+            reason = problem.rpartition(";")[0] or problem.rstrip(".")
             raise InputError(
-                f"{files[0]}: {len(frames)} frames in one file, {problem.rpartition(';')[0] or problem.rstrip('.')}; "
+                f"{files[0]}: {slices[0].frames} frames in one file, {reason}; "
                 "convert it with dcm2niix, which sorts them into volumes."
             )
     return slices
+
+
+def series_files(folder: str | os.PathLike, number: int) -> list[str]:
+    """The slices of the only DICOM series in a folder, in the order in which they lie.
+
+    Args:
+        folder: that :func:`check_series` has passed.
+        number: of slices that it has found.
+
+    Raises:
+        InputError: ITK finds others than those.
+    """
+    import itk  # slow, and few data sets need it
+
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(False)  # else a series with two spellings of its thickness, say, counts as two
+    names.SetDirectory(os.fspath(folder))
+    found = [list(names.GetFileNames(series)) for series in names.GetSeriesUIDs()]
+    if [len(files) for files in found] != [number]:
+        shown = " and ".join(str(len(files)) for files in found) or "none"
+        raise InputError(
+            f"{folder}: expected {number} slices of one DICOM series, received {shown} as ITK reads them; convert it "
+            "with dcm2niix, or take out what is no slice."
+        )
+    return found[0]
 
 
 def _mixed(slices: Sequence[Slice]) -> str:
@@ -163,15 +217,16 @@ def _mixed(slices: Sequence[Slice]) -> str:
             "folder of its own, or convert them to PNG."
         )
     facets: list[tuple[str, list[Any]]] = [
-        ("orientation", [np.round(one.directions, 3) + 0.0 for one in slices]),  # type: ignore[arg-type]
+        ("orientation", [one.directions for one in slices]),
         ("size", [one.size for one in slices]),
     ]
     for name, values in facets:
-        kinds: dict[tuple, list[str]] = {}
-        for one, kind in zip(slices, values):
-            kinds.setdefault(tuple(kind), []).append(one.file)
+        kinds: list[tuple[Any, list[str]]] = []
+        for one, value in zip(slices, values):
+            files = next((files for kind, files in kinds if np.allclose(kind, value, atol=1e-3)), None)
+            kinds.append((value, [one.file])) if files is None else files.append(one.file)
         if len(kinds) > 1:
-            fewest = min(kinds.values(), key=len)
+            fewest = min((files for _, files in kinds), key=len)
             return (
                 f"slices of {len(kinds)} {name}s in one series, {len(fewest)} of {len(slices)} unlike the others "
                 f"({fewest[0]} first), as of a localizer; move them into a folder of their own."

@@ -18,17 +18,20 @@ from nibabel.fileholders import FileHolder
 
 from ..errors import InputError
 from .geometry import APART, voxels_apart
+from .itk_read import itk_read
 
 logger = logging.getLogger("semsim")
 
 #: Share by which two sizes of a voxel differ where they were rounded.
 ROUNDING = 0.01
+#: Endings by which nibabel knows NIfTI.
+NIFTI = (".nii", ".nii.gz", ".NII", ".NII.GZ")
 
 
-def _odd(filename: Sequence[Any] | Any, endings: tuple[str, ...], known: tuple[str, ...]) -> bool:
-    """Whether every file has one of ``endings`` in some case, and none as in ``known``."""
+def _ends(filename: Sequence[Any] | Any, endings: tuple[str, ...]) -> bool:
+    """Whether every file has one of ``endings``, in any case."""
     names = [os.fspath(name) for name in ensure_tuple(filename)]
-    return all(name.lower().endswith(endings) and not name.endswith(known) and os.path.isfile(name) for name in names)
+    return all(name.lower().endswith(endings) and os.path.isfile(name) for name in names)
 
 
 def with_one_size(image: Any, name: str) -> Any:
@@ -37,19 +40,36 @@ def with_one_size(image: Any, name: str) -> Any:
     MONAI takes the size, and NIfTI's other place, which may be none: so a volume that lies turned would be taken for
     one that does not. It is kept where the two sizes differ by rounding alone, and said, once, where they do not.
     """
+    image = _without_single_axes(image, name)
     before = image.affine.copy()
     size, zooms = np.linalg.norm(before[:3, :3], axis=0), image.header.get_zooms()
     number = min(3, len(zooms))
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
         image.header["pixdim"][1 : 1 + number] = size[:number]
     image = correct_nifti_header_if_necessary(image)
-    if voxels_apart(image.affine, before, image.shape) > APART:
+    if not voxels_apart(image.affine, before, image.shape) <= APART:  # nor where it is NaN
         sizes = [" x ".join(f"{s:.4g}" for s in one[:number]) for one in (zooms, size)]
         _tell(
             f"{name}: its header states voxels of {sizes[0]} mm, and a place in space with voxels of {sizes[1]} mm, "
             "which is not used, nor the directions in it; mend the header if left and right or the voxels are wrong."
         )
     return image
+
+
+def _without_single_axes(image: Any, name: str) -> Any:
+    """A NIfTI image of three axes, and one of channels if it has several: NIfTI lists those along its fifth.
+
+    Raises:
+        InputError: several axes of more than one.
+    """
+    more = [n for n in image.shape[3:] if n > 1]
+    if len(image.shape) < 5:
+        return image
+    if len(more) > 1:
+        shape = " x ".join(map(str, image.shape))
+        raise InputError(f"{name}: expected a volume, or one of several channels, received {shape} voxels; split it "
+                         "into one file a time point.")  # fmt: skip
+    return type(image)(image.dataobj.reshape((*image.shape[:3], *more)), image.affine, image.header)
 
 
 @cache
@@ -67,7 +87,7 @@ class NiftiReader(NibabelReader):
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether every file is NIfTI by its ending."""
-        return _odd(filename, (".nii", ".nii.gz"), ())
+        return _ends(filename, (".nii", ".nii.gz"))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
@@ -80,7 +100,7 @@ class NiftiReader(NibabelReader):
         return images if len(images) > 1 else images[0]
 
     def _read(self, name: str, **kwargs: Any) -> Any:
-        if name.endswith((".nii", ".nii.gz", ".NII", ".NII.GZ")):
+        if name.endswith(NIFTI):
             image: Any = nib.load(name, **{**self.kwargs, **kwargs})
         else:  # nibabel looks for it under another name
             image = nib.Nifti1Image.from_file_map({"image": FileHolder(name)})
@@ -94,21 +114,23 @@ class NiftiReader(NibabelReader):
         return image
 
 
-class AnyCaseMetaReader(ITKReader):
-    """Reads ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format of its own."""
+class MetaReader(ITKReader):
+    """Reads MetaImage of any type of number; also ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format."""
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is MetaImage by an ending that ITK does not know."""
-        return _odd(filename, (".mha", ".mhd"), (".mha", ".mhd"))
+        """Whether every file is MetaImage by its ending."""
+        return _ends(filename, (".mha", ".mhd"))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
         import itk  # slow, and few files need it
 
-        return super().read(data, imageio=itk.MetaImageIO.New(), **kwargs)
+        names = map(os.fspath, ensure_tuple(data))
+        images = [itk_read(name, imageio=itk.MetaImageIO.New(), **kwargs) for name in names]
+        return images if len(images) > 1 else images[0]
 
 
 def register(loader: LoadImage) -> None:
     """Let a loader try these readers first."""
     loader.register(NiftiReader())
-    loader.register(AnyCaseMetaReader())
+    loader.register(MetaReader())

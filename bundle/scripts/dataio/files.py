@@ -28,9 +28,11 @@ LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
     re.IGNORECASE,
 )  # labels_rater2, too
-LABEL_NAMES = re.compile(r"seg|segmentation|labels?|mask|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE)
-BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|seg|roi)")
-LABEL_WORD = r"(seg|segmentation|labels?|mask|gt)"
+LABEL_NAMES = re.compile(
+    r"seg|segmentation|labels?|mask|msk|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE
+)
+BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|msk|seg|roi)")
+LABEL_WORD = r"(seg|segmentation|labels?|mask|msk|gt)"
 LABEL_ENDINGS = re.compile(rf"(.+)[_.-]{LABEL_WORD}", re.IGNORECASE)
 #: nnU-Net's number of a channel behind a name.
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -151,7 +153,7 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
         segmentation = labels and is_segmentation(path)
         if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and not segmentation:
             continue
-        alone = segmentation and path.parent != folder and len(list(path.parent.iterdir())) == 1
+        alone = segmentation and path.parent != folder and len(list(path.parent.glob("[!.]*"))) == 1
         name = str((path.parent if alone else path.parent / case_name(path)).relative_to(folder))
         name = unicodedata.normalize("NFC", name)
         if name in found:
@@ -397,16 +399,16 @@ def paired(
         images, labels, image_suffix, label_suffix: as in :func:`pair_files`.
     """
     found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
-    if any(name in found for name in truth):
-        return dict(found), truth  # numbers that labels have, too, count time points or patients, not channels
+    ended = {name: match for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
+    alike = len(ended) == len(truth) and len({match[2] for match in ended.values()}) == 1
+    cut = {match[1]: truth[name] for name, match in ended.items()} if alike else truth
+    for own in (truth, cut):
+        if any(name in found for name in own):  # numbers that labels have, too, count time points or patients
+            return dict(found), own
     joined = join_channels(found)
     if not any(name in joined for name in truth):
         joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
-    endings = {match[2] for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
-    if len(endings) == 1 and not any(name in joined for name in truth):
-        cut = {match[1]: path for name, path in truth.items() if (match := LABEL_ENDINGS.fullmatch(name))}
-        truth = cut if len(cut) == len(truth) else truth
-    return joined, truth
+    return joined, truth if any(name in joined for name in truth) else cut
 
 
 def place(bundle_root: str | os.PathLike) -> Path:

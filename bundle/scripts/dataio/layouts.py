@@ -84,7 +84,7 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
     if any(path.is_dir() for path in root.glob("sub-*")):
         return _bids(root, image_suffix, label_suffix)
     _refuse_two_folders(root)
-    if any(root.rglob("*.seg.nrrd")):
+    if any(root.rglob("[!.]*.seg.nrrd")):
         return _slicer(root)
     if found := _patients(root, image_suffix, label_suffix):
         return found
@@ -181,14 +181,14 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or not folder.name.lower().startswith(("images", "unlabel")):
             continue
-        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("*")):
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("[!.]*")):
             continue
         found = {name.removesuffix("_0000"): path for name, path in join_channels(find_images(folder)).items()}
         raise_all(f"{root}: {name} stands in {folder.name} and in another folder of images; keep one of them."
                   for name in found if name in images)  # fmt: skip
         images |= found
         truth = root / folder.name.replace("images", "labels", 1)
-        if truth != folder and truth.is_dir() and any(truth.iterdir()):
+        if truth != folder and truth.is_dir() and any(truth.glob("[!.]*")):
             own = find_images(truth)
             labels |= own
             testing += [name for name in own if folder.name == "imagesTs"]
@@ -273,7 +273,8 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
     scans: dict[str, dict[str, Path]] = {}
     truth: dict[str, dict[str, Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in folder.rglob("*")):
+        inside = folder.rglob("[!.]*")  # all are hidden in __MACOSX
+        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in inside):
             continue
         for name, path in find_images(folder, recursive=True).items():
             *below, own = name.split("/")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from .datalist import readable_items
+from .endings import NIFTI
 from .geometry import states_grid
 from .readers import read_grids
 
@@ -88,7 +89,7 @@ def _oblique(affine: np.ndarray) -> bool:
 def _looked_at(items: Sequence[Mapping[str, Any]]) -> Iterable[np.ndarray | None]:
     for file, affine, _ in read_grids(items, MOST_FILES):
         told = {"filename_or_obj": file}
-        if file.endswith((".nii", ".nii.gz")):
+        if file.endswith(NIFTI):
             header: Any = nib.load(file).header
             told |= {code: header[code] for code in ("qform_code", "sform_code")}
         yield affine if states_grid(affine, told) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import re
 import warnings
@@ -22,53 +21,18 @@ from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
 from ..errors import InputError
-from .dicom import check_series
+from .dicom import check_series, series_files
 from .dicom_seg import SegmentationReader
-from .endings import register, with_one_size
+from .endings import NIFTI, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
+from .itk_read import itk_read
+from .tiff import TiffReader
 
 logger = logging.getLogger("semsim")
 
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-
-#: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
-ORIENTATION_TAG = 274
-
-#: TIFF: where ImageJ, OME and tifffile describe a stack whose pages are not slices alone.
-DESCRIPTION_TAG = 270
-HYPERSTACK = re.compile(r"^(channels|slices|frames)=(\d+)\s*$", re.MULTILINE)
-OME = re.compile(r'\bSize([CZT])="(\d+)"')
-OME_AXES = {"C": "channels", "Z": "slices", "T": "frames"}
-SHAPE = re.compile(r'^\{"shape": \[([\d, ]+)\]')
-
-#: What the headers of MetaImage and NRRD call a signed byte.
-SIGNED_BYTE = re.compile(rb"^ElementType\s*=\s*MET_CHAR\s*$|^type:\s*(signed char|int8|int8_t)\s*$", flags=re.MULTILINE)
-
-
-class SignedByteReader(ITKReader):
-    """Reads MetaImage and NRRD files of signed bytes as 16 bit.
-
-    ITK's Python package has no images of signed bytes, so MONAI's reader fails on them; PROMISE12's segmentations are
-    such files (``ElementType = MET_CHAR``).
-    """
-
-    def __init__(self) -> None:
-        import itk  # slow, and few files need it
-
-        super().__init__(pixel_type=itk.SS)
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is one of signed bytes, by its header."""
-        return all(_holds_signed_bytes(os.fspath(name)) for name in ensure_tuple(filename))
-
-
-def _holds_signed_bytes(path: str) -> bool:
-    if not path.lower().endswith((".mhd", ".mha", ".nrrd")) or not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return SIGNED_BYTE.search(file.read(4096).replace(b"\r\n", b"\n")) is not None
 
 
 class PictureReader(PILReader):
@@ -96,62 +60,6 @@ def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
     return seen
 
 
-class TiffReader(ITKReader):
-    """Reads TIFF voxel by voxel: its resolution is that of the print, not of the patient.
-
-    Raises:
-        InputError: it is to be turned for viewing, which ITK does not do.
-    """
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        return all(os.fspath(name).lower().endswith((".tif", ".tiff")) for name in ensure_tuple(filename))
-
-    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
-        for name in ensure_tuple(data):
-            with Image.open(name) as picture:
-                turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
-                described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
-                axes = _page_axes(described, getattr(picture, "n_frames", 1))
-            if axes:
-                raise InputError(
-                    f"{name}: a TIFF stack whose pages are {' times '.join(axes)} in turn; save each channel or frame "
-                    "as a stack of its own (in ImageJ: Image > Color > Split Channels, or Hyperstacks > Reduce "
-                    "Dimensionality)."
-                )
-            if turn != 1 or mode == "P":
-                what = "a palette" if mode == "P" else f"an orientation ({turn}) that viewers turn it by"
-                raise InputError(
-                    f"{name}: a TIFF with {what}, which is not read here; save it as PNG, for instance with Pillow: "
-                    "ImageOps.exif_transpose(Image.open(FILE)).save(FILE.png)."
-                )
-        return super().read(data, **kwargs)
-
-    def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
-        return np.eye(img.GetImageDimension() + 1)
-
-
-def _page_axes(described: str, pages: int) -> list[str]:
-    """What the pages of a TIFF stack are, ``["2 channels", "5 slices"]``, if not the slices of one volume.
-
-    Args:
-        described: by the program that wrote it.
-        pages: how many.
-    """
-    if "<OME" in described:
-        sizes = {axis: int(count) for axis, count in OME.findall(described)}
-        if sizes.get("C", 1) * sizes.get("Z", 1) * sizes.get("T", 1) != pages:
-            sizes.pop("C", None)  # colours of one page
-        found = [f"{count} {OME_AXES[axis]}" for axis, count in sizes.items() if count > 1]
-        return found if len(found) > 1 or sizes.get("C", 1) > 1 else []
-    if match := SHAPE.match(described):
-        shape = [int(n) for n in match[1].split(",")]
-        leading = next((shape[:k] for k in range(len(shape)) if math.prod(shape[:k]) == pages), [])
-        found = [str(n) for n in leading if n > 1]
-    else:
-        found = [f"{count} {axis}" for axis, count in HYPERSTACK.findall(described) if int(count) > 1]
-    return found if len(found) > 1 else []
-
-
 class MedicalReader(ITKReader):
     """Reads DICOM and NRRD, whatever other readers are installed, after a look at what else they may be."""
 
@@ -162,14 +70,20 @@ class MedicalReader(ITKReader):
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         import itk  # slow, and few data sets need it
 
+        images = []
         for name in map(os.fspath, ensure_tuple(data)):
+            files: str | list[str] = name
+            options = {**self.kwargs, **kwargs}
             if name.lower().endswith(".nrrd"):
                 _refuse_layers(name)
             else:
-                scales = {one.rescale for one in check_series(name)}
-                if len(scales) > 1:  # PET: else the numbers of all slices are whole where those of the first are
-                    kwargs = {**kwargs, "pixel_type": itk.F}
-        return super().read(data, **kwargs)
+                slices = check_series(name)
+                if os.path.isdir(name):
+                    files = series_files(name, len(slices)) if len(slices) > 1 else os.path.join(name, slices[0].file)
+                if len({one.rescale for one in slices}) > 1:
+                    options["pixel_type"] = itk.F  # PET: else all numbers are whole where those of the first slice are
+            images.append(itk_read(files, **options))
+        return images if len(images) > 1 else images[0]
 
 
 def _refuse_layers(path: str) -> None:
@@ -189,7 +103,7 @@ def _refuse_layers(path: str) -> None:
 
 
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
-    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader(), SignedByteReader()):
+    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader()):
         loader.register(reader)  # the last that takes a file reads it
     register(loader)
     return loader
@@ -226,7 +140,7 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
         InputError: a place in space that is none, among whatever else is wrong with a file.
     """
     name = os.fspath(path).lower()
-    if os.fspath(path).endswith((".nii", ".nii.gz")):
+    if os.fspath(path).endswith(NIFTI):
         image: Any = with_one_size(nib.load(path), os.fspath(path))  # as it is read
         affine, shape = to_affine_nd(3, image.affine), tuple(int(n) for n in image.shape[:3])
         if not np.isfinite(affine).all():

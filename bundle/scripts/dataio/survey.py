@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -110,9 +109,7 @@ def look(
 
 def _loaded(path: Path, files: Sequence[Path], label: bool) -> MetaTensor:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*more than one DICOM series")
-            return image_loader(label=label)(list(files) or path)  # type: ignore[return-value]
+        return image_loader(label=label)(list(files) or path)  # type: ignore[return-value]
     except InputError:
         raise
     except Exception as error:
@@ -273,10 +270,10 @@ def _channel_problems(found: Survey, expected: int, said: bool) -> Iterable[str]
 def _pair_problems(found: Survey) -> Iterable[str]:
     for label in found.labels.values():
         if label.channels != 1:
-            yield (
-                f"{label.path}: {label.channels} channels; expected one of class indices, for 2D images with Pillow: "
-                "Image.open(FILE).convert('L')."
-            )
+            remedy = "split a time series into one file a frame, or join the masks of several classes into one volume"
+            if len(label.shape) == 2:
+                remedy = "for 2D images with Pillow: Image.open(FILE).convert('L')"
+            yield f"{label.path}: {label.channels} channels; expected one of class indices, {remedy}."
 
 
 def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:

@@ -32,6 +32,9 @@ EMPTY_RULE = (
 )
 
 
+#: Of lengths, by NIfTI's number of it; mm where it says another or none.
+UNITS = {1: "m", 3: "um"}
+
 #: Each from prediction and truth ``(1, 1, *spatial)`` and the voxel size.
 _COMPUTE: dict[str, Callable[..., Tensor]] = {
     "dice": lambda p, t, _: compute_dice(p, t),
@@ -146,7 +149,8 @@ class ScoreCases:
             sized = not np.allclose(spacing, 1.0, atol=1e-6) or states_grid(
                 affine, getattr(output["image"], "meta", {})
             )
-            unit = "mm" if sized else "voxel"
+            stated = int(getattr(output["image"], "meta", {}).get("xyzt_units", 0)) % 8
+            unit = UNITS.get(stated, "mm") if sized else "voxel"
             file = file_name(output["image"])
             for c, name in enumerate(self.names[1:]):
                 row: dict[str, Any] = {"case": str(source.get("case") or ""), "class": name}
@@ -207,5 +211,7 @@ def summarize(table: pd.DataFrame) -> dict[str, Any]:
         "cases": int(table["case"].nunique()),
         "classes": classes,
         "mean": {m: float(pd.Series([row[m] for row in classes.values()]).mean()) for m in metrics},
-        "distance_unit": units[0] if len(units) == 1 else "mm, or voxels for files without a spacing",
+        "distance_unit": units[0]
+        if len(units) == 1
+        else f"{', '.join(unit for unit in units if unit != 'voxel')}, or voxels for files without a spacing",
     }

@@ -29,8 +29,12 @@ from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, out_of_memory, raise_all
 from ..training.settings import saved
 from .inferer import flip_axes
+from .stored_header import part_of
 
 logger = logging.getLogger("semsim")
+
+#: Bytes of a file's name that file systems allow.
+LONGEST = 255
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,11 @@ def prepared_output(
         elif target in owners:
             problems.append(
                 f"{image}: its prediction {target} is also that of {owners[target]}; rename one, or predict them apart."
+            )
+        elif (length := len(os.fsencode(part_of(target).name))) > LONGEST:
+            problems.append(
+                f"{image}: expected a name short enough for its prediction ({LONGEST} bytes), received one that makes "
+                f"{length}; shorten it, or give another --output_postfix."
             )
         elif target.exists() and existing == "refuse":
             problems.append(

@@ -27,13 +27,16 @@ FIELDS = (
 
 
 def _two_places(header: Mapping[str, Any]) -> bool:
-    """Whether the two places that a header states are not the same, of NIfTI alone."""
+    """Whether a header states two places that are not the same, of NIfTI alone."""
     if any(field not in header for field in FIELDS):
         return False
     stored = nib.Nifti1Header()
     for field in FIELDS:
         stored[field] = header[field]
-    return not np.allclose(stored.get_qform(), stored.get_sform(), atol=1e-3)
+    try:
+        return not np.allclose(stored.get_qform(), stored.get_sform(), atol=1e-3)
+    except ValueError:  # a quaternion that is no rotation: the image is read by its other place alone
+        return False
 
 
 class StoredHeaderWriter(NibabelWriter):
@@ -76,6 +79,11 @@ def _in_space(affine: Any) -> bool:
     return not (np.allclose(matrix[2], [0, 0, 1, 0]) and np.allclose(matrix[:2, 2], 0))
 
 
+def part_of(file: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return file.with_name(f".part-{file.name}")
+
+
 def writer_of(output_ext: str) -> type[ImageWriter]:
     """The writer for an ending, :class:`StoredHeaderWriter` or MONAI's own, that keeps the axis of a single slice.
 
@@ -108,7 +116,7 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
             if ending == ".mhd":
                 super().write(final, verbose, **kwargs)
                 return
-            part = final.with_name(f".part-{final.name}")
+            part = part_of(final)
             try:
                 super().write(part, verbose, **kwargs)
                 os.replace(part, final)
