@@ -20,6 +20,9 @@ from torch import Tensor
 
 Item = Mapping[Hashable, Any]
 
+#: How far from 0 to 1 an image may reach by the rounding of its resampling.
+ROUNDING = 1e-3
+
 
 @dataclass(frozen=True)
 class CutMix:
@@ -104,6 +107,8 @@ class StrongViewsd(Randomizable, MapTransform):
     """Add independently augmented copies of an image: ``image`` -> ``image_strong_1``, ``image_strong_2``.
 
     The strong augmentation A_s of the method without CutMix, which needs the whole batch and is done by the trainer.
+    Its transforms are of intensities from 0 to 1 and cut off what lies outside: images of another range, as of an
+    ``intensity`` of one's own, are brought into this one for them and back again.
     """
 
     def __init__(self, keys: KeysCollection, transform: Transform) -> None:
@@ -126,6 +131,13 @@ class StrongViewsd(Randomizable, MapTransform):
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
+            low, high = min(0.0, float(data[key].min())), max(1.0, float(data[key].max()))
+            inside = low > -ROUNDING and high < 1 + ROUNDING
             for view in (1, 2):
-                result[f"{key}_strong_{view}"] = self.transform(data[key].clone())
+                image = data[key].clone()
+                result[f"{key}_strong_{view}"] = (
+                    self.transform(image)
+                    if inside
+                    else self.transform((image - low) / (high - low)) * (high - low) + low
+                )
         return result
