@@ -158,8 +158,9 @@ def test_good_volumes_and_channels_pass(tmp_path):
     assert check(tmp_path, np.zeros((4, 5)), np.ones((4, 5)))["image"].shape == (1, 4, 5, 1)
 
 
-def test_strong_views_differ_and_follow_their_seed():
-    views = StrongViewsd("image", Compose([RandScaleIntensity(0.5, prob=1.0)]))
+@pytest.mark.parametrize("kind", [Compose, list])
+def test_strong_views_differ_and_follow_their_seed(kind):
+    views = StrongViewsd("image", kind([RandScaleIntensity(0.5, prob=1.0)]))
     image = torch.rand(1, 8, 8)
     views.set_random_state(3)
     first = views({"image": image})

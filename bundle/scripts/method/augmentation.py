@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.transforms import (
-    MapTransform,
-    Randomizable,
-    Transform,
-)
+from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from torch import Tensor
 
 Item = Mapping[Hashable, Any]
@@ -111,14 +107,14 @@ class StrongViewsd(Randomizable, MapTransform):
     ``intensity`` of one's own, are brought into this one for them and back again.
     """
 
-    def __init__(self, keys: KeysCollection, transform: Transform) -> None:
+    def __init__(self, keys: KeysCollection, transform: Transform | Sequence[Transform]) -> None:
         """
         Args:
             keys: images ``(C, H, W)`` to make views of.
-            transform: random intensity transforms on a tensor, applied once for each view.
+            transform: random intensity transforms on a tensor, one or a list, applied once for each view.
         """
         super().__init__(keys)
-        self.transform = transform
+        self.transform: Any = transform if isinstance(transform, Transform) else Compose(transform)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
         if isinstance(self.transform, Randomizable):
