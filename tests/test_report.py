@@ -95,21 +95,21 @@ def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
 def test_a_training_is_called_what_it_is(tmp_path):
     """By what it learns from: without L_u, or before unlabelled images take part, it is not supervised."""
     settings = {"fusion": "conv", "class_names": ["background", "x"], "labeled_cases": ["a"], "unlabeled_images": 5,
-                "epochs": 10, "unlabeled_start": 0.3, "use_unlabeled": True}  # fmt: skip
+                "epochs": 10, "use_unlabeled": True}  # fmt: skip
     row = {"epoch": 1, "seconds": 1.0, "loss": 1.0, "loss_s": 1.0}
     late = {**row, "loss_intra": 0.5, "loss_labeled": 0.5, "loss_entropy": 0.1, "pseudo_1": 0.1, "label_1": 0.1}
     found = {}
     for name, rows, more in (
         ("without L_u", [late], {}),
         ("begun", [row], {}),
-        ("labelled", [row] * 3, {}),
+        ("weights of 0", [row] * 10, {}),
         ("switched off", [row], {"use_unlabeled": False}),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "training.json").write_text(json.dumps(settings | more))
         pd.DataFrame(rows).to_csv(tmp_path / name / "training_log.csv", index=False)
         found[name] = "supervised, on the labelled" in Report(tmp_path / name).run().read_text(encoding="utf-8")
-    assert found == {"without L_u": False, "begun": False, "labelled": True, "switched off": True}
+    assert found == {"without L_u": False, "begun": False, "weights of 0": True, "switched off": True}
 
 
 def test_every_term_has_its_curve(tmp_path, monkeypatch):

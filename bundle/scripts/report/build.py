@@ -132,10 +132,9 @@ class Report:
         return Section("overview", "Overview", tables=[Table(rows)])
 
     def _unlabeled_to_come(self) -> bool:
-        """Whether a training is still at its labelled images alone, before ``unlabeled_start``."""
+        """Whether a training that is not over yet has still to come to its unlabelled images."""
         s, done = self.settings, 0 if self.log is None else len(self.log)
-        images = s.get("unlabeled_images") if s.get("use_unlabeled") else 0
-        return bool(images) and done < s.get("unlabeled_start", 0) * (s.get("epochs") or 0)
+        return bool(s.get("use_unlabeled") and s.get("unlabeled_images")) and done < (s.get("epochs") or 0)
 
     @property
     def metrics(self) -> list[str]:
