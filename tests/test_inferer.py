@@ -12,6 +12,8 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SliceInferer
+from monai.networks.blocks import Convolution
+from monai.networks.nets import AttentionUnet, UNet
 from monai.transforms import (
     Activationsd,
     Compose,
@@ -241,6 +243,30 @@ def test_half_precision_keeps_the_edges_of_a_unet():
     after = network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert for_mixed_precision(network.train()) is network
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: AttentionUnet(2, 1, 3, channels=(4, 8), strides=(2,)),
+        lambda: UNet(2, 1, 3, channels=(4, 8, 8), strides=(2, 2), num_res_units=1, norm="batch", dropout=0.2),
+        lambda: UNet(2, 1, 3, channels=(4, 8), strides=(2,), norm="batch", adn_ordering="DAN"),
+        lambda: Convolution(2, 1, 3, norm="batch", adn_ordering="AND"),
+        lambda: Convolution(2, 1, 3, norm=("batch", {"track_running_stats": False})),
+    ],
+    ids=["attention", "residual", "order", "block", "no statistics"],
+)
+def test_half_precision_computes_any_network_of_monai(net):
+    """Transposed convolutions, and batch norm after the activation: prepared or not, the network is the same one."""
+    torch.manual_seed(0)
+    network = net().eval()
+    for block in network.modules():
+        if isinstance(block, nn.BatchNorm2d) and block.running_mean is not None:
+            nn.init.normal_(block.weight, 1.0, 0.3)
+            block.running_mean.normal_()
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(for_mixed_precision(network)(image), network(image), atol=1e-4, rtol=1e-4)
 
 
 def test_what_cannot_be_predicted_is_refused(network):

@@ -78,6 +78,22 @@ def test_the_best_weights_are_best_by_the_scores_that_are_reported():
     assert np.isnan(float(metric.compute())), "healthy patients alone cannot tell which weights are best"
 
 
+def test_the_mean_of_a_validation_is_that_of_its_evaluation():
+    """Not every patient shows every class: the mean is over patients, then over classes, as in `scores.json`."""
+    truth = torch.zeros(3, 1, 8, 8, 2, dtype=torch.long)
+    truth[:, :, 2:6, 2:6], truth[2, :, 6:] = 1, 2  # one of three has a tumour
+    found = truth.clone()
+    found[:2, :, 2:6, 3:6], found[2, :, 7:] = 0, 0
+    metric = CountedDice(num_classes=3, save_details=False)
+    metric.update(([*found], [*truth]))
+    rows = [{"case": k, "class": name, "unit": "mm", "dice": dice}
+            for k, (p, t) in enumerate(zip(found, truth))
+            for name, dice in zip(("organ", "tumour"), score_case(p[0], t[0], num_classes=3, spacing=(1, 1, 1),
+                                                                  metrics=["dice"])["dice"])]  # fmt: skip
+    assert metric.compute() == pytest.approx(summarize(pd.DataFrame(rows))["mean"]["dice"], abs=1e-6)
+    assert metric.compute() == pytest.approx(((0.4 + 0.4 + 1) / 3 + 2 / 3) / 2, abs=1e-6)
+
+
 def test_a_score_of_nothing_is_null():
     rows = [{"case": "a", "class": "organ", "dice": float("nan"), "hd95": float("nan"), "unit": "mm"}]
     summary = json.loads(json_text(summarize(pd.DataFrame(rows))), parse_constant=pytest.fail)

@@ -19,6 +19,7 @@ from scripts.dataio.create import create
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
 from scripts.method.similarity import affinity
+from scripts.report import plots
 from scripts.report.build import Report, write
 from scripts.report.samples import FeatureLook, Slice
 
@@ -89,6 +90,44 @@ def test_from_the_files_of_a_training_alone(run_bundle, trained, tmp_path):
     assert {p.stem for p in (run / "report").glob("*.png")} == {"losses", "masks", "validation", "class_shares"}
     assert len(embedded(page)) == 4 and "Not evaluated yet" in page and "run reporting" in page
     assert "run &lt;1&gt;" in page and "run <1>" not in page
+
+
+def test_a_training_is_called_what_it_is(tmp_path):
+    """By what it learns from: without L_u, or before unlabelled images take part, it is not supervised."""
+    settings = {"fusion": "conv", "class_names": ["background", "x"], "labeled_cases": ["a"], "unlabeled_images": 5,
+                "epochs": 10, "use_unlabeled": True}  # fmt: skip
+    row = {"epoch": 1, "seconds": 1.0, "loss": 1.0, "loss_s": 1.0}
+    late = {**row, "loss_intra": 0.5, "loss_labeled": 0.5, "loss_entropy": 0.1, "pseudo_1": 0.1, "label_1": 0.1}
+    found = {}
+    for name, rows, more in (
+        ("without L_u", [late], {}),
+        ("begun", [row], {}),
+        ("weights of 0", [row] * 10, {}),
+        ("switched off", [row], {"use_unlabeled": False}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training.json").write_text(json.dumps(settings | more))
+        pd.DataFrame(rows).to_csv(tmp_path / name / "training_log.csv", index=False)
+        found[name] = "supervised, on the labelled" in Report(tmp_path / name).run().read_text(encoding="utf-8")
+    assert found == {"without L_u": False, "begun": False, "weights of 0": True, "switched off": True}
+
+
+def test_every_term_has_its_curve(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_line", lambda *_, label, **__: drawn.append(label))
+    log = pd.DataFrame({"epoch": [1], "loss": [1.0], "loss_s": [1.0], "loss_labeled": [0.5], "loss_entropy": [0.1]})
+    plots.loss_curves(log, tmp_path / "losses.png")
+    assert [label.split(",")[0] for label in drawn] == ["total L", "L_s", "L_labeled", "loss_entropy"]
+
+
+def test_names_are_those_of_the_table(tmp_path):
+    """A case or class called NA or None is no missing value, and 01 no number."""
+    rows = [{"case": case, "class": name, "dice": dice, "unit": "mm"}
+            for case, dice in (("NA", 0.25), ("01", 0.75)) for name in ("None", "tumour")]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
+    page = Report(tmp_path, class_names=["background", "None", "tumour"]).run().read_text(encoding="utf-8")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page) + re.findall(r"<th[^>]*>([^<]*)</th>", page)
+    assert {"NA", "01", "None", "tumour", "0.250", "0.750"} <= {*cells}
 
 
 def test_nothing_to_report(tmp_path):

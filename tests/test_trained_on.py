@@ -49,6 +49,14 @@ def test_cases_of_a_training_and_of_the_one_that_it_began_with_are_named(tmp_pat
         assert said in caplog.text and bool(said) == bool(caplog.text)
 
 
+def test_names_may_hold_any_words(tmp_path, caplog):
+    """As those between the files in `training_lists.json`."""
+    data = [case(tmp_path / "data", name) for name in ("CT with contrast", "b slices [1]", "MR with fat with water")]
+    data[1]["labeled_slices"] = [0]
+    warn_of_trained_on(training(tmp_path / "run", tmp_path / "data", data, []), data)
+    assert "trained on 3 of the 3 cases to be scored" in caplog.text
+
+
 def test_copies_are_known_and_others_of_the_same_name_are_not(tmp_path, items, caplog):
     run = training(tmp_path / "run", tmp_path / "data", [items["one"]], [])
     moved = shutil.copytree(tmp_path / "data", tmp_path / "copy")

@@ -10,10 +10,12 @@ import torch
 from helpers import make
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from monai.networks.nets import VNet
 from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
 from scripts.method.augmentation import RandCutMix
 from scripts.training.checkpoints import ResumeCheckpoint, ResumeFrom
+from scripts.training.trainer import Teacher, frozen_statistics
 from torch.optim.lr_scheduler import PolynomialLR
 
 NO_SEMI = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
@@ -74,7 +76,8 @@ def test_pseudo_labels_come_from_evaluation_mode_and_leave_no_trace():
     for mode in ("evaluation", "training"):
         trainer, network, _ = make(teacher={"batch_norm": mode}, cutmix=None)
         weak = trainer.teacher.network
-        assert weak.training == (mode == "training") and network.training
+        norms = [m.training for m in weak.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert {*norms} == {mode == "training"} and network.training
         logits = []
         weak.register_forward_hook(lambda _m, _i, out, logits=logits: logits.append(out.logits["weak"]))
         trainer.run()
@@ -367,6 +370,18 @@ def test_a_network_from_images_to_logits_trains_as_ours(use_unlabeled):
         trainer.run()
         trained.append({name.removeprefix("backbone."): value for name, value in state(network).items()})
     assert equal(*trained) and all(v.isfinite().all() for v in trained[0].values())
+
+
+@pytest.mark.parametrize("batch_norm", ["exclusive", "training", "evaluation"])
+def test_pseudo_labels_are_made_without_the_dropout_of_a_network(batch_norm):
+    """The student drops what it likes; whatever the batch norm, the same images have the same pseudo-labels."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(VNet(spatial_dims=2, out_channels=4), torch.nn.Dropout(0.5)).train()
+    teacher = Teacher(network, batch_norm=batch_norm).network
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad(), frozen_statistics(teacher):
+        first, again = teacher(image), teacher(image)
+        assert torch.equal(first, again) and not torch.equal(network(image), network(image))
 
 
 @pytest.mark.parametrize("loss", [{}, NO_SEMI | {"lambda_u": 1.0, "perturb": ["strong_1"]}])

@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLE
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandScaleIntensity
 from scripts.dataio.slice_axis import find_slice_axis
@@ -156,8 +158,9 @@ def test_good_volumes_and_channels_pass(tmp_path):
     assert check(tmp_path, np.zeros((4, 5)), np.ones((4, 5)))["image"].shape == (1, 4, 5, 1)
 
 
-def test_strong_views_differ_and_follow_their_seed():
-    views = StrongViewsd("image", Compose([RandScaleIntensity(0.5, prob=1.0)]))
+@pytest.mark.parametrize("kind", [Compose, list])
+def test_strong_views_differ_and_follow_their_seed(kind):
+    views = StrongViewsd("image", kind([RandScaleIntensity(0.5, prob=1.0)]))
     image = torch.rand(1, 8, 8)
     views.set_random_state(3)
     first = views({"image": image})
@@ -167,6 +170,23 @@ def test_strong_views_differ_and_follow_their_seed():
     assert not torch.allclose(first["image_strong_1"], first["image_strong_2"])
     for name in ("image_strong_1", "image_strong_2"):
         assert torch.equal(first[name], again[name])
+
+
+def test_strong_views_keep_an_image_of_another_range_than_0_to_1():
+    """Of an `intensity` of one's own, as deviations from the mean: nothing below 0 or above 1 is cut off."""
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "train.yaml"))
+    views = StrongViewsd("image", parser.get_parsed_content("strong_transforms"))
+    unit = torch.rand(1, 32, 32)
+    unit[0, 0, :2] = torch.tensor([0.0, 1.0])
+    for seed in range(10):
+        views.set_random_state(seed)
+        expected = views({"image": unit})
+        views.set_random_state(seed)
+        found = views({"image": 6 * unit - 2})
+        for name in ("image_strong_1", "image_strong_2"):
+            assert expected[name].min() >= 0 and expected[name].max() <= 1
+            torch.testing.assert_close(found[name], 6 * expected[name] - 2, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 80), (16, 24, 20)])

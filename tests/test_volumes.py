@@ -15,6 +15,7 @@ from helpers import workflow
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.data.utils import compute_importance_map
 from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import DynUNet
 from monai.transforms import Compose, EnsureChannelFirstd, RandGaussianNoised
 from PIL import Image
 from scripts.dataio.loaders import SliceDataset, TwoStreamLoader
@@ -28,6 +29,7 @@ from scripts.evaluation.export import export
 from scripts.evaluation.inferer import SliceLabelInferer
 from scripts.evaluation.stored_grid import AsStoredd
 from scripts.evaluation.volume_inferer import VolumeLabelInferer, label_inferer
+from scripts.method.network import SemSimNet
 from scripts.precision import amp_of_patches
 from scripts.training import settings as settings_module
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -291,6 +293,9 @@ def test_gradients_of_patches_do_not_read_foreign_memory():
     """bfloat16 on a CPU: patches that torch goes wrong with are trained on in float32, the default size is safe."""
     assert amp_of_patches(True, "cpu", [32, 64, 64]) is False and amp_of_patches(True, "cpu", 16) is False
     assert amp_of_patches(True, "cpu", [48, 16, 16]) is True and amp_of_patches("auto", "cpu", [64, 64, 32]) == "auto"
+    assert amp_of_patches(True, "cpu", 64, SemSimNet(3, features=(2, 2, 2, 2, 2, 2), fusion="none")) is True
+    deep = DynUNet(3, 1, 2, [3] * 6, [1] + [2] * 5, [2] * 5, filters=[2] * 6)  # two voxels of 64 are left in its lowest
+    assert amp_of_patches(True, "cpu", 64, deep) is False and amp_of_patches(False, "cpu", 64, deep) is False
     for sides in ((4, 4, 2), (3, 1, 1), (1, 1, 1)):  # the lowest stages of [64, 64, 32] and of [48, 16, 16]
         conv = nn.Conv3d(16, 16, 3, padding=1).to(memory_format=torch.channels_last_3d)
         image = torch.randn(2, 16, *sides)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from monai.networks.nets import BasicUNet
 
 from .errors import InputError
 
@@ -84,22 +85,29 @@ def bfloat16_of_processor() -> str:
     return "AMX" if has.get("amx_bf16") else "AVX512-BF16" if has.get("avx512_bf16") else ""
 
 
-def amp_of_patches(amp: bool | str, device: str | torch.device, spatial_size: Sequence[int] | int) -> bool | str:
-    """``amp`` for a training on patches: float32 on processors for those of less than 48 voxels along their first axis.
+def amp_of_patches(
+    amp: bool | str,
+    device: str | torch.device,
+    spatial_size: Sequence[int] | int,
+    network: torch.nn.Module | None = None,
+) -> bool | str:
+    """``amp`` for a training on patches: float32 on processors where bfloat16 goes wrong.
 
     The weight gradient of torch's 3D convolution in bfloat16 (2.13, oneDNN, on a CPU) reads memory that nobody has
-    written where a map is two voxels long along its first axis, as a stage of the U-Net is of such patches.
+    written where a map is two voxels long along its first axis, as a stage of the U-Net is of patches of less than 48
+    voxels along theirs. Of another network nobody knows how often it halves a patch.
 
     Args:
         amp: as for :func:`precision`.
         device: where the network computes.
         spatial_size: voxels of a patch.
+        network: that is trained; default: the U-Net.
     """
     first = spatial_size if isinstance(spatial_size, int) else spatial_size[0]
     chosen = precision(amp, device)
-    if chosen.device_type != "cpu" or not chosen.mixed or first >= 48:
+    other = network is not None and not any(isinstance(part, BasicUNet) for part in network.modules())
+    if chosen.device_type != "cpu" or not chosen.mixed or (first >= 48 and not other):
         return amp
-    logger.info(
-        "Training in float32: in bfloat16, patches of less than 48 voxels from left to right go wrong on a CPU."
-    )
+    what = "a network of your own" if other else "patches of less than 48 voxels from left to right"
+    logger.info(f"Training in float32: in bfloat16, {what} may go wrong in 3D on a CPU.")
     return False

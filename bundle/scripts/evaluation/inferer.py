@@ -18,6 +18,7 @@ from monai.transforms import Compose, RandAxisFlipd, RandFlipd
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -58,8 +59,10 @@ def for_mixed_precision(network: Any) -> Any:
     blocks: list[Any] = [m for m in network.modules() if isinstance(m, Convolution)]
     unets: list[Any] = [m for m in network.modules() if isinstance(m, BasicUNet)]
     for block in blocks:
-        norm = getattr(getattr(block, "adn", None), "N", None)
-        if isinstance(norm, _BatchNorm):
+        # what follows the convolution at prediction, in the order of the block
+        steps = [part for part in getattr(block, "adn", nn.Module()).children() if not isinstance(part, _DropoutNd)]
+        norm = steps[0] if steps else None
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and not block.is_transposed:
             block.conv = fuse_conv_bn_eval(block.conv, norm)
             del block.adn.N
     for unet in unets:

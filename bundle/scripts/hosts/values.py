@@ -20,7 +20,8 @@ REAL = {
     "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "poly_power": (0, math.inf), "cache_rate": (0, 1),
     "copy_paste": (0, 1), "foreground": (0, 1), "feature_dropout": (0, 1), "loss#threshold": (0, 1),
     "loss#lambda_u": (0, math.inf), "loss#lambda_intra": (0, math.inf), "loss#lambda_cross": (0, math.inf),
-    "loss#lambda_labeled": (0, math.inf),
+    "loss#lambda_labeled": (0, math.inf), "loss#prototype_temperature": (0, math.inf),
+    "loss#affinity_temperature": (0, math.inf), "loss#uncertainty_scale": (0, math.inf),
 }  # fmt: skip
 #: What is either on or off. Any text is on to Python, "no" and "FALSE" too.
 SWITCHES = (

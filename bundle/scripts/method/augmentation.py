@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.transforms import (
-    MapTransform,
-    Randomizable,
-    Transform,
-)
+from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from torch import Tensor
 
 Item = Mapping[Hashable, Any]
+
+#: How far from 0 to 1 an image may reach by the rounding of its resampling.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -104,16 +103,18 @@ class StrongViewsd(Randomizable, MapTransform):
     """Add independently augmented copies of an image: ``image`` -> ``image_strong_1``, ``image_strong_2``.
 
     The strong augmentation A_s of the method without CutMix, which needs the whole batch and is done by the trainer.
+    Its transforms are of intensities from 0 to 1 and cut off what lies outside: images of another range, as of an
+    ``intensity`` of one's own, are brought into this one for them and back again.
     """
 
-    def __init__(self, keys: KeysCollection, transform: Transform) -> None:
+    def __init__(self, keys: KeysCollection, transform: Transform | Sequence[Transform]) -> None:
         """
         Args:
             keys: images ``(C, H, W)`` to make views of.
-            transform: random intensity transforms on a tensor, applied once for each view.
+            transform: random intensity transforms on a tensor, one or a list, applied once for each view.
         """
         super().__init__(keys)
-        self.transform = transform
+        self.transform: Any = transform if isinstance(transform, Transform) else Compose(transform)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
         if isinstance(self.transform, Randomizable):
@@ -126,6 +127,13 @@ class StrongViewsd(Randomizable, MapTransform):
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
+            low, high = min(0.0, float(data[key].min())), max(1.0, float(data[key].max()))
+            inside = low > -ROUNDING and high < 1 + ROUNDING
             for view in (1, 2):
-                result[f"{key}_strong_{view}"] = self.transform(data[key].clone())
+                image = data[key].clone()
+                result[f"{key}_strong_{view}"] = (
+                    self.transform(image)
+                    if inside
+                    else self.transform((image - low) / (high - low)) * (high - low) + low
+                )
         return result

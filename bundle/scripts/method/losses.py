@@ -148,21 +148,28 @@ class SemSimLoss(nn.Module):
             "refinement": (refinement, ("mean", "sum")),
             "uncertainty_divergence": (uncertainty_divergence, ("softmax", "cosine")),
         }
-        for name, (given, known) in choices.items():
-            if given not in known:
-                raise InputError(f"loss#{name}: expected {' or '.join(known)}, received {given!r}.")
+        for name, (chosen, known) in choices.items():
+            if chosen not in known:
+                raise InputError(f"loss#{name}: expected {' or '.join(known)}, received {chosen!r}.")
         if affinity_axis == "row" and not affinity_temperature >= LOWEST_TEMPERATURE:
             raise InputError(
                 f"loss#affinity_temperature: expected {LOWEST_TEMPERATURE} or more, received {affinity_temperature!r}."
             )
         self.ignore = ignore
         self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
-        views = {"strong_1": 1.0} if views is None else {view: w for view, w in views.items() if w > 0}
+        given = {"strong_1": 1.0} if views is None else dict(views)
+        views = {view: w for view, w in given.items() if w > 0}
+        if (lambda_u > 0 and not views) or any(w < 0 for w in given.values()):
+            raise InputError(f"loss#views: expected a weight above 0 for one view or more, received {given}.")
         unknown = [v for v in (*views, *perturb) if v not in VIEWS]
         if unknown:
             raise InputError(f"views and perturb should name {', '.join(VIEWS)}, received {unknown}.")
         if "weak_perturbed" in views and "weak_perturbed" not in perturb:
             raise InputError("The view weak_perturbed should stand in `perturb` too, or it is the weak view once more.")
+        if lambda_u > 0 and (idle := {*perturb} - {*views, *(["strong_1"] if lambda_intra > 0 else [])}):
+            raise InputError(
+                f"loss#perturb: expected some of the views {', '.join(views)}, received {', '.join(idle)}."
+            )
         self.num_classes, self.threshold, self.mask_source = num_classes, threshold, mask_source
         self.lambda_u, self.lambda_intra, self.lambda_cross = lambda_u, lambda_intra, lambda_cross
         self.lambda_labeled = lambda_labeled

@@ -70,7 +70,10 @@ class Report:
 
     def _csv(self, name: str) -> pd.DataFrame | None:
         path = self.folder / name
-        return pd.read_csv(path, dtype={"case": str}) if path.is_file() else None
+        if not path.is_file():
+            return None
+        # names as they stand there: "NA" and "None" are no missing values, "01" is no number
+        return pd.read_csv(path, dtype={"case": str, "class": str}, keep_default_na=False, na_values=["", "nan"])
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -105,7 +108,7 @@ class Report:
         s, rows = self.settings, []
         size = s.get("spatial_size")
         unit, of = ("patches", "voxels") if s.get("spatial_dims") == 3 else ("slices", "pixels")
-        semi = self.log is None or "loss_u" in self.log
+        semi = self.log is None or "pseudo_1" in self.log or self._unlabeled_to_come()
         if s:
             labeled = s.get("labeled_cases", [])
             rows = [
@@ -127,6 +130,11 @@ class Report:
         if versions := s.get("versions"):
             rows.append(["versions", ", ".join(f"{k} {v}" for k, v in versions.items())])
         return Section("overview", "Overview", tables=[Table(rows)])
+
+    def _unlabeled_to_come(self) -> bool:
+        """Whether a training that is not over yet has still to come to its unlabelled images."""
+        s, done = self.settings, 0 if self.log is None else len(self.log)
+        return bool(s.get("use_unlabeled") and s.get("unlabeled_images")) and done < (s.get("epochs") or 0)
 
     @property
     def metrics(self) -> list[str]:

@@ -22,7 +22,7 @@ TEXTS = {
         "The best, the median and the worst case by the mean of the classes, cropped around the labels. "
         "Solid lines: prediction; dashed lines: truth."
     ),
-    "losses": ("Mean of each epoch, before weighting; L = 1/2 (L_s + weighted unlabelled terms)."),
+    "losses": ("Mean of each epoch, before weighting; L = 1/2 (L_s + the other terms, weighted)."),
     "masks": (
         "Fraction of the positions whose pseudo-label is confident enough to count. Near 0 the unlabelled images "
         "have no effect; near 1 wrong pseudo-labels count as well. Most positions are background, which is "

@@ -19,6 +19,7 @@ TERMS = {
     "loss_u": ("L_u, weak to strong", "tab:orange"),
     "loss_intra": ("L_intra, affinities within an image", "tab:green"),
     "loss_cross": ("L_cross, prototypes of labelled images", "tab:red"),
+    "loss_labeled": ("L_labeled, labelled images by each other", "tab:brown"),
 }
 MASKS: dict[str, tuple[str, str, Any]] = {
     "mask_u": ("in the mask of L_u", "tab:orange", "solid"),
@@ -68,7 +69,8 @@ def loss_curves(log: pd.DataFrame, output: Path) -> None:
     """Every loss term, mean of an epoch, from ``training_log.csv``."""
     with canvas(output) as (_, axes):
         ax = axes[0, 0]
-        for name, (label, color) in TERMS.items():
+        own = {name: (name, None) for name in log if name.startswith("loss_")}  # of a loss of the user's
+        for name, (label, color) in {**TERMS, **{n: term for n, term in own.items() if n not in TERMS}}.items():
             if name in log:
                 _line(ax, log["epoch"], log[name], label=label, color=color)
         ax.set_ylim(bottom=0)

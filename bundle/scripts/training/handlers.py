@@ -271,9 +271,10 @@ class _Dice(DiceMetric):
 
 
 class CountedDice(MeanDice):
-    """MONAI's handler with the rule of evaluation for empty masks; its mean of no score is 0, here it is nan.
+    """MONAI's handler with the rules of evaluation: for empty masks, and of a mean over cases, then over classes.
 
-    Of class indices ``(B, 1, *spatial)``, over the foreground classes.
+    MONAI's mean is over the classes of each case first, and 0 where nothing is scored; here that is nan. Of class
+    indices ``(B, 1, *spatial)``, over the foreground classes.
     """
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
@@ -287,9 +288,10 @@ class CountedDice(MeanDice):
 
     def compute(self) -> Any:
         """Mean Dice of the cases and classes that count; nan where no truth shows a class, which leaves no choice."""
-        value = super().compute()
+        super().compute()
         scores = torch.as_tensor(self.metric_fn.get_buffer())
-        return float("nan") if (scores.isnan() | scores.signbit()).all() else value
+        unseen = bool((scores.isnan() | scores.signbit()).all())
+        return float("nan") if unseen else scores.nanmean(dim=0).nanmean().item()
 
 
 class ValidationLog:

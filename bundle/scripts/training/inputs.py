@@ -80,11 +80,13 @@ def labelled_numbers(lists: Mapping[str, Any]) -> set[tuple[int, ...]]:
     """
     numbers = lists.get(CONTENTS, {})
     found: Counter[tuple[int, ...]] = Counter()
-    for line in lists.get("labelled", []):  # as `_identity` writes it
-        images, _, label = line.partition(" with ")
-        files = [*images.split(" + "), label.split(" slices [")[0]]
-        if all(file in numbers for file in files):
-            found[tuple(numbers[file] for file in files)] += 1
+    for line in lists.get("labelled", []):  # as `_identity` writes it; a name may hold the same words
+        words = line.split(" with ")
+        for k in range(1, len(words)):
+            images, label = " with ".join(words[:k]), " with ".join(words[k:])
+            files = [*images.split(" + "), label if label in numbers else label.rpartition(" slices [")[0]]
+            if all(file in numbers for file in files):
+                found[tuple(numbers[file] for file in files)] += 1
     return {each for each, count in found.items() if count == 1}
 
 

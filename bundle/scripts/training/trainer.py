@@ -21,7 +21,7 @@ from monai.inferers import Inferer
 from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -96,7 +96,10 @@ class Teacher:
             self.average = AveragedModel(unwrapped(network), multi_avg_fn=average, use_buffers=True)
         self.student = network
         self.network = self.average.module if self.average is not None else twin(network)
-        self.network.train(batch_norm != "evaluation")
+        self.network.eval()  # no channel is dropped from what makes the pseudo-labels
+        for layer in self.network.modules():
+            if isinstance(layer, _NormBase):
+                layer.train(batch_norm != "evaluation")
         self.exclusive = batch_norm == "exclusive"
 
     def update(self) -> None:
