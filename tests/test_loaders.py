@@ -95,6 +95,21 @@ def test_an_epoch_follows_from_seed_and_epoch_alone(streams, workers):
     assert not same(second, epoch(first, 3)) and not same(second, epoch(streams(num_workers=workers, seed=1), 2))
 
 
+def test_a_faulty_augmentation_of_unlabelled_slices_shows_before_the_training(phantom_dir):
+    """Their stream may begin after hours."""
+
+    class Faulty(RandGaussianNoised):
+        def __call__(self, data, lazy=None):
+            super().__call__(data)
+            raise ValueError("this transform fails")
+
+    items = read_datalist(phantom_dir / "datalist.json", phantom_dir, "unlabeled")[:2]
+    labeled, faulty = (dataset(items, slice_transform=t, keys=["image"]) for t in (None, Faulty("image", prob=1.0)))
+    with pytest.raises(Exception, match="this transform fails"):
+        TwoStreamLoader(labeled, faulty, batch_size=2)
+    TwoStreamLoader(labeled, faulty, batch_size=2, use_unlabeled=False)  # nobody reads them
+
+
 @pytest.mark.parametrize(
     ("device", "cores", "shared", "processes"),
     [("cuda:0", 4, 2**30, 1), ("cpu", 64, 2**30, 0), ("cuda", 2, 2**30, 0), ("cuda", 4, 64 * 2**20, 0)],

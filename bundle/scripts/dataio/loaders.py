@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -216,6 +217,15 @@ class SliceDataset(Dataset, Randomizable):
     def randomize(self, data: Any) -> None:
         """Nothing of its own is drawn here; ``slice_transform`` draws."""
 
+    def try_out(self) -> None:
+        """Augment one slice by a copy of ``slice_transform``: what is wrong with it shows now, and nothing is drawn."""
+        own, self.slice_transform = self.slice_transform, deepcopy(self.slice_transform)
+        try:
+            SliceDataset.set_random_state(self, 0)
+            self[0]
+        finally:
+            self.slice_transform = own
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -332,6 +342,8 @@ class TwoStreamLoader:
 
         self.labeled = loader(labeled, 0)
         self.unlabeled = loader(unlabeled, 1) if self.use_unlabeled else None
+        if self.use_unlabeled and isinstance(unlabeled, SliceDataset):
+            unlabeled.try_out()  # this stream may begin hours later
 
     def __len__(self) -> int:
         return self.steps
