@@ -133,7 +133,7 @@ def predict(
         device: cpu or cuda; default: a GPU if there is one.
         ckpt_name: file of weights; default: the best ones of this fold, or the last where none was validated.
     """
-    from monai.transforms import MapLabelValue, SaveImage
+    from monai.transforms import KeepLargestConnectedComponent, MapLabelValue, SaveImage
 
     given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device,
              "ckpt_name": ckpt_name}  # fmt: skip
@@ -146,10 +146,13 @@ def predict(
     suffix = next((ending for ending in files.IMAGE_SUFFIXES if output.lower().endswith(ending)), target.suffix)
     fold = InferClass(**{key: value for key, value in given.items() if value is not None})
     fold.parser["output_ext"] = suffix
-    values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
+    names = ("label_values", "voxel_type", "keep_largest", "num_classes")
+    values, voxel_type, keep_largest, num_classes = (fold.parser.get_parsed_content(name) for name in names)
     data = fold.preprocessing({"image": image})
     checks.check_flat(data["image"], suffix)
-    labels = fold.probabilities(data).argmax(dim=0, keepdim=True)
+    labels: Any = fold.probabilities(data).argmax(dim=0, keepdim=True)
+    if keep_largest:
+        labels = KeepLargestConnectedComponent(range(1, num_classes))(labels)
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
