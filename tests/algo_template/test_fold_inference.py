@@ -89,9 +89,19 @@ def test_a_file_keeps_the_largest_components_where_the_scores_do(work, data, tmp
     monkeypatch.setattr(module.InferClass, "probabilities", lambda self, data: found)
     for keep, voxels in ((False, 425), (True, 400)):
         saved.write_text(json.dumps({**json.loads(saved.read_text()), "keep_largest": keep}))
-        module.predict(str(image), str(tmp_path / f"{keep}.nii.gz"))
-        written = np.asarray(nib.load(tmp_path / f"{keep}.nii.gz").dataobj)
+        output = tmp_path / "a new folder" / f"{keep}.nii.gz"
+        module.predict(str(image), str(output))
+        written = np.asarray(nib.load(output).dataobj)
         assert (written == 2).sum() == (written > 0).sum() == voxels
+
+
+def test_an_image_that_cannot_be_read_is_named(work, tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    fold = inferer(work / "semsim_0")
+    for name in ("broken.nii.gz", "absent.nii.gz"):
+        with pytest.raises(ValueError, match=f"{name}: could not be read as an image") as error:
+            fold.infer({"image": str(tmp_path / name)})
+        assert error.type.__name__ == "InputError" and "\n" not in str(error.value)
 
 
 def test_folds_of_different_code_meet_in_one_process(work, data, tmp_path, monkeypatch):
