@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -93,6 +94,20 @@ def test_the_assembled_app_has_what_monai_label_needs(monkeypatch, studies, bund
         kind: ConfigParser.load_config_file(BUNDLE / "configs" / f"{kind}.yaml") for kind in ("train", "inference")
     }
     assert yaml_of["train"]["publish"] is False and "trained" not in yaml_of["train"], "elsewhere nothing of it"
+
+
+def test_the_slices_of_a_training_are_cut_as_its_images_suggest(monkeypatch, bundle, tmp_path, caplog):
+    """Those that it is given, labelled ones too: where all have a label, and of an archive, none is in the books."""
+    monkeypatch.setenv(label.STUDIES, "https://archive.example.org/dicom-web")
+    items = []
+    for number, shape in enumerate(((24, 20, 22), (24, 22, 20), (20, 24, 22))):  # 1 mm but for the first, cut along A
+        path = tmp_path / f"{number}.nii.gz"
+        write_nifti(path, np.zeros(shape, np.int16), (1.0, 1.0 if number else 3.0, 1.0))
+        items.append({"image": str(path), "label": str(path)})
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "train.json"))
+    parser.update({"bundle_root": str(bundle), "train#dataset#data": items, "train#unlabeled_dataset#data": []})
+    assert parser.get_parsed_content("slice_axis") == "A"
+    assert "without unlabelled images" not in caplog.text
 
 
 def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):

@@ -54,6 +54,11 @@ def test_keys_within_sections_that_nothing_reads():
         flow = ConfigWorkflow(files, meta_file=None, logging_file=False, workflow_type="train", **override)
         return problems_of(flow)
 
+    assert problems(loss={"lambda_u": 0.3, "threshold": 0.9}) == [
+        "loss: expected a component with its _target_, received lambda_u, threshold alone; to change some of its "
+        "arguments write each as loss#lambda_u: 0.3, loss#threshold: 0.9."
+    ]
+    assert problems(**{"loss#lambda_u": 0.3, "optimizer": {"_target_": "torch.optim.SGD"}}) == []
     assert problems(**{"train#batch_size": 4, "validate#interval": 1}) == [
         "train#batch_size: expected a key that an entry reads, received 'batch_size', which none does; did you mean "
         "batch_size?",

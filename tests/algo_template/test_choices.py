@@ -193,12 +193,41 @@ def test_the_log_of_a_training_says_why_it_ended(tmp_path):
         (["RV", "Myo", "LV"], [0, 2, 3], ["background", "RV", "Myo", "LV"]),
         (["Background", "RV", "Myo"], [0, 1, 2], ["Background", "RV", "Myo"]),
         (None, [0, 1, 2], ["background", "class 1", "class 2"]),
+        ([{"name": "b", "index": [2]}, {"name": "a", "index": [1]}], [0, 1], ["background", "a", "b"]),
     ],
 )
 def test_a_name_belongs_to_one_value(given, labels, names):
     """Whatever values the labelled scans happen to show."""
     algo_class()
     assert importlib.import_module("semsim.scripts.algo")._class_names(given, labels) == names
+
+
+LIVER_AND_TUMOUR = {"class_names": [{"name": "liver", "index": [1]}, {"name": "tumour", "index": [2]}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "names", "refused"),
+    [
+        # no labelled scan shows the tumour, or the liver: the value of the others stays what it is
+        (LIVER_AND_TUMOUR, (0, 1), ["liver", "tumour"], ""),
+        (LIVER_AND_TUMOUR, (0, 2), ["liver", "tumour"], ""),
+        ({"class_names": ["tumour", "liver"], "class_index": [[2], [1]]}, (0, 1, 2), ["liver", "tumour"], ""),
+        ({"class_names": [{"name": "liver", "index": 1}, {"name": "unsure", "index": 9}], "ignore_label": 9},
+         (0, 1, 9), ["liver"], ""),
+        ({"class_names": ["tumour", "liver"], "class_index": [[2]]}, (0, 1, 2), [], "values for each of class_names"),
+        ({"class_names": [{"name": "tumour", "index": [4]}]}, (0, 1, 4), [], "renumber"),
+        ({}, (1, 2), [], "renumber"),
+    ],
+)  # fmt: skip
+def test_values_that_the_input_gives_to_its_names(tmp_path, given, labels, names, refused):
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9), labels), given)
+    skip, reason = algo.pre_check_skip_algo()
+    assert skip == bool(refused) and refused in reason, reason
+    if skip:
+        return
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    content = yaml.safe_load((tmp_path / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
+    assert content["class_names"] == ["background", *names]
 
 
 def test_data_that_moved_along_are_found(tmp_path, caplog):

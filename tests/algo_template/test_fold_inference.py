@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from monai.data import MetaTensor
 
 from .folds import inferer, load
 
@@ -74,6 +75,33 @@ def test_an_oblique_volume_is_segmented_where_its_organs_are(work, data):
     truth = np.asarray(nib.load(data / item["label"]).dataobj)
     dice = [2 * ((classes == c) & (truth == c)).sum() / ((classes == c).sum() + (truth == c).sum()) for c in (1, 2, 3)]
     assert np.mean(dice) > 0.4, dice
+
+
+def test_a_file_keeps_the_largest_components_where_the_scores_do(work, data, tmp_path, monkeypatch):
+    """As `keep_largest` beside the weights says, which evaluation and the bundle's prediction follow."""
+    folder = tmp_path / "semsim_0"
+    shutil.copytree(work / "semsim_0", folder)
+    image = data / json.loads((data / "a3d.json").read_text())["testing"][1]["image"]
+    saved, module = folder / "model_fold0" / "training.json", load(folder / "scripts" / "infer.py", "Infer")
+    probabilities = torch.zeros(4, *nib.load(image).shape)
+    probabilities[0], probabilities[2, 10:20, 10:20, 2:6], probabilities[2, 40:45, 40:45, 3] = 0.5, 1, 1
+    found = MetaTensor(probabilities, affine=torch.as_tensor(nib.load(image).affine))
+    monkeypatch.setattr(module.InferClass, "probabilities", lambda self, data: found)
+    for keep, voxels in ((False, 425), (True, 400)):
+        saved.write_text(json.dumps({**json.loads(saved.read_text()), "keep_largest": keep}))
+        output = tmp_path / "a new folder" / f"{keep}.nii.gz"
+        module.predict(str(image), str(output))
+        written = np.asarray(nib.load(output).dataobj)
+        assert (written == 2).sum() == (written > 0).sum() == voxels
+
+
+def test_an_image_that_cannot_be_read_is_named(work, tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    fold = inferer(work / "semsim_0")
+    for name in ("broken.nii.gz", "absent.nii.gz"):
+        with pytest.raises(ValueError, match=f"{name}: could not be read as an image") as error:
+            fold.infer({"image": str(tmp_path / name)})
+        assert error.type.__name__ == "InputError" and "\n" not in str(error.value)
 
 
 def test_folds_of_different_code_meet_in_one_process(work, data, tmp_path, monkeypatch):

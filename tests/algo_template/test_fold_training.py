@@ -111,6 +111,8 @@ def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_pa
         ("--data_list_file_path=/nowhere.json", "/nowhere.json: no such datalist"),
         ("--use_unlabeled=perhaps", "use_unlabeled: expected true or false, received 'perhaps'"),
         ("--spatial_size=32,32,8", "spatial_size [32, 32, 8]: expected the pixels of a slice"),
+        ("--learning_rate=1e-3s", "learning_rate: expected a number of 0 or more, received '1e-3s'"),
+        ("--loss={'lambda_u': 0.3}", "loss: expected a component with its _target_, received lambda_u alone"),
     ],
 )
 def test_bad_options_get_one_line(work, tmp_path, argument, message):

@@ -93,7 +93,7 @@ class SemsimAlgo(BundleAlgo):
         try:
             if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
                 return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
-            classes = len(_class_names(given.get("class_names"), labels))
+            names = _by_value(_entries(given), labels)
         except ValueError as error:
             return f"SemSim is skipped: {error}"
         if given.get("extra_modalities"):
@@ -101,13 +101,12 @@ class SemsimAlgo(BundleAlgo):
                 "SemSim is skipped: it does not read extra_modalities; list the files of one image as its channels "
                 '("image": [FILE, FILE]).'
             )
-        named = _is_list_of_names(given.get("class_names"))  # a class may be in no labelled scan
-        if labels != list(range(len(labels))) and not (named and min(labels) >= 0):
+        if sorted(names) != list(range(len(names))) or min(labels) < 0:
             return (
                 f"SemSim is skipped: expected label values 0 to {len(labels) - 1}, received {labels}; renumber "
                 "them, or give as ignore_label in the input a value that nobody judged."
             )
-        if unseen := [v for v in range(classes) if v not in labels]:
+        if unseen := [v for v in names if v not in labels]:
             _warn_once(
                 f"class_names: no labelled scan shows the value {unseen}; see that the names are in their order."
             )
@@ -192,7 +191,7 @@ class SemsimAlgo(BundleAlgo):
             "data_list_file_path": os.path.abspath(str(given["datalist"])),
             "modality": modality,
             "in_channels": channels,
-            "class_names": _class_names(given.get("class_names"), _judged(stats, given)),
+            "class_names": _class_names(_entries(given), _judged(stats, given)),
             **sizes.values,
             "epochs": epochs,
             "batch_size": batch,
@@ -311,8 +310,29 @@ def _is_list_of_names(class_names: Any) -> bool:
     return isinstance(class_names, list) and bool(class_names) and not isinstance(class_names[0], Mapping)
 
 
+def _entries(given: Mapping[str, Any]) -> Any:
+    """``class_names`` of an input; where ``class_index`` says their values, with name and index in each entry.
+
+    Raises:
+        ValueError: names and values that differ in number.
+    """
+    names, groups = given.get("class_names"), _groups(given.get("class_names"), given.get("class_index"))
+    if names is None or not groups:
+        return names
+    if not isinstance(names, list) or len(names) != len(groups):
+        raise ValueError(f"class_index {groups}: expected values for each of class_names, received {names}.")
+    names = [entry["name"] if isinstance(entry, Mapping) else entry for entry in names]
+    judged = [[v for v in group if v != given.get("ignore_label")] for group in groups]
+    return [{"name": str(name).strip(), "index": group} for name, group in zip(names, judged)]
+
+
 def _class_names(class_names: Any, labels: list[int]) -> list[str]:
-    """A name for every label value, background first; the labels of a group are told apart by their value.
+    """The names of :func:`_by_value` in the order of their values, background first."""
+    return [name for _, name in sorted(_by_value(class_names, labels).items())]
+
+
+def _by_value(class_names: Any, labels: list[int]) -> dict[int, str]:
+    """A name for every label value, also of named ones that do not occur; those of a group are told apart by value.
 
     A list of names is of the values 0, 1, 2, ... if its first is ``background``, and otherwise of 1, 2, 3, ..., in that
     order and whatever values happen to occur.
@@ -329,14 +349,15 @@ def _class_names(class_names: Any, labels: list[int]) -> list[str]:
                 f"class_names {class_names}: expected a name of its own for each of the label values 1 to "
                 f"{max(labels)}; the background needs none."
             )
-        return named
+        return dict(enumerate(named))
     if class_names is not None and not isinstance(class_names, list):
         raise ValueError(f"class_names: expected a list of names, received {class_names!r}.")
-    names = {v: f"class {v}" for v in labels} | {0: "background"}
-    if isinstance(class_names, list) and class_names:
+    names = {v: f"class {v}" if v else "background" for v in labels}
+    if class_names:
+        names.setdefault(0, "background")
         for entry, group in zip(class_names, _groups(class_names, None)):
             names |= {v: entry["name"] if len(group) == 1 else f"{entry['name']} {v}" for v in group}
-    return [names[v] for v in labels]
+    return names
 
 
 def _intensity(modality: str, channels: int, stats: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class InferClass:
         content["device"] = own_device()
         content |= {key: chosen[key] for key in KEYS if key in chosen}
         content["bundle_root"] = str(ROOT)
+        self.read_item = importlib.import_module(f"{package}.dataio.loaders").read_item
         find = importlib.import_module(f"{package}.training.settings").find_checkpoint
         content["ckpt_path"] = chosen.get("ckpt_name") or find(weights, ROOT)
         self.parser = ConfigParser(content)
@@ -95,11 +96,15 @@ class InferClass:
             probabilities ``(classes, H, W, D)`` on the grid of the file, with its affine and name.
         """
         image = image_file["image"] if isinstance(image_file, Mapping) else image_file
-        return self.probabilities(self.preprocessing({"image": image}))
+        return self.probabilities(self.read(image))
+
+    def read(self, image: Any) -> dict[Hashable, Any]:
+        """An image as the network sees it; one that cannot be read is named in one line."""
+        return self.read_item(self.preprocessing, {"image": image})
 
     @torch.no_grad()
     def probabilities(self, data: dict[Hashable, Any]) -> MetaTensor:
-        """Those of :meth:`infer`, of an image that ``preprocessing`` has read."""
+        """Those of :meth:`infer`, of an image that :meth:`read` has read."""
         volume = data["image"].as_tensor()[None].to(self.device)  # (1, C, H, W, slices), in 3D (1, C, X, Y, Z)
         p = self.inferer.logits(volume, self.network).softmax(dim=1)[0].cpu()
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
@@ -133,7 +138,7 @@ def predict(
         device: cpu or cuda; default: a GPU if there is one.
         ckpt_name: file of weights; default: the best ones of this fold, or the last where none was validated.
     """
-    from monai.transforms import MapLabelValue, SaveImage
+    from monai.transforms import KeepLargestConnectedComponent, MapLabelValue, SaveImage
 
     given = {"flip_tta": flip_tta, "slice_batch": slice_batch, "overlap": overlap, "amp": amp, "device": device,
              "ckpt_name": ckpt_name}  # fmt: skip
@@ -146,14 +151,18 @@ def predict(
     suffix = next((ending for ending in files.IMAGE_SUFFIXES if output.lower().endswith(ending)), target.suffix)
     fold = InferClass(**{key: value for key, value in given.items() if value is not None})
     fold.parser["output_ext"] = suffix
-    values, voxel_type = (fold.parser.get_parsed_content(name) for name in ("label_values", "voxel_type"))
-    data = fold.preprocessing({"image": image})
+    names = ("label_values", "voxel_type", "keep_largest", "num_classes")
+    values, voxel_type, keep_largest, num_classes = (fold.parser.get_parsed_content(name) for name in names)
+    data = fold.read(image)
     checks.check_flat(data["image"], suffix)
-    labels = fold.probabilities(data).argmax(dim=0, keepdim=True)
+    labels: Any = fold.probabilities(data).argmax(dim=0, keepdim=True)
+    if keep_largest:
+        labels = KeepLargestConnectedComponent(range(1, num_classes))(labels)
     if values is not None:
         labels = MapLabelValue(range(len(values)), values, voxel_type)(labels)
     save = SaveImage(target.parent, output_postfix="", output_ext=suffix, output_dtype=voxel_type, resample=False,
                      separate_folder=False, writer=header.writer_of(suffix))  # fmt: skip
+    target.parent.mkdir(parents=True, exist_ok=True)
     save(labels, filename=str(target)[: -len(suffix)])
 
 

@@ -116,6 +116,9 @@ def train(files: list[str], folder: Path, overrides: dict[str, Any]) -> None:
     workflow = ConfigWorkflow(files, workflow_type="train", init_id="initialize", run_id="training",
                               final_id="finalize", **overrides)  # fmt: skip
     workflow.initialize()
+    workflow.run_id = "begin"  # the checks of options, before the trainer is made of them
+    workflow.run()
+    workflow.run_id = "training"
     parser = workflow.parser
     progress = Progress(folder / "progress.yaml")
     main = parser.get_parsed_content("rank") == 0

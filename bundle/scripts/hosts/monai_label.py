@@ -38,9 +38,9 @@ def inside() -> bool:
     return bool(os.environ.get(STUDIES))
 
 
-def slice_axis(trained: str | int | None) -> str | int | None:
-    """What slices are stacked along: as in the weights that are there, else as most images of the datastore suggest."""
-    return direction_of(unlabeled_images()) if trained is None else trained
+def slice_axis(trained: str | int | None, images: Sequence[Mapping[str, Any]]) -> str | int | None:
+    """What slices are stacked along: as in the weights that are there, else as most images of a training suggest."""
+    return direction_of(images) if trained is None else trained
 
 
 def spacing(trained: Sequence[float] | None, images: Sequence[Mapping[str, Any]]) -> Sequence[float]:

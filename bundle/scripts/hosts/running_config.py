@@ -55,12 +55,26 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
     files = [folder / f"{name}.yaml" for name in names]
     contents = [ConfigParser.load_config_file(str(file)) for file in files if file.is_file()]
     known = {key.replace("::", "#").split("#")[0].lstrip("+~") for part in contents for key in part} | FOREIGN | runs
+    yield from _incomplete(config, contents)
     yield from _unread_within(config, contents)
     for key in [key for key in config if key not in known]:
         others = [value for name, value in config.items() if name != key]
         if not _named(key, others) and not _copied(config[key], others):
             hint = nearest_key(key, known)
             yield f"{key}: expected a key of {own}.yaml or one that an entry names, received {key!r}; {hint}"
+
+
+def _incomplete(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Components of which some arguments alone are left: MONAI replaces an entry, it merges nothing."""
+    components = {k for part in contents for k, v in part.items() if isinstance(v, Mapping) and "_target_" in v}
+    for key in sorted(components & config.keys()):
+        value = config[key]
+        if isinstance(value, Mapping) and "_target_" not in value:
+            single = ", ".join(f"{key}#{name}: {part!r}" for name, part in list(value.items())[:3])
+            yield (
+                f"{key}: expected a component with its _target_, received {', '.join(map(str, value)) or 'nothing'} "
+                f"alone; to change some of its arguments write each as {single or f'{key}#NAME: VALUE'}."
+            )
 
 
 def _unread_within(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
