@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: How 3D Slicer ends the names of its segmentations.
 SEGMENTATION = ".seg.nrrd"
+#: Endings of images in any case; MONAI Label takes some of them, as they are written.
+IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,8 +136,18 @@ class Studies(LocalDatastore):
         return file.removesuffix(ending), ending
 
     def _add_non_existing_images(self) -> int:
-        """Of several files of one name the books know one; the others are named, once."""
+        """Of several files of one name the books know one; the others are named, once, and images of other endings."""
         changed = super()._add_non_existing_images()
+        endings = tuple(pattern.removeprefix("*") for pattern in self._extensions)
+        files = [name for name in sorted(os.listdir(self._datastore.image_path())) if not name.startswith(".")]
+        odd = [n for n in files if n.lower().endswith(IMAGES) and not n.endswith((*endings, SEGMENTATION))]
+        if new := [name for name in odd if name not in self.passed_over]:
+            self.passed_over.update(new)
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            logger.warning(
+                f"{new[0]}{more}: left out; expected the endings {', '.join(endings)}, in small letters. Rename or "
+                "convert such images."
+            )
         for file in self._list_files(self._datastore.image_path(), self._extensions):
             image, ext = self._to_id(file)
             entry = self._datastore.objects.get(image)

@@ -326,6 +326,17 @@ def test_two_images_of_one_name_are_told(bundle, studies, caplog):
     assert sorted(datastore.list_images()) == ["a", "b", "c"]
 
 
+def test_images_that_are_not_taken_for_any_are_told(bundle, studies, caplog):
+    """MONAI Label goes by some endings, as they are written; a folder of others would look empty."""
+    for name in ("SCAN.NII.GZ", "scan.mha", "a.seg.nrrd", "notes.txt"):
+        (studies.parents[1] / name).write_bytes(b"")
+    datastore = opened(studies)
+    datastore.refresh()
+    (told,) = [r.message for r in caplog.records if "in small letters" in r.message]
+    assert told.startswith("SCAN.NII.GZ and 1 more: left out; expected the endings .nii.gz")
+    assert sorted(datastore.list_images()) == ["a", "b", "c"]
+
+
 def test_lengths_that_train_nothing_are_refused(bundle, studies, tmp_path):
     """At once, and not by a training that has started."""
     task = SemiSupervised(str(bundle), {})
