@@ -167,7 +167,7 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         problem = _mixed(slices) or _uneven(slices)
         if problem:
             raise InputError(f"{path}: {problem}")
-    elif slices and slices[0].frames > 1:
+    elif slices[0].frames > 1:
         told = _told_of_frames(files[0])
         frames = _frames(told)
         placed = len(frames) == slices[0].frames

@@ -207,11 +207,10 @@ def summarize(table: pd.DataFrame) -> dict[str, Any]:
         classes[name] = {metric: float(rows[metric].mean()) for metric in metrics}
         classes[name]["counted"] = int(rows[metrics[0]].notna().sum())
     units = sorted(table["unit"].unique())
+    stated = ", ".join(unit for unit in units if unit != "voxel")
     return {
         "cases": int(table["case"].nunique()),
         "classes": classes,
         "mean": {m: float(pd.Series([row[m] for row in classes.values()]).mean()) for m in metrics},
-        "distance_unit": units[0]
-        if len(units) == 1
-        else f"{', '.join(unit for unit in units if unit != 'voxel')}, or voxels for files without a spacing",
+        "distance_unit": units[0] if len(units) == 1 else f"{stated}, or voxels for files without a spacing",
     }

@@ -128,12 +128,9 @@ class StrongViewsd(Randomizable, MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             low, high = min(0.0, float(data[key].min())), max(1.0, float(data[key].max()))
-            inside = low > -ROUNDING and high < 1 + ROUNDING
+            if low > -ROUNDING and high < 1 + ROUNDING:
+                low, high = 0.0, 1.0
             for view in (1, 2):
-                image = data[key].clone()
-                result[f"{key}_strong_{view}"] = (
-                    self.transform(image)
-                    if inside
-                    else self.transform((image - low) / (high - low)) * (high - low) + low
-                )
+                scaled = (data[key] - low) / (high - low)
+                result[f"{key}_strong_{view}"] = self.transform(scaled) * (high - low) + low
         return result

@@ -69,8 +69,8 @@ def loss_curves(log: pd.DataFrame, output: Path) -> None:
     """Every loss term, mean of an epoch, from ``training_log.csv``."""
     with canvas(output) as (_, axes):
         ax = axes[0, 0]
-        own = {name: (name, None) for name in log if name.startswith("loss_")}  # of a loss of the user's
-        for name, (label, color) in {**TERMS, **{n: term for n, term in own.items() if n not in TERMS}}.items():
+        own = {name: (name, None) for name in log if name.startswith("loss_") and name not in TERMS}  # of the user's
+        for name, (label, color) in {**TERMS, **own}.items():
             if name in log:
                 _line(ax, log["epoch"], log[name], label=label, color=color)
         ax.set_ylim(bottom=0)
