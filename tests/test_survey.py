@@ -103,6 +103,35 @@ def test_labels_named_otherwise_or_in_the_same_folder(tmp_path, capsys):
     assert content["labels"] == {"0": "background", "255": "organ"}
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "paired"),
+    [
+        ("img000{}", "label000{}", True),
+        ("volume-{}", "segmentation-{}", True),
+        ("P{0}/T2_00{0}", "P{0}/seg_00{0}", True),
+        ("patient{}", "mask_patient{}", True),
+        ("img{}", "scan{}", False),
+        ("img{}", "label_b{}", False),
+    ],
+    ids=["BTCV", "LiTS", "folders", "images without a word of their own", "no word for labels", "another name"],
+)
+def test_labels_whose_names_begin_otherwise(tmp_path, caplog, image, label, paired):
+    for number in range(4):
+        scan, truth = samples.blob((6, 6, 2), seed=number)
+        samples.write_nifti(tmp_path / "images" / f"{image.format(number)}.nii.gz", scan)
+        if number:
+            samples.write_nifti(tmp_path / "labels" / f"{label.format(number)}.nii.gz", truth)
+    if not paired:
+        with pytest.raises(InputError, match="without an image of that name"):
+            make(tmp_path)
+        return
+    content = make(tmp_path, validation=1, testing=0)
+    pairs = {item["image"]: item["label"] for item in content["training"] + content["validation"]}
+    assert pairs == {f"images/{image.format(k)}.nii.gz": f"labels/{label.format(k)}.nii.gz" for k in (1, 2, 3)}
+    assert content["unlabeled"] == [{"image": f"images/{image.format(0)}.nii.gz"}]
+    assert f"taken for the label of {image.format(1)}" in caplog.text
+
+
 def test_every_bad_file_is_named_at_once_with_its_remedy(mixed):
     images, labels = mixed / "images", mixed / "labels"
     image, label = samples.blob((12, 10, 3))

@@ -34,6 +34,8 @@ LABEL_NAMES = re.compile(
 BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|msk|seg|roi)")
 LABEL_WORD = r"(seg|segmentation|labels?|mask|msk|gt)"
 LABEL_ENDINGS = re.compile(rf"(.+)[_.-]{LABEL_WORD}", re.IGNORECASE)
+#: The first word of a file name and what follows: ``label0001``, ``T2_P01``, ``segmentation-7``.
+FIRST_WORD = re.compile(r"((?:.*/)?)([A-Za-z]+\d*[_.-]|[A-Za-z]+)([^/]+)")
 #: nnU-Net's number of a channel behind a name.
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Other files that image formats bring along, and what systems leave behind.
@@ -408,7 +410,39 @@ def paired(
     joined = join_channels(found)
     if not any(name in joined for name in truth):
         joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
-    return joined, truth if any(name in joined for name in truth) else cut
+    for own in (truth, cut):
+        if any(name in joined for name in own):
+            return joined, own
+    return joined, _by_what_follows(joined, truth) or cut
+
+
+def _by_what_follows(images: Iterable[str], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Labels by the names of images that differ in the first word alone: ``label0001`` is that of ``img0001``.
+
+    Args:
+        images: names, which may all begin with one word.
+        labels: files by names that all begin with one word for a label.
+
+    Returns:
+        all labels, with a warning; none unless each has its image.
+    """
+    rest = _after_first_word(labels, LABEL_WORD)
+    for own in ({name: name for name in images}, {end: name for name, end in _after_first_word(images).items()}):
+        if rest and {*rest.values()} <= {*own}:
+            found = {own[end]: labels[name] for name, end in rest.items()}
+            image, label = next(iter(found.items()))
+            logger.warning(f"{label}: taken for the label of {image}, and so on: only the first words of names differ.")
+            return found
+    return {}
+
+
+def _after_first_word(names: Iterable[str], word: str = ".+") -> dict[str, str]:
+    """Names without the first word of their file, by the whole name; none unless all have the same."""
+    found = {name: FIRST_WORD.fullmatch(name) for name in names}
+    words = {match and match[2].rstrip("_.-") for match in found.values()}
+    if len(words) != 1 or not re.fullmatch(word, words.pop() or "", re.IGNORECASE):
+        return {}
+    return {name: match[1] + match[3] for name, match in found.items() if match}
 
 
 def place(bundle_root: str | os.PathLike) -> Path:
