@@ -195,9 +195,9 @@ class Report:
         order = [int(i) for i in np.argsort(means) if not np.isnan(means[i])]
         if self.metrics[0] != "dice":
             order.reverse()
-        named = zip((order[0], order[len(order) // 2], order[-1]), ("worst", "median", "best")) if order else ()
+        chosen = dict(zip((order[0], order[len(order) // 2], order[-1]), ("worst", "median", "best"))) if order else {}
         section.texts = [TEXTS["cases"]]
-        for index, name in reversed(dict(named).items()):  # of few cases each is shown once
+        for index, name in reversed(chosen.items()):  # of few cases each is shown once
             case = str(self.scores["case"].iloc[index * classes])
             file = self.out / f"case_{name}.png"
             plots.case_slices(self.cases.planes(index), case, self.class_names, file)
