@@ -11,6 +11,7 @@ from conftest import ROOT, config_args
 from helpers import Slices, make
 from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
+from scripts.memory import available_memory
 from scripts.training import cost as plan_module
 from scripts.training.budget import duration
 from scripts.training.cost import Line, Plan
@@ -146,6 +147,12 @@ def test_a_short_training_is_planned_by_the_stages_of_its_epochs(monkeypatch):
         assert figures["step_seconds"] == pytest.approx(expected)
         bought = figures["minutes_buy"]["60"]["steps"]
         assert bought == pytest.approx(3600 * 0.96 / 2.6, rel=0.01), "of a long training"
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    alone = available_memory(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available_memory(torch.device("cpu")) < alone
 
 
 def test_line_and_duration():

@@ -89,7 +89,7 @@ class Plan:
         most = max(loader.most, size)
         available = available_memory(device)
         memory = self._memory(next(self._batches()), available)
-        largest = memory.largest(MARGIN * available)
+        largest = of_rank_0(memory.largest(MARGIN * available))
         if largest < 1:
             raise InputError(
                 f"One {loader.unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
@@ -184,7 +184,7 @@ class Plan:
         sizes = sorted({max(size // 4, 1), max(size // 2, 1)} - {size})
         points: list[tuple[int, int]] = []
         for part in (*sizes, size):
-            if part == size and len(points) > 1 and Line(points)(size) > MARGIN * available:
+            if part == size and of_rank_0(len(points) > 1 and Line(points)(size) > MARGIN * available):
                 break
             with PeakMemory(self.device) as peak:
                 for _ in range(2):  # gradients and momenta are there from the second step on
