@@ -199,8 +199,9 @@ def train(
 def _run(args: Sequence[str], folder: Path, threads: int, minutes: float, plan: bool) -> None:
     """Train, in a process of its own, until it is finished; :class:`Unfinished` after so many minutes."""
     env = environment(threads)
-    if plan and not (folder / "training_log.csv").exists():
-        subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=env, check=True)
+    planned = plan and not (folder / "training_log.csv").exists()
+    if planned and subprocess.run([*RUN, "planning", *args], cwd=BUNDLE, env=env).returncode:
+        raise SystemExit(f"{folder.name}: planning failed, as said above.")
     with (folder / "output.log").open("a") as log:
         process = subprocess.Popen([*RUN, "training", *args], cwd=BUNDLE, stdout=log, stderr=subprocess.STDOUT, env=env)
         try:

@@ -194,12 +194,15 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def interval(differences: Any) -> dict[str, Any]:
-    """Mean of paired differences, its 95 % interval by Student's t, and ``ahead``, ``behind`` or ``tie``."""
+    """Mean of paired differences, its 95 % interval by Student's t, and ``ahead``, ``behind`` or ``tie``.
+
+    Where there is no interval, as of a single patient, it is a tie.
+    """
     from scipy.stats import ttest_1samp
 
     found = ttest_1samp(differences, 0.0).confidence_interval(0.95)
     low, high = float(found.low), float(found.high)
-    verdict = "tie" if low <= 0 <= high else "ahead" if low > 0 else "behind"
+    verdict = "ahead" if low > 0 else "behind" if high < 0 else "tie"
     return {"mean": float(differences.mean()), "low": low, "high": high, "verdict": verdict}
 
 

@@ -25,7 +25,7 @@ import nibabel as nib
 import numpy as np
 import onnxruntime
 import torch
-from common import BUNDLE, child, command, markdown, provenance, resources, write_json
+from common import BUNDLE, child, command, markdown, protocol_lists, provenance, read_splits, resources, write_json
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from scripts.evaluation.inferer import SliceLabelInferer
@@ -219,17 +219,21 @@ def memory(
 
 
 @torch.no_grad()
-def agreement(data: str, output: str, sizes: tuple[int, ...] | int = (192, 224), threads: int = 1) -> None:
+def agreement(
+    data: str, output: str, sizes: tuple[int, ...] | int = (192, 224), threads: int = 1, splits: str = ""
+) -> None:
     """Predict the validation patients in float32 and in half precision and write how many voxels get the same label.
 
     Args:
-        data: ACDC as in accuracy.py: ``images`` and ``splits.json``.
+        data: ACDC as in accuracy.py: ``images`` and ``labels``.
         output: file to write.
         sizes: pixels that the network sees; the shipped weights are of 192.
         threads: of the CPU.
+        splits: JSON of patients; default ``configs/acdc_splits.json``.
     """
     torch.set_num_threads(threads)
-    cases = json.loads((Path(data) / "splits.json").read_text())["validation"]
+    images = [Path(data, item["image"]) for item in protocol_lists(data, read_splits(splits), [])["validation"]]
+    cases = [image.name.removesuffix(".nii.gz") for image in images]
     result = provenance("infer", "cpu", threads, 1) | {"cases": cases, "amp": str(precision(True, "cpu"))}
     result["command"] = f"python benchmarks/infer.py agreement --data DIR --output {output}"
     rows = {}
@@ -239,8 +243,8 @@ def agreement(data: str, output: str, sizes: tuple[int, ...] | int = (192, 224),
         options = {"roi_size": (size, size), "sw_batch_size": SLICES, "spatial_dim": 2}
         inferers = [SliceLabelInferer(**options, amp=amp) for amp in (False, True)]
         total = {"foreground": 0, "same": 0}
-        for case in cases:
-            volume = preprocessing({"image": str(Path(data) / "images" / f"{case}.nii.gz")})["image"][None]
+        for image in images:
+            volume = preprocessing({"image": str(image)})["image"][None]
             a, b = (inferer(volume, network.eval()) for inferer in inferers)
             foreground = (a > 0) | (b > 0)
             total["foreground"] += int(foreground.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import common
 import numpy as np
-from common import BUNDLE, ROOT, RUN, environment, versions, write_json
+from common import ROOT, versions, write_json
 from common import read_rows as _rows
 
 RESULTS = common.RESULTS / "accuracy"
@@ -77,10 +76,11 @@ def predict(run: str, images: str, output: str = "", threads: int = 1) -> None:
         print(f"{target} exists; nothing to do.")
         return
     with tempfile.TemporaryDirectory() as folder:
-        args = ["--config_file", "configs/inference.yaml", "--ckpt_path", str(weights), "--output_dir", folder]
-        args += ["--dataset_dir", str(Path(images).resolve()), "--keep_largest", "False", "--flip_tta", "False"]
-        args += ["--label_values", "$None"]
-        subprocess.run([*RUN, *args], cwd=BUNDLE, env=environment(threads), check=True, capture_output=True)
+        line = common.command(
+            "", ["inference"], dataset_dir=Path(images).resolve(), output_dir=folder, ckpt_path=weights,
+            keep_largest=False, flip_tta=False, label_values="$None",
+        )  # fmt: skip
+        common.run(line, Path(folder, "output.log"), threads)
         files = sorted(Path(folder).glob("*_seg.nii.gz"))
         arrays = {f.name.removesuffix("_seg.nii.gz"): np.asarray(nib.load(f).dataobj, dtype=np.uint8) for f in files}
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -31,8 +31,7 @@ RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
 @pytest.fixture
 def protocol(phantom_dir, tmp_path, monkeypatch):
     """Arguments of a tiny protocol: 1 labelled, 2 unlabelled, 1 validation patient."""
-    for module in (accuracy, scoring):
-        monkeypatch.setattr(module, "subprocess", warm)
+    monkeypatch.setattr(accuracy, "subprocess", warm)
     names = sorted(p.name.split(".")[0] for p in (phantom_dir / "labels").iterdir())
     splits = {"training": names[:3], "validation": names[3:4], "labelled": {"1": names[:1]}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
@@ -156,16 +155,22 @@ def test_predictions_are_counted_by_the_confidence_of_the_decoder():
 def test_predictions_are_kept_as_class_numbers(tmp_path, monkeypatch):
     """Whatever the labels of that data set hold."""
     lines = []
-    monkeypatch.setattr(scoring.subprocess, "run", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(common, "run", lambda line, *_: lines.append(line))
     scoring.predict(str(tmp_path / "run"), str(tmp_path), output=str(tmp_path / "run.npz"))
     (line,) = lines
     assert line[line.index("--label_values") + 1] == "$None"
 
 
+def test_a_plan_that_fails_is_one_line(tmp_path, monkeypatch):
+    """Planning has said why by itself."""
+    monkeypatch.setattr(accuracy.subprocess, "run", lambda line, **_: accuracy.subprocess.CompletedProcess(line, 1))
+    with pytest.raises(SystemExit, match="planning failed"):
+        accuracy._run([], tmp_path, 1, 0, plan=True)
+
+
 def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
     """Three numbers as size: patches of volumes, whole volumes scored in mm, hidden labels looked at."""
-    for module in (accuracy, scoring):
-        monkeypatch.setattr(module, "subprocess", warm)
+    monkeypatch.setattr(accuracy, "subprocess", warm)
     names = [f"train{n:03d}" for n in range(4)]
     place = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 20, 18)), indexing="ij"))
     for n, name in enumerate(names):
@@ -321,8 +326,7 @@ def released(root, patients):
 
 def test_a_cell_from_acdc_as_released(tmp_path, monkeypatch):
     """In a folder whose own name is `images`, too."""
-    for module in (accuracy, scoring):
-        monkeypatch.setattr(module, "subprocess", warm)
+    monkeypatch.setattr(accuracy, "subprocess", warm)
     monkeypatch.setattr(accuracy, "post_processed", lambda *_: {})  # two more processes, which another test starts
     source, data = released(tmp_path / "database", (1, 2, 3, 4)), tmp_path / "images" / "acdc"
     splits = {"training": ["patient001", "patient002"], "validation": ["patient003"], "labelled": {"1": ["patient001"]}}
@@ -391,6 +395,8 @@ def test_a_tie_is_called_a_tie(capsys):
     assert found["verdict"] == "ahead" and found["low"] < found["mean"] < found["high"] and len(found["seeds"]) == 1
     assert found["mean"] == pytest.approx(0.1 + 0.2 * noise.mean(), abs=1e-5)
     assert comparison.paired(better, base, "last")["verdict"] == "behind"
+    assert comparison.paired(base, base, "last")["verdict"] == "tie"
+    assert common.interval(np.array([0.1]))["verdict"] == "tie", "one patient gives no interval"
     # the interval is Student's t over patients: by hand
     d = 0.1 + 0.2 * noise
     half = 2.262157 * d.std(ddof=1) / np.sqrt(10)

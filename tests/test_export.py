@@ -15,6 +15,7 @@ import torch
 from conftest import BUNDLE, ENVIRONMENT, ROOT
 from scripts import __main__ as command
 from scripts.errors import InputError
+from scripts.evaluation import export as exporting
 from scripts.evaluation.export import export
 from scripts.training.settings import trained_network
 
@@ -22,7 +23,8 @@ from scripts.training.settings import trained_network
 @pytest.fixture
 def liver(tmp_path):
     """Weights of two classes and two channels, with their settings."""
-    settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3}
+    settings = {"class_names": ["background", "liver"], "in_channels": 2, "spatial_size": 96, "seed": 3,
+                "intensity": {"_target_": "NormalizeIntensityd", "keys": "image"}}  # fmt: skip
     file = tmp_path / "model_best.pt"
     network = trained_network(BUNDLE / "models" / "model.pt")
     state = dict(network.state_dict())
@@ -54,7 +56,9 @@ def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
     ):
         pred = told["network_data_format"]["outputs"]["pred"]
         assert pred["channel_def"] == {"0": "background", "1": "liver"} and pred["num_channels"] == 2
-        assert told["network_data_format"]["inputs"]["image"]["num_channels"] == 2 and told["training"]["seed"] == 3
+        taken = told["network_data_format"]["inputs"]["image"]
+        assert taken["num_channels"] == 2 and told["training"]["seed"] == 3
+        assert "modality" not in taken and taken["value_range"] == [], "of that data nobody knows more"
     everything = (
         extra["metadata.json"].decode() if isinstance(extra["metadata.json"], bytes) else extra["metadata.json"]
     )
@@ -67,6 +71,20 @@ def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
             assert torch.allclose(loaded(image), expected, atol=1e-4)
         (found,) = session.run(None, {"image": image.numpy()})
         assert torch.allclose(torch.as_tensor(found), expected, atol=1e-3), size
+
+
+def test_weights_in_the_place_of_the_shipped_ones_tell_of_themselves(liver, tmp_path, monkeypatch):
+    """``publish`` of a training puts them there."""
+    monkeypatch.setattr(exporting, "ROOT", tmp_path)
+    shutil.copytree(BUNDLE / "configs", tmp_path / "configs")
+    published = tmp_path / "models" / "model.pt"
+    shutil.copytree(BUNDLE / "models", tmp_path / "models")
+    shipped = exporting.metadata_of(published, exporting.settings_of(published))
+    assert "ventricle" in str(shipped) and "CC BY-NC-SA" in shipped["data_source"]
+    settings = json.loads((tmp_path / "training.json").read_text()) | {"recipe": {"seed": 3}}
+    (tmp_path / "models" / "training.json").write_text(json.dumps(settings))
+    told = exporting.metadata_of(published, exporting.settings_of(published))
+    assert "liver" in told["task"] and "ventricle" not in str(told) and "data_source" not in told
 
 
 def test_what_cannot_be_exported(liver, tmp_path):

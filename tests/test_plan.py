@@ -9,7 +9,9 @@ import pytest
 import torch
 from conftest import ROOT, config_args
 from helpers import Slices, make
+from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
+from scripts.memory import available_memory
 from scripts.training import cost as plan_module
 from scripts.training.budget import duration
 from scripts.training.cost import Line, Plan
@@ -97,6 +99,12 @@ def test_plan_of_a_supervised_training_without_validation(monkeypatch, caplog):
     figures = plan.run()
     assert figures["validations"] == 0 and "no labelled volume" in caplog.text
     assert figures["largest_batch_size"] == 8 and "there are no more slices" in caplog.text
+    caplog.clear()
+    plan, _ = make_plan()
+    plan.loader.set_steps(1)  # --steps_per_epoch 1: an epoch is half of the slices
+    with monkeypatch.context() as patch:
+        patch.setattr(Line, "largest", lambda *_: 6)
+        assert plan.run()["largest_batch_size"] == 6 and "there are no more" not in caplog.text
     monkeypatch.setattr(Slices, "unit", ("patch", "patches"))  # as in 3D
     make_plan()[0].run()
     assert "there are no more patches" in caplog.text
@@ -122,6 +130,29 @@ def test_a_plan_says_what_minutes_buy(monkeypatch, caplog):
     plan, _ = make_plan()
     plan.epochs, plan.minutes = None, 480.0
     assert plan.run()["epochs"] * plan.run()["steps_per_epoch"] == int(480 * 60 * 0.96 - 6) // 700
+
+
+def test_a_short_training_is_planned_by_the_stages_of_its_epochs(monkeypatch):
+    """The last epoch is of the last stage: with one epoch all of them."""
+    stages = Stages(32, [[16, 0.6]])
+    seconds = {(16, 16): 1.0, (32, 32): 5.0}
+    measure = Plan._batches
+    monkeypatch.setattr(Plan, "_batches", lambda self, stage=None: measure(self) if stage is None else iter([stage]))
+    monkeypatch.setattr(Plan, "_part", staticmethod(lambda batch, size: batch))
+    monkeypatch.setattr(Plan, "_memory", lambda *_: Line([(0, 0), (1, 1)]))
+    monkeypatch.setattr(Plan, "_time", lambda self, batches, most: (seconds[next(batches).size], 0.1))
+    for epochs, expected in ((1, 5.0), (2, 3.0), (10, 0.6 + 0.4 * 5)):
+        trainer, _, _ = make(fusion="conv", epochs=epochs, batch_size=4, stages=stages)
+        figures = Plan(lambda trainer=trainer: trainer, epochs=epochs).run()
+        assert figures["step_seconds"] == pytest.approx(expected)
+        bought = figures["minutes_buy"]["60"]["steps"]
+        assert bought == pytest.approx(3600 * 0.96 / 2.6, rel=0.01), "of a long training"
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    alone = available_memory(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available_memory(torch.device("cpu")) < alone
 
 
 def test_line_and_duration():

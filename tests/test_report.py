@@ -15,6 +15,7 @@ import pytest
 import samples
 import torch
 from helpers import workflow
+from PIL import Image
 from scripts.dataio.create import create
 from scripts.errors import InputError
 from scripts.method.network import SemSimNet
@@ -22,6 +23,7 @@ from scripts.method.similarity import affinity
 from scripts.report import plots
 from scripts.report.build import Report, write
 from scripts.report.samples import FeatureLook, Slice
+from scripts.report.slices import canvas, class_legend
 
 EVERY = {
     "scores", "case_best", "case_median", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
@@ -120,6 +122,15 @@ def test_every_term_has_its_curve(tmp_path, monkeypatch):
     assert [label.split(",")[0] for label in drawn] == ["total L", "L_s", "L_labeled", "loss_entropy"]
 
 
+def test_a_term_below_zero_is_seen(tmp_path, monkeypatch):
+    lowest = []
+    monkeypatch.setattr(plots, "_finish", lambda ax, *_: lowest.append(ax.get_ylim()[0]))
+    for value in (0.1, -0.5):
+        log = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "loss_own": [np.nan, value]})
+        plots.loss_curves(log, tmp_path / "losses.png")
+    assert lowest == [0, -0.5]
+
+
 def test_names_are_those_of_the_table(tmp_path):
     """A case or class called NA or None is no missing value, and 01 no number."""
     rows = [{"case": case, "class": name, "dice": dice, "unit": "mm"}
@@ -128,6 +139,48 @@ def test_names_are_those_of_the_table(tmp_path):
     page = Report(tmp_path, class_names=["background", "None", "tumour"]).run().read_text(encoding="utf-8")
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", page) + re.findall(r"<th[^>]*>([^<]*)</th>", page)
     assert {"NA", "01", "None", "tumour", "0.250", "0.750"} <= {*cells}
+
+
+def test_many_classes_with_odd_names_are_all_to_be_read(tmp_path):
+    """Their names stand inside the pictures, which a browser can show, beside curves of a size to look at."""
+    names = ["background", "cost $1$ in $\\foo$", *(f"organ <number> {c} & more" for c in range(2, 15))]
+    shares = {f"{kind}_{c}": [0.1, 0.2] for c in range(1, 15) for kind in ("pseudo", "label")}
+    log = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "loss_s": [1.0, 0.5], "seconds": [1.0, 1.0], **shares})
+    log.to_csv(tmp_path / "training_log.csv", index=False)
+    rows = [{"case": "a", "class": name, "dice": 0.5, "hd95": 1.0, "assd": 1.0, "unit": "mm"} for name in names[1:]]
+    pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
+    page = Report(tmp_path, class_names=names).run().read_text(encoding="utf-8")
+    assert "organ &lt;number&gt; 14 &amp; more" in page and len(embedded(page)) == 3
+    sizes = {p.stem: Image.open(p).size for p in (tmp_path / "report").glob("*.png")}
+    assert sizes["scores"][0] < 1600 and sizes["class_shares"][0] > 1100, sizes
+    with canvas(tmp_path / "case.png", size=(8, 2)) as (figure, _):
+        class_legend(figure, dict(enumerate(names[1:], 1)), {"prediction": "solid", "truth": "dashed"})
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.width < figure.bbox.width and len(legend.get_texts()) == 16
+    height = Image.open(tmp_path / "case.png").height / 110
+    assert height > 1.5 + box.height / figure.dpi, "the picture grows by its legend"
+
+
+@pytest.mark.parametrize("dice, shown", [([0.8], ["Best"]), ([0.2, 0.8], ["Best", "Worst"]),
+                                         ([0.2, 0.8, 0.5], ["Best", "Median", "Worst"])])  # fmt: skip
+def test_of_few_cases_each_is_shown_once(tmp_path, monkeypatch, dice, shown):
+    class Cases:
+        data = dice
+
+        def planes(self, index):
+            return index
+
+    monkeypatch.setattr(plots, "case_slices", lambda planes, case, names, file: Image.new("L", (1, 1)).save(file))
+    rows = [{"case": f"p{n}", "class": "mean", "dice": value, "unit": "mm"} for n, value in enumerate(dice)]
+    rows += [{**row, "class": "other", "dice": row["dice"] - 0.1} for row in rows]
+    rows.sort(key=lambda row: row["case"])
+    pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
+    report = Report(tmp_path, class_names=["background", "mean", "other"], cases=Cases())
+    page = report.run().read_text(encoding="utf-8")
+    assert re.findall(r"<h3>(\w+): p\d", page) == shown
+    cells = re.findall(r'<td class="number">(0\.\d+)</td>', page)
+    assert f"{dice[0]:.3f}" in cells and f"{dice[0] - 0.05:.3f}" in cells, "a class called mean beside the mean"
 
 
 def test_nothing_to_report(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 from pathlib import Path
 
@@ -80,15 +81,18 @@ def _peak_resident() -> int:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that this process may use in all: what it holds and what is free, within the limit of its container."""
+    """Bytes that this process may use in all: what it holds and what is free, within the limit of its container.
+
+    Main memory is shared out evenly among the processes that torchrun has started on this machine.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    held = psutil.Process().memory_info().rss
-    total = held + psutil.virtual_memory().available
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    total = psutil.Process().memory_info().rss + psutil.virtual_memory().available // processes
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if Path(path).exists() and (limit := Path(path).read_text().strip()).isdigit():
-            total = min(total, int(limit))
+            total = min(total, int(limit) // processes)
     return total
 
 

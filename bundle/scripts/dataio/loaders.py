@@ -320,12 +320,14 @@ class TwoStreamLoader:
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         rank, size = rank_and_size()
         longest = labeled if self.supervised else unlabeled
-        self.steps = steps or max(len(longest) // (batch_size * size), int(fill))
+        #: slices of each stream that a step may take on each process, for one pass to have a step
+        self.most = len(longest) // size
+        self.steps = steps or max(self.most // batch_size, int(fill))
         if not self.steps:
             raise InputError(
                 f"Fewer {longest.unit[1]} than a batch: {len(longest)} "
                 f"{'labelled' if self.supervised else 'unlabelled'} {longest.unit[1]} "
-                f"for {size} x {batch_size}; add images or lower --batch_size to at most {len(longest) // size}."
+                f"for {size} x {batch_size}; add images or lower --batch_size to at most {self.most}."
             )
         if self.supervised and rank == 0:
             logger.warning("The datalist has no unlabelled image: this is supervised training on the labelled images.")

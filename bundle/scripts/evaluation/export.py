@@ -3,8 +3,8 @@
     python -m scripts export --ckpt_path models/model.pt --output model.ts
     python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
 
-The file takes batches of any size, of slices ``(B, C, X, Y)`` whose sides are multiples of 16, scaled as in
-training. X runs to the right, Y to the front, of pictures down.
+The file takes batches of any size, of slices ``(B, C, X, Y)`` or in 3D patches ``(B, C, X, Y, Z)`` whose sides are
+multiples of 16, scaled as in training. X runs to the right, Y to the front, of pictures down, Z to the head.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from monai.data import save_net_with_metadata
 
+from ..dataio.intensity import NAME, OWN
 from ..errors import InputError, one_line_errors
 from ..training.checkpoints import weights_file
 from ..training.settings import saved, trained_network
@@ -55,7 +56,8 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: they were trained with.
     """
     content = json.loads((ROOT / "configs" / "metadata.json").read_text())
-    if ckpt_path.resolve() == (ROOT / "models" / "model.pt").resolve():
+    # where a training has put its weights in the place of the shipped ones, its settings hold a recipe
+    if ckpt_path.resolve() == (ROOT / "models" / "model.pt").resolve() and "recipe" not in settings:
         content.pop("eval_metrics")  # of predictions over flips, the largest components kept: a network does neither
         return content
     names, channels = settings["class_names"], settings["in_channels"]
@@ -68,6 +70,11 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in SHIPPED:
         content.pop(key, None)
     image, pred = (next(iter(content["network_data_format"][k].values())) for k in ("inputs", "outputs"))
+    del image["modality"]  # nobody said
+    image["is_patch_data"] = pred["is_patch_data"] = dims == 3
+    intensity = settings.get("intensity") or {"_target_": NAME}
+    if not isinstance(intensity, Mapping) or intensity["_target_"] not in OWN:
+        image["value_range"] = []  # of a transform of the user's own
     image["num_channels"], pred["num_channels"] = channels, len(names)
     image["channel_def"] = {str(k): "image" if channels == 1 else f"channel {k}" for k in range(channels)}
     pred["channel_def"] = {str(value): name for value, name in enumerate(names)}

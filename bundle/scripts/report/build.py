@@ -171,13 +171,12 @@ class Report:
             raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
         pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
         pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
-        pivot["mean"] = pivot.mean(axis=1)
-        pivot = pivot.sort_values("mean", ascending=self.metrics[0] == "dice")
-        every = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in row)]
-                 for case, row in pivot.iterrows()]  # fmt: skip
+        means = pivot.mean(axis=1).sort_values(ascending=self.metrics[0] == "dice")
+        every = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in (*pivot.loc[case], mean))]
+                 for case, mean in means.items()]  # fmt: skip
         name = plots.METRIC_NAMES[self.metrics[0]]
         section.tables.append(
-            Table(every, ["case", *map(str, pivot.columns)], f"{name} of every case, worst first", True)
+            Table(every, ["case", *map(str, pivot.columns), "mean"], f"{name} of every case, worst first", True)
         )
         return section
 
@@ -196,9 +195,9 @@ class Report:
         order = [int(i) for i in np.argsort(means) if not np.isnan(means[i])]
         if self.metrics[0] != "dice":
             order.reverse()
-        chosen = dict(zip(("best", "median", "worst"), (order[-1], order[len(order) // 2], order[0]))) if order else {}
+        chosen = dict(zip((order[0], order[len(order) // 2], order[-1]), ("worst", "median", "best"))) if order else {}
         section.texts = [TEXTS["cases"]]
-        for name, index in chosen.items():
+        for index, name in reversed(chosen.items()):  # of few cases each is shown once
             case = str(self.scores["case"].iloc[index * classes])
             file = self.out / f"case_{name}.png"
             plots.case_slices(self.cases.planes(index), case, self.class_names, file)

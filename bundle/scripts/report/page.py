@@ -19,8 +19,8 @@ TEXTS = {
         "--dataset_dir DIR --datalist FILE --output_dir OUTPUT_DIR."
     ),
     "cases": (
-        "The best, the median and the worst case by the mean of the classes, cropped around the labels. "
-        "Solid lines: prediction; dashed lines: truth."
+        "The best, the median and the worst case by the mean of the classes, each case once, cropped around the "
+        "labels. Solid lines: prediction; dashed lines: truth."
     ),
     "losses": ("Mean of each epoch, before weighting; L = 1/2 (L_s + the other terms, weighted)."),
     "masks": (

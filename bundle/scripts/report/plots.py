@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .slices import Planes, choose_slices, class_color, class_legend, draw_rows, foreground_window
+from .slices import (
+    Planes,
+    canvas,
+    choose_slices,
+    class_color,
+    class_legend,
+    draw_rows,
+    foreground_window,
+    legend_below,
+)
 
 #: What the columns of ``training_log.csv`` are called in figures, and their colours.
 TERMS = {
@@ -30,38 +39,18 @@ MASKS: dict[str, tuple[str, str, Any]] = {
 METRIC_NAMES = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "assd": "average surface distance"}
 
 
-@contextmanager
-def canvas(
-    output: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.6), below: float = 0.0
-) -> Any:
-    """Figure and axes ``(rows, columns)``, with a share of its height free below; written to ``output`` afterwards."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    try:
-        yield figure, axes
-        figure.tight_layout(rect=(0, below, 1, 1))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=110)
-    finally:
-        plt.close(figure)
-
-
 def _line(ax: Any, x: Any, y: Any, **options: Any) -> None:
     ax.plot(x, y, marker="o" if len(x) < 40 else None, markersize=3, linewidth=1.5, **options)
 
 
-def _finish(ax: Any, x: str, y: str, *, outside: bool = True) -> None:
+def _finish(ax: Any, x: str, y: str) -> None:
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(alpha=0.3)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if outside else {"loc": "best"}
+    if handles := ax.get_legend_handles_labels()[0]:
+        where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "ncols": -(-len(handles) // 15)}
         ax.legend(frameon=False, fontsize=9, handlelength=3.2, **where)
 
 
@@ -73,7 +62,7 @@ def loss_curves(log: pd.DataFrame, output: Path) -> None:
         for name, (label, color) in {**TERMS, **own}.items():
             if name in log:
                 _line(ax, log["epoch"], log[name], label=label, color=color)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=min(0.0, log.filter(like="loss").min(axis=None)))  # one of the user's may be negative
         _finish(ax, "epoch", "loss")
 
 
@@ -100,6 +89,7 @@ def class_shares(log: pd.DataFrame, class_names: Sequence[str], output: Path) ->
             _line(ax, log["epoch"], log[f"pseudo_{c}"], color=class_color(c), label=f"{name}: pseudo-labels")
             ax.plot(log["epoch"], log[f"label_{c}"], color=class_color(c), linestyle="--", label=f"{name}: labels")
         ax.set_yscale("symlog", linthresh=1e-3)
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_ylim(bottom=0)
         _finish(ax, "epoch", "fraction of pixels (logarithmic)")
     return True
@@ -130,7 +120,7 @@ def pseudo_label_quality(quality: pd.DataFrame, class_names: Sequence[str], outp
                     _line(ax, quality["epoch"], quality[f"{name} {key}"], color=class_color(c), label=name)
             ax.set_ylim(-0.02, 1.02)
             ax.set_title(key, fontsize=11)
-            _finish(ax, "epoch", "fraction of pixels" if key == "precision" else "", outside=False)
+            _finish(ax, "epoch", "fraction of pixels" if key == "precision" else "")
             if key != "confident":
                 ax.get_legend().remove()
 
@@ -139,9 +129,10 @@ def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output:
     """A box and its cases for every class and metric, from ``scores.csv``."""
     names = list(scores["class"].unique())
     rng = np.random.default_rng(0)
-    width = max(3.2, 1.2 + 0.8 * len(names)) * len(metrics)
-    with canvas(output, 1, len(metrics), (width, 3.8)) as (_, axes):
-        for ax, metric in zip(axes[0], metrics):
+    width = max(3.2, 1.2 + 0.8 * len(names))
+    rows, columns = (1, len(metrics)) if width * len(metrics) < 15 else (len(metrics), 1)
+    with canvas(output, rows, columns, (width * columns, 3.8 * rows)) as (_, axes):
+        for ax, metric in zip(axes.flat, metrics):
             for position, name in enumerate(names, 1):
                 values = scores.loc[scores["class"] == name, metric].dropna().to_numpy()
                 if not len(values):
@@ -149,7 +140,7 @@ def score_boxes(scores: pd.DataFrame, metrics: Sequence[str], unit: str, output:
                 ax.boxplot(values, positions=[position], widths=0.5, showfliers=False, medianprops={"color": "black"})
                 spread = position + rng.uniform(-0.12, 0.12, len(values))
                 ax.scatter(spread, values, s=14, color=class_color(position), alpha=0.8, zorder=3)
-            ax.set_xticks(range(1, len(names) + 1), [name.replace(" ", "\n") for name in names], fontsize=9)
+            ax.set_xticks(range(1, len(names) + 1), [textwrap.fill(name, 11) for name in names], fontsize=9)
             ax.set_xlim(0.4, len(names) + 0.6)
             ax.set_ylim((-0.02, 1.02) if metric == "dice" else (0, None))
             ax.set_title(METRIC_NAMES[metric], fontsize=11)
@@ -161,12 +152,11 @@ def case_slices(rows: Sequence[Planes], title: str, class_names: Sequence[str], 
     styles = {"prediction": "solid", "truth": "dashed"}
     columns = max(len(choose_slices(planes, 5)) for planes in rows)
     side = 2.6 if columns > 1 else 4.0
-    height = 1.1
+    height = 0.75
     for planes in rows:
         down, across = foreground_window(planes)
         height += side * (down[1] - down[0]) * planes.aspect / (across[1] - across[0])
-    size = (max(side * columns, 5.5), height)
-    with canvas(output, len(rows), columns, size, below=0.35 / size[1]) as (figure, axes):
+    with canvas(output, len(rows), columns, (max(side * columns, 5.5), height)) as (figure, axes):
         draw_rows(axes, rows, styles)
         figure.suptitle(title, fontsize=11)
         class_legend(figure, dict(enumerate(class_names[1:], 1)), styles)
@@ -224,7 +214,7 @@ def feature_scatter(
     reduced = PCA(min(20, *features.shape), random_state=seed).fit_transform(features)
     perplexity = min(30.0, (len(reduced) - 1) / 3)
     points = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(reduced)
-    with canvas(output, 1, len(streams), (4.6 * len(streams), 4.8), below=0.06) as (figure, axes):
+    with canvas(output, 1, len(streams), (4.6 * len(streams), 4.5)) as (figure, axes):
         start = 0
         for ax, (name, (_, classes)) in zip(axes[0], streams.items()):
             own = points[start : start + len(classes)]
@@ -236,8 +226,7 @@ def feature_scatter(
             ax.set_title(name, fontsize=11)
             ax.set_xticks([])
             ax.set_yticks([])
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, markerscale=2.5)
+        legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], markerscale=2.5)
 
 
 def class_distances(streams: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]) -> pd.DataFrame:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -143,6 +145,45 @@ def foreground_window(planes: Planes, *, margin: float = 0.5) -> tuple[tuple[flo
     return window[0], window[1]
 
 
+@contextmanager
+def canvas(output: str | os.PathLike, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0, 3.6)) -> Any:
+    """Figure and axes ``(rows, columns)`` of ``size`` inches; written to ``output`` afterwards, legends around it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # names are no formulas, whatever $ they hold
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+        try:
+            yield figure, axes
+            legends = [legend for ax in axes.flat if (legend := ax.get_legend())]
+            for legend in legends:  # they take no room from the axes
+                legend.set_in_layout(False)
+            figure.tight_layout()
+            for legend in legends:  # the picture grows by them
+                legend.set_in_layout(True)
+            Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(output, dpi=110, bbox_inches="tight")
+        finally:
+            plt.close(figure)
+
+
+def legend_below(figure: Any, handles: Sequence[Any], **options: Any) -> None:
+    """Legend under a figure, in as many columns as its width has room for."""
+    points = 45 + 6.5 * max((len(handle.get_label()) for handle in handles), default=0)
+    columns = max(1, min(len(handles), int(72 * figure.get_figwidth() / points)))
+    figure.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncols=columns,
+        frameon=False,
+        fontsize=10,
+        **options,
+    )
+
+
 def draw_slice(ax: Any, planes: Planes, position: int, styles: Mapping[str, str]) -> None:
     """One slice with the contours of its labels.
 
@@ -204,7 +245,7 @@ def class_legend(figure: Any, names: Mapping[int, str], styles: Mapping[str, str
     ]
     if len(styles) > 1:
         handles += [plt.plot([], [], color="0.3", linestyle=style, label=name)[0] for name, style in styles.items()]
-    figure.legend(handles=handles, loc="lower center", ncols=max(len(handles), 1), frameon=False, fontsize=10)
+    legend_below(figure, handles)
 
 
 def names_by_value(class_names: Sequence[str] | Mapping[Any, str] | str) -> dict[int, str]:
@@ -267,11 +308,6 @@ def overlay(
     Returns:
         ``output``.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     load, read_label = image_loader(), image_loader(label=True)
     files = {"prediction": prediction} | ({"truth": truth} if truth else {})
     volume: Any = load(image)
@@ -285,14 +321,10 @@ def overlay(
         replace(planes, labels={k: renumbered(label, numbers) for k, label in planes.labels.items()}) for planes in rows
     ]
     columns = max(len(choose_slices(planes, slices)) for planes in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 3.4 * len(rows) + 0.5), squeeze=False)
-    draw_rows(axes, rows, styles, zoom=zoom)
-    figure.suptitle(case_name(image), fontsize=11)
-    class_legend(figure, {c: named.get(value, f"value {value}") for value, c in numbers.items() if c}, styles)
-    figure.tight_layout(rect=(0, 0.06, 1, 0.97))
-    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    figure.savefig(output, dpi=90)
-    plt.close(figure)
+    with canvas(output, len(rows), columns, (3.2 * columns, 3.4 * len(rows))) as (figure, axes):
+        draw_rows(axes, rows, styles, zoom=zoom)
+        figure.suptitle(case_name(image), fontsize=11)
+        class_legend(figure, {c: named.get(value, f"value {value}") for value, c in numbers.items() if c}, styles)
     return output
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +75,7 @@ class Plan:
         self.steps, self.max_seconds, self.plan_file = steps, max_seconds, plan_file
         #: seconds of a step in each stage of the training, once they are measured
         self.step_seconds: dict[Stage, float] = {}
+        self._measured: dict[Stage | None, tuple[float, float]] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure, log a summary and return the figures: times in seconds, memory in bytes.
@@ -83,10 +85,11 @@ class Plan:
         """
         start_up = age()
         loader, device = self.loader, self.device
-        size, most = loader.batch_size, len(loader) * loader.batch_size
+        size = loader.batch_size
+        most = max(loader.most, size)
         available = available_memory(device)
         memory = self._memory(next(self._batches()), available)
-        largest = memory.largest(MARGIN * available)
+        largest = of_rank_0(memory.largest(MARGIN * available))
         if largest < 1:
             raise InputError(
                 f"One {loader.unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
@@ -95,10 +98,11 @@ class Plan:
             )
         fits = size <= largest
         with PeakMemory(device) as peak:
-            step, wait = self._average(size if fits else largest)
+            self._measure(min(size, largest))
             validation = self._validate()
-        if not fits:
-            step, wait = step * size / largest, wait * size / largest
+        scale = 1.0 if fits else size / largest
+        offered, _ = self._average(scale)
+        step, wait = self._average(scale, None if self.minutes is not None else self.epochs or 1)
         volumes = self._volumes()
         validation *= volumes
         length = self._length(start_up, step, validation)
@@ -117,7 +121,7 @@ class Plan:
             "peak_bytes": max(peak.peak, memory(size)) if fits else memory(size),
             "available_bytes": available,
             "largest_batch_size": min(largest, most),
-            "minutes_buy": self._offers(start_up, step, validation),
+            "minutes_buy": self._offers(start_up, offered, validation),
         }
         for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
@@ -127,8 +131,8 @@ class Plan:
 
     def speed(self) -> tuple[float, float]:
         """Seconds of a step with its loading, and of a validation of all volumes; 0 without."""
-        step, _ = self._average(self.loader.batch_size)
-        return step, self._validate() * self._volumes()
+        self._measure(self.loader.batch_size)
+        return self._average()[0], self._validate() * self._volumes()
 
     def _volumes(self) -> int:
         return len(cast(DataLoader, self.evaluator.data_loader)) if self.evaluator else 0
@@ -180,7 +184,7 @@ class Plan:
         sizes = sorted({max(size // 4, 1), max(size // 2, 1)} - {size})
         points: list[tuple[int, int]] = []
         for part in (*sizes, size):
-            if part == size and len(points) > 1 and Line(points)(size) > MARGIN * available:
+            if part == size and of_rank_0(len(points) > 1 and Line(points)(size) > MARGIN * available):
                 break
             with PeakMemory(self.device) as peak:
                 for _ in range(2):  # gradients and momenta are there from the second step on
@@ -190,19 +194,30 @@ class Plan:
                 points.insert(0, (0, peak.before))
         return Line(points)
 
-    def _average(self, batch_size: int) -> tuple[float, float]:
-        """Seconds of a step with its loading, and of the loading: the mean over the training's stages."""
+    def _shares(self, epochs: int | None = None) -> Sequence[tuple[Stage | None, float]]:
+        """Stages of the training and their fractions of it; where it has so many epochs, those of its epochs."""
         stages = self.loader.stages
-        shares: Sequence[tuple[Stage | None, float]] = stages.shares if stages else ((None, 1.0),)
-        means = [0.0, 0.0]
-        for stage, share in shares:
-            measured = self._time(
-                (self._part(b, batch_size) for b in self._batches(stage)), self.max_seconds / len(shares)
-            )
-            means = [mean + share * seconds for mean, seconds in zip(means, measured)]
+        if stages is None:
+            return [(None, 1.0)]
+        if epochs is None:
+            return stages.shares
+        counts = Counter(stages.stage(epoch, epochs) for epoch in range(1, epochs + 1))
+        return [(stage, number / epochs) for stage, number in counts.items()]
+
+    def _measure(self, batch_size: int) -> None:
+        """Time steps of every stage of the training."""
+        shares = self._shares()
+        for stage, _ in shares:
+            batches = (self._part(b, batch_size) for b in self._batches(stage))
+            self._measured[stage] = self._time(batches, self.max_seconds / len(shares))
             if stage is not None:
-                self.step_seconds[stage] = of_rank_0(measured[0])
-        return means[0], means[1]
+                self.step_seconds[stage] = of_rank_0(self._measured[stage][0])
+
+    def _average(self, scale: float = 1.0, epochs: int | None = None) -> tuple[float, float]:
+        """Seconds of a step with its loading, and of the loading, times ``scale``: the mean over the stages."""
+        shares = self._shares(epochs)
+        step, wait = (scale * sum(share * self._measured[stage][k] for stage, share in shares) for k in (0, 1))
+        return step, wait
 
     def _time(self, batches: Iterator[Batch], max_seconds: float) -> tuple[float, float]:
         """Median seconds of a step with its loading, and of the loading."""
@@ -248,7 +263,7 @@ class Plan:
             f"  training    {f['epochs']} epochs, {duration(f['total_seconds'])}",
             f"  memory      {f['peak_bytes'] / GIB:.1f} GiB at most, {f['available_bytes'] / GIB:.1f} GiB available",
             f"  batch size  up to {largest} fits"
-            + (f", and there are no more {self.loader.unit[1]}" if f["steps_per_epoch"] * size <= largest else ""),
+            + (f", and there are no more {self.loader.unit[1]}" if self.loader.most <= largest else ""),
         ]
         for minutes, offer in f["minutes_buy"].items():
             shown = (
