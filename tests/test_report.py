@@ -26,7 +26,7 @@ from scripts.report.samples import FeatureLook, Slice
 from scripts.report.slices import canvas, class_legend
 
 EVERY = {
-    "scores", "case_best", "case_median", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
+    "scores", "case_best", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
     "features",
 }  # fmt: skip
 
