@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import BUNDLE
-from helpers import engine_with
+from helpers import engine_with, workflow
 from ignite.engine import Engine, Events
-from scripts.dataio.intensity import NAME
-from scripts.errors import InputError
+from scripts.dataio.intensity import NAME, transform_of
+from scripts.errors import InputError, explain
 from scripts.method.network import SegmentationNet, SemSimNet
-from scripts.training.checkpoints import SaveBest, load_weights
+from scripts.training.checkpoints import (
+    ResumeCheckpoint,
+    SaveBest,
+    check_start,
+    load_weights,
+    resume_checkpoints,
+    resume_path,
+)
 from scripts.training.lock import locked, release
 from scripts.training.settings import SaveSettings, find_checkpoint, trained, write_settings
 
@@ -124,6 +133,53 @@ def test_one_training_at_a_time_in_a_folder(tmp_path):
     release(file)
     assert not list(tmp_path.iterdir())
     assert other().returncode == 0
+
+
+def test_the_newest_checkpoint_is_of_the_last_epoch_whatever_its_time(tmp_path):
+    """Copies have the time of the copying, and a clock may go back between two processes."""
+    for age, epoch in enumerate((8, 9, 10)):
+        torch.save({}, tmp_path / f"resume_checkpoint_{epoch}.pt")
+        os.utime(tmp_path / f"resume_checkpoint_{epoch}.pt", (1e9 - age, 1e9 - age))
+    shutil.copy(tmp_path / "resume_checkpoint_8.pt", tmp_path / "resume_checkpoint_8 (copy).pt")
+    assert resume_path("auto", tmp_path) == str(tmp_path / "resume_checkpoint_10.pt")
+    ResumeCheckpoint(str(tmp_path), {})._keep_two()
+    kept = [path.name for path in resume_checkpoints(tmp_path)]
+    assert kept == ["resume_checkpoint_9.pt", "resume_checkpoint_10.pt"]
+
+
+@pytest.mark.parametrize("text", ["", '{"spatial_size": 2', "[1]"])
+def test_settings_that_are_cut_off_are_said_in_a_line(tmp_path, text):
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(InputError, match=r"training\.json: expected a .*JSON .* copy it anew"):
+        trained(tmp_path / "model_best.pt")
+
+
+def test_a_window_that_is_none_is_said_in_a_line(tmp_path):
+    with pytest.raises(InputError, match="window 5: expected lowest and highest intensity"):
+        transform_of(trained(tmp_path / "model_best.pt", window=5)["intensity"])
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "file/below", "link"):
+        with pytest.raises(InputError, match=r"expected a folder, .*/(file|link) is none"):
+            check_start(None, str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind, names", [("train", ("train", "evaluate")), ("infer", ("inference",))])
+def test_what_could_not_be_written_is_not_computed(phantom_dir, tmp_path, monkeypatch, kind, names):
+    """An evaluation of hours would lose its scores at the end."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("monai.engines.SupervisedEvaluator.run", lambda _: pytest.fail("it ran"))
+    flow = workflow(kind, *names, dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "file" / "below"),
+                    ckpt_path=str(BUNDLE / "models" / "model.pt"), show_progress=False)  # fmt: skip
+    flow.initialize()
+    with pytest.raises(Exception) as error:
+        flow.run()
+    assert explain(error.value) == (
+        f"--output_dir {tmp_path}/file/below: expected a folder, {tmp_path}/file is none; give another name."
+    )
 
 
 def test_best_before_last_before_shipped(tmp_path):

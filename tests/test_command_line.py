@@ -9,7 +9,7 @@ from conftest import BUNDLE, config_args
 from scripts.command_line import command
 from scripts.dataio import create, public_datasets
 from scripts.errors import InputError
-from scripts.hosts.options import check_options
+from scripts.hosts.options import _misordered, check_options
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
 
@@ -58,6 +58,29 @@ def test_options_that_do_not(options, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["train", "acdc", "paper", "unimatch", "evaluate", "multi_gpu_evaluate"], ""),
+        (["train", "volumes", "fixmatch", "/data/train.yaml"], ""),
+        (["train"], ""),
+        (["semsim_minus", "train"], "expected train.yaml before semsim_minus, which it would undo"),
+        (["evaluate", "train"], "expected train.yaml before evaluate"),  # which would train
+        (["acdc", "/data/own.yaml", "inference"], "expected inference.yaml before acdc, /data/own.yaml, which"),
+        (["train", "unimatch", "paper"], "expected paper.yaml before unimatch"),
+        (["train", "semsim_light", "demo", "volumes"], "expected volumes.yaml before semsim_light, which"),
+    ],
+)
+def test_a_file_is_not_undone_by_one_behind_it(files, said):
+    lines = _misordered([name if "/" in name else f"configs/{name}.yaml" for name in files])
+    assert len(lines) == bool(said) and all(said in line for line in lines)
+
+
+def test_the_order_is_looked_at(monkeypatch):
+    with pytest.raises(InputError, match=r"expected train\.yaml before semsim_minus"):
+        check_options(["program", "run", "--config_file", "['configs/semsim_minus.yaml','configs/train.yaml']"])
+
+
 def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
     ran = []
 
@@ -78,6 +101,17 @@ def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
         monkeypatch.setattr("sys.argv", ["program", *words, f"--{wrong}", "1"])
         with pytest.raises(InputError, match=f"Unknown option --{wrong}; see --help"):
             main()
+
+
+def test_a_folder_may_be_called_by_a_number(monkeypatch):
+    ran = []
+
+    def write(output_dir: str, seed: int = 0) -> None:
+        ran.append((output_dir, seed))
+
+    monkeypatch.setattr("sys.argv", ["report", "20241105", "--seed", "3"])
+    command(write)
+    assert ran == [("20241105", 3)]
 
 
 @pytest.mark.parametrize(

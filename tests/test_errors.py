@@ -221,6 +221,8 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/x.pt"), "run/x.pt: no space left"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "run"), "run: not permitted (Read-only file system); give"),
+        (OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), "a/b: cannot be written or read there (Not a dir"),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "run/x.pt"), "run/x.pt: the storage is out of reach (Stale"),
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory. Lower"),
         (InputError("a.nii.gz: broken; replace it."), "a.nii.gz: broken; replace it."),
         (RuntimeError("something else"), None),

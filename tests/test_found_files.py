@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +18,7 @@ from scripts.dataio.datalist import read_images
 from scripts.dataio.stated import stated
 from scripts.dataio.survey import look
 from scripts.dataio.transforms import LabelValuesd
-from scripts.errors import InputError
+from scripts.errors import InputError, explain
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
 
@@ -40,6 +42,49 @@ def test_labels_below_the_images_and_beside_them_are_no_unlabelled_images(tmp_pa
         path.unlink()
     with pytest.raises(InputError, match="expected images beside the labels"):
         create(str(tmp_path), str(tmp_path / "labels"), str(tmp_path / "m.json"))
+
+
+def test_previews_and_deleted_files_of_a_storage_are_no_images(tmp_path):
+    for noise, name in enumerate(("a", "b", "@eaDir/b", "#recycle/c", ".snapshot/a")):
+        samples.write_nifti(tmp_path / "images" / f"{name}.nii.gz", IMAGE + noise)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+    expected = {"training": ["images/a.nii.gz"], "unlabeled": ["images/b.nii.gz"]}
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
+    assert made(tmp_path, **folders, table=tmp_path / "new" / "t.csv") == expected
+    assert len((tmp_path / "new" / "t.csv").read_text().splitlines()) == 3, "in a folder that it makes"
+
+
+def test_a_name_of_an_old_system_is_refused_in_a_line(tmp_path):
+    """No table and no page can hold it, so that scores would be lost at the end of an evaluation."""
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+    os.link(tmp_path / "images" / "a.nii.gz", os.fsencode(tmp_path / "images") + b"/M\xfcller.nii.gz")
+    with pytest.raises(InputError, match=r"M\\udcfcller\.nii\.gz': expected a name in UTF-8, .* rename it") as error:
+        made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels", table=tmp_path / "t.csv")
+    assert str(error.value).isascii()
+
+
+@pytest.mark.parametrize("option", [{"trust": "voxel"}, {"ignore_label": "x"}, {"label_values": "a,b"}])
+def test_options_that_mean_nothing_write_no_datalist(tmp_path, option):
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+    with pytest.raises(InputError, match=f"{next(iter(option))}: expected .*, received '"):
+        made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels", **option)
+    assert not (tmp_path / "l.json").exists()
+
+
+def test_a_full_disk_leaves_no_part_of_a_datalist(tmp_path, monkeypatch):
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels")
+    assert explain(error.value).startswith(f"{tmp_path / 'l.json'}: no space left to write")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "labels"]
 
 
 def test_labelmaps_beside_slicers_segmentations_are_no_images(tmp_path):

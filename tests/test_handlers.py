@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from helpers import engine_with
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
+from scripts.errors import explain
 from scripts.method.network import Output
 from scripts.training.handlers import (
     PseudoLabelQuality,
@@ -91,6 +93,20 @@ def test_log_of_other_columns_is_kept(tmp_path):
     assert (tmp_path / "log.csv").read_text().split() == ["epoch,b", "3,3"]
     kept = [p for p in tmp_path.iterdir() if p.name != "log.csv"]
     assert len(kept) == 1 and kept[0].read_text().split() == ["epoch,a", "1,1", "2,2"]
+
+
+def test_a_full_disk_leaves_the_log_as_it_was_and_is_said_with_its_name(tmp_path, monkeypatch):
+    append_row(tmp_path / "log.csv", {"epoch": 1, "a": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError) as error:
+        append_row(tmp_path / "log.csv", {"epoch": 2, "a": 2})
+    assert explain(error.value).startswith(f"{tmp_path / 'log.csv'}: no space left to write")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+    assert (tmp_path / "log.csv").read_text().split() == ["epoch,a", "1,1"]
 
 
 def test_columns_that_come_later_are_empty_before(tmp_path):

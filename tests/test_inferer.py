@@ -169,9 +169,9 @@ def test_half_precision_gives_the_labels_of_float32(network, tmp_path, caplog):
     assert len(said) == 2 and "float32 (amp is False)" in said[0] and "bfloat16" in said[1]
 
 
-@pytest.mark.parametrize("given", [[2], [-1], "yes", [0.5], 1.0, [True]])
+@pytest.mark.parametrize("given", [[2], [-1], "yes", [0.5], 1.0, [True], 0, 1])
 def test_flips_along_other_axes_are_refused(given):
-    with pytest.raises(InputError, match="flip_tta: expected true, false or axes from 0 to 1, received"):
+    with pytest.raises(InputError, match="flip_tta: expected True, False or a list of axes from 0 to 1, received"):
         SliceLabelInferer(roi_size=(32, 32), spatial_dim=2, flip_tta=given)
 
 

@@ -94,7 +94,7 @@ def test_chosen_metrics_alone():
     assert score_case(truth, truth, num_classes=2, spacing=(1, 1, 1), metrics=("assd",)) == {"assd": [0.0]}
     rows = [{"case": c, "class": "x", "assd": v, "unit": "mm"} for c, v in (("a", 1.0), ("b", 3.0))]
     assert summarize(pd.DataFrame(rows))["mean"] == {"assd": 2.0}
-    with pytest.raises(ValueError, match="metrics should be some of"):
+    with pytest.raises(ValueError, match="metrics: expected a list of some of dice, hd95, assd"):
         ScoreCases("out", ["background", "x"], metrics=["dcie"])
 
 

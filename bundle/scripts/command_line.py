@@ -41,6 +41,7 @@ def command(function: Callable[..., Any], name: str = "") -> None:
             any text for true, ``false`` as well.
     """
     import fire
+    from fire.decorators import SetParseFns
 
     one_line_errors()
     known, given = inspect.signature(function).parameters, options_of(sys.argv[1:])
@@ -49,4 +50,6 @@ def command(function: Callable[..., Any], name: str = "") -> None:
     for option, text in given.items():
         if option in known and isinstance(known[option].default, bool) and text not in SWITCH:
             raise InputError(f"--{option}: expected True or False, received {text!r}.")
+    texts = {option: str for option, parameter in known.items() if parameter.annotation in (str, "str")}
+    function = SetParseFns(**texts)(function)  # a folder may be called 2024, which fire would make a number of
     fire.Fire({name: function} if name else function)

@@ -16,6 +16,10 @@ from tqdm import tqdm
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
 #: what is said of a disk that is full, by the system and by numpy
 FULL = ("No space left", "File too large", "quota exceeded", "requested and")
+#: Numbers that the system has for a file where a folder has to be, or the reverse, and for a name that cannot be.
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+#: Those for storage that is out of reach: a disk that fails, or a network folder that is gone.
+OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 #: What to do next, and what needs less memory, by what was running.
 GO_ON = {
     "training": "what was written stays usable: go on with --resume auto",
@@ -94,6 +98,10 @@ def explain(error: BaseException, task: str = "training") -> str | None:
                 f"{cause.filename}: not permitted ({cause.strerror}); give files that may be read and an --output_dir "
                 "that may be written."
             )
+        if isinstance(cause, OSError) and cause.filename and cause.errno in MISPLACED:
+            return f"{cause.filename}: cannot be written or read there ({cause.strerror}); give another name."
+        if isinstance(cause, OSError) and cause.filename and cause.errno in OUT_OF_REACH:
+            return f"{cause.filename}: the storage is out of reach ({cause.strerror}); mend that, {GO_ON[task]}."
         if written := re.search(
             r"cannot find a suitable writer for (.+)\.\n", text
         ):  # MONAI's, whatever the reason was

@@ -10,6 +10,7 @@ from typing import Any
 from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import hidden_beside, ignored_line, paired
+from .geometry import TRUST
 from .layouts import Layout, recognise
 from .split import (
     Cases,
@@ -101,8 +102,11 @@ def create(
         raise InputError(f"{output}: exists already; give another name or remove it first.")
     layout = _files(images, labels, data, image_suffix, label_suffix)
     names = [str(name) for name in _words(class_names or layout.class_names)]
-    values = [int(value) for value in _words(label_values or layout.label_values)]
-    ignore_label = layout.ignore_label if ignore_label is None else ignore_label
+    values = [_whole("label_values", value) for value in _words(label_values or layout.label_values)]
+    ignore_label = layout.ignore_label if ignore_label is None else _whole("ignore_label", ignore_label)
+    if trust not in (None, *TRUST):
+        raise InputError(f"trust: expected header, voxels or nothing, received {trust!r}.")
+    raise_all(_undecoded(layout))
     channels = channels or layout.channels
     cases = group_cases(layout.images, layout.labels, group_by)
     if layout.by_patient and not cases.known:
@@ -198,6 +202,24 @@ def _window(found: Survey, values: list[int], trust: str | None) -> tuple[float,
     low, high = foreground_window(found, classes=values[1:], trust=trust)
     print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1; --window at the training to change it")
     return low, high
+
+
+def _whole(option: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{option}: expected whole numbers, received {value!r}; correct --{option}.") from None
+
+
+def _undecoded(layout: Layout) -> list[str]:
+    """A line for each file whose name is no UTF-8, as old systems wrote umlauts: tables and pages cannot hold it."""
+    files = [path for image in layout.images.values() for path in (image if isinstance(image, list) else [image])]
+    return [
+        f"{str(path)!a}: expected a name in UTF-8, received other bytes; rename it, for instance with "
+        "`convmv -r -f latin1 -t utf8 --notest FOLDER`."
+        for path in [*files, *layout.labels.values()]
+        if str(path).encode(errors="replace").decode() != str(path)
+    ]
 
 
 def _stray(layout: Layout, where: str) -> list[str]:

@@ -169,7 +169,7 @@ def read_datalist(
             that lead elsewhere.
     """
     if key not in LISTS:
-        raise ValueError(f"key should be one of {LISTS}, received {key!r}.")
+        raise InputError(f"{datalist}: expected one of the lists {', '.join(LISTS)}, received {key!r}; choose one.")
     content = load_datalist(datalist)
     if not os.path.isdir(dataset_dir):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which files are images: file endings, DICOM series, and the names of cases."""
+"""Which files are images: file endings, DICOM series, and the names of cases; JSON, and files that are whole."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from ..errors import InputError, raise_all
+from ..errors import InputError, chain, raise_all
 
 logger = logging.getLogger("semsim")
 
@@ -122,10 +122,14 @@ def is_series(folder: Path) -> bool:
     return any(is_dicom(path) for path in sorted(folder.iterdir()))
 
 
+#: Folders where storage systems keep previews and what was deleted.
+ASIDE = ("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN")
+
+
 def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
     """Files below ``folder``; a folder of DICOM slices comes as one entry, without what lies in it."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in ASIDE:
             continue
         if not path.is_dir() or is_series(path):
             yield path
@@ -388,6 +392,49 @@ def json_text(content: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file that this program wrote; empty where there is none.
+
+    Raises:
+        InputError: it is cut off, or no JSON object.
+    """
+    if not os.path.isfile(path):
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected a whole JSON file, received one that cannot be read ({error}); copy it anew from where "
+            "it was written, or undo what was edited."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, received a {type(content).__name__}; copy it anew.")
+    return content
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, as :func:`replace_file` does."""
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        for cause in chain(error):  # a full disk is reported without a name
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+        raise
+    os.replace(part, path)
 
 
 def paired(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
+from .files import write_text
 
 #: Lists of a datalist.
 LISTS = ("training", "unlabeled", "validation", "testing")
@@ -310,5 +311,4 @@ def list_lines(
 
 def write_json(output: str | Path, content: Mapping[str, Any]) -> None:
     """Write a datalist, making its folder."""
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(json.dumps(content, indent=2) + "\n")
+    write_text(Path(output), json.dumps(content, indent=2) + "\n")

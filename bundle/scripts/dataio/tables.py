@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .files import IMAGE_SUFFIXES, cell, is_picture
+from .files import IMAGE_SUFFIXES, cell, is_picture, write_text
 from .intensity import AIR
 from .slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
 from .survey import Facts, Survey, join
@@ -141,7 +141,7 @@ def write_table(found: Survey, output: str | Path) -> None:
         })  # fmt: skip
     import pandas as pd  # slow, and prediction makes no table
 
-    pd.DataFrame(rows).to_csv(output, index=False)
+    write_text(Path(output), pd.DataFrame(rows).to_csv(index=False))
 
 
 def class_values(

@@ -96,14 +96,16 @@ def flip_axes(flip_tta: bool | Sequence[int], dims: int) -> list[int]:
     """Axes along which a prediction is flipped: all, none, or those given.
 
     Raises:
-        InputError: other than true, false or axes from 0 to ``dims`` - 1.
+        InputError: other than true, false or a list of axes from 0 to ``dims`` - 1.
     """
     if isinstance(flip_tta, bool):
         return list(range(dims)) if flip_tta else []
-    axes: list[Any] = list(flip_tta) if isinstance(flip_tta, list | tuple) else [flip_tta]
-    if not all(type(axis) is int and 0 <= axis < dims for axis in axes):
-        raise InputError(f"flip_tta: expected true, false or axes from 0 to {dims - 1}, received {flip_tta!r}.")
-    return sorted({*axes})
+    listed = isinstance(flip_tta, list | tuple)  # a number alone, 0, may mean an axis or off
+    if not listed or not all(type(axis) is int and 0 <= axis < dims for axis in flip_tta):
+        raise InputError(
+            f"flip_tta: expected True, False or a list of axes from 0 to {dims - 1}, received {flip_tta!r}."
+        )
+    return sorted({*flip_tta})
 
 
 def mean_over_flips(logits: Callable[[Tensor], Tensor], x: Tensor, flip_tta: bool | Sequence[int]) -> Tensor:

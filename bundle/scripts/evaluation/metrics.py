@@ -19,9 +19,10 @@ from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
-from ..dataio.files import case_names, cell, json_text
+from ..dataio.files import case_names, cell, json_text, write_text
 from ..dataio.geometry import file_name, states_grid
 from ..distributed import rank_and_size
+from ..errors import InputError
 
 logger = logging.getLogger("semsim")
 
@@ -114,11 +115,10 @@ class ScoreCases:
             by_epoch: write to ``output_dir/epoch_N`` instead, for validations of a training.
 
         Raises:
-            ValueError: unknown metric.
+            InputError: unknown metric, or no list.
         """
-        unknown = [name for name in metrics if name not in METRICS]
-        if unknown or not metrics:
-            raise ValueError(f"metrics should be some of {', '.join(METRICS)}, received {list(metrics)}.")
+        if isinstance(metrics, str) or not metrics or not set(metrics) <= set(METRICS):
+            raise InputError(f"metrics: expected a list of some of {', '.join(METRICS)}, received {metrics!r}.")
         self.metrics = tuple(metrics)
         self.output_dir, self.names, self.facts = Path(output_dir), list(class_names), dict(facts or {})
         self.by_epoch = by_epoch
@@ -175,12 +175,11 @@ class ScoreCases:
             for row in of_file:  # without a datalist the files alone say which case it is
                 row["case"] = row["case"] or name
         folder = self.output_dir / f"epoch_{engine.state.epoch}" if self.by_epoch else self.output_dir
-        folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame([row for case in rows.values() for row in case])
         texts = {name: [cell(str(text)) for text in table[name]] for name in ("case", "class")}
-        table.round(5).assign(**texts).to_csv(folder / "scores.csv", index=False)
+        write_text(folder / "scores.csv", table.round(5).assign(**texts).to_csv(index=False))
         summary = summarize(table) | {"empty_rule": EMPTY_RULE} | self.facts
-        (folder / "scores.json").write_text(json_text(summary))
+        write_text(folder / "scores.json", json_text(summary))
         if not any(row["counted"] for row in summary["classes"].values()):
             logger.warning("Nothing to score: neither truth nor prediction of any case shows a class.")
         for name, row in summary["classes"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _in_space(affine: Any) -> bool:
 
 
 def part_of(file: Path) -> Path:
-    """Where a file is written until it is complete."""
+    """Folder in which a file is written until it is complete."""
     return file.with_name(f".part-{file.name}")
 
 
@@ -90,8 +91,8 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
     ITK's files of two axes have no place in three: a plane of a NIfTI file that lies in space becomes a volume of one
     slice in them.
 
-    Its files come into being under another name, ``.part-`` before their own, so that a full disk or the end of the
-    program leaves no part of one for a whole one. ``.mhd``, which names a second file, is written at once.
+    Its files come into being in a folder of their name with ``.part-`` before it, so that a full disk or the end of
+    the program leaves no part of one for a whole one.
     """
     ending = f".{output_ext.lower().lstrip('.')}"
     nifti = ending in (".nii", ".nii.gz")
@@ -113,14 +114,13 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
 
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
             final = Path(filename)
-            if ending == ".mhd":
-                super().write(final, verbose, **kwargs)
-                return
             part = part_of(final)
+            part.mkdir(exist_ok=True)
             try:
-                super().write(part, verbose, **kwargs)
-                os.replace(part, final)
+                super().write(part / final.name, verbose, **kwargs)
+                for file in sorted(part.iterdir(), key=lambda file: file.name == final.name):  # .mhd after its voxels
+                    os.replace(file, final.with_name(file.name))
             finally:
-                part.unlink(missing_ok=True)
+                shutil.rmtree(part, ignore_errors=True)
 
     return Whole

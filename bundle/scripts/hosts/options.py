@@ -22,6 +22,26 @@ WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
 TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 
 
+#: The bundle's files that come first, those that come before a method's, and those of a method.
+FIRST, BEFORE = ("train", "inference"), ("volumes", "paper")
+METHODS = ("labeled_only", "fixmatch", "unimatch", "semsim_minus", "semsim_light")
+
+
+def _misordered(files: Sequence[str]) -> list[str]:
+    """A line for each of the bundle's files that undoes one listed before it, for later files override earlier ones."""
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    names = [path.stem if (path := Path(file).resolve()).parent == folder else file for file in files]
+    problems = []
+    for place, name in enumerate(names):
+        undone = names[:place] if name in FIRST else [n for n in names[:place] if name in BEFORE and n in METHODS]
+        if undone:
+            problems.append(
+                f"--config_file: expected {name}.yaml before {', '.join(undone)}, which it would undo, received it "
+                "behind, and later files override earlier ones; change their order."
+            )
+    return problems
+
+
 def check_options(argv: Sequence[str] | None = None) -> None:
     """Refuse misspelt options, which MONAI adds to the config unread, and words that it misreads.
 
@@ -60,6 +80,7 @@ def check_options(argv: Sequence[str] | None = None) -> None:
             if first not in known:
                 hint = nearest_key(first, known, "--")
                 problems.append(f"--{name}: expected a key of {options['config_file']}, received {first!r}; {hint}")
+        problems += _misordered(files.split(",") if isinstance(files, str) else files)
     told = " ".join(problems)
     problems += [line for line in found if line.split(":")[0] not in told]
     raise_all(problems, "options")

@@ -41,8 +41,8 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
                 f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
                 "it became); rename or link that folder."
             )
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{key}: expected a path, received the number {value}; write ./{value} if that is its name."
+        elif isinstance(value, (int, float, list, tuple)) and not isinstance(value, bool):
+            yield f"{key}: expected a path, MONAI reads {value!r}; write ./ before it if that is its name."
 
 
 def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:

@@ -6,15 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from ..dataio.sizes import MULTIPLE
+from ..errors import InputError
+from ..evaluation.inferer import flip_axes
 
 #: Least and greatest value of whole numbers, and of others. ``None`` leaves the choice to the program.
 WHOLE = {
     "epochs": (1, math.inf), "steps_per_epoch": (1, math.inf), "val_interval": (1, math.inf),
     "checkpoint_interval": (1, math.inf), "batch_size": (1, math.inf), "num_workers": (0, math.inf),
-    "patches": (1, math.inf), "seed": (0, 2**32 - 1), "loss#regions": (1, math.inf),
+    "patches": (1, math.inf), "in_channels": (1, math.inf), "slice_batch": (1, math.inf),
+    "seed": (0, 2**32 - 1), "loss#regions": (1, math.inf),
 }  # fmt: skip
 REAL = {
     "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "poly_power": (0, math.inf), "cache_rate": (0, 1),
@@ -23,6 +27,8 @@ REAL = {
     "loss#lambda_labeled": (0, math.inf), "loss#prototype_temperature": (0, math.inf),
     "loss#affinity_temperature": (0, math.inf), "loss#uncertainty_scale": (0, math.inf),
 }  # fmt: skip
+#: Stages of the U-Net, and its last upsampling.
+WIDTHS = 6
 #: What is either on or off. Any text is on to Python, "no" and "FALSE" too.
 SWITCHES = (
     "publish", "keep_largest", "allow_outside", "fusion_checkpoint", "use_unlabeled", "show_progress",
@@ -31,7 +37,7 @@ SWITCHES = (
 
 
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
-    """A line for each number out of its range, each text for a switch, and for class names that are none or alike."""
+    """A line for each number out of its range, each text for a switch, and each other value that nothing could use."""
     for ranges, kinds, what in ((WHOLE, int, "a whole number"), (REAL, (int, float), "a number")):
         for key, (least, most) in ranges.items():
             value = _given(parser, key)
@@ -46,8 +52,26 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
     size = _given(parser, "spatial_size")
     sides = [size, size] if isinstance(size, int) else size
     pixels = isinstance(sides, Sequence) and len(sides) == 2 and all(type(n) is int and n >= MULTIPLE for n in sides)
-    if size is not None and not pixels and _given(parser, "spatial_dims") == 2:  # patches say it themselves
+    slices = isinstance(size, str) or _given(parser, "spatial_dims") == 2  # patches say it themselves
+    if size is not None and not pixels and slices:
         yield f"spatial_size: expected {MULTIPLE} pixels or more, or [width, height] of as many, received {size!r}."
+    device = _given(parser, "device")
+    try:
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0][:150]
+        yield f"device: expected cpu, or a device that torch finds here, received {device!r} ({reason}); give another."
+    flips, dims = _given(parser, "flip_tta"), _given(parser, "spatial_dims")
+    if flips is not None and dims in (2, 3):  # a training, which only saves it
+        try:
+            flip_axes(flips, dims)
+        except InputError as error:
+            yield str(error)
+    widths = _given(parser, "features")
+    stated = isinstance(widths, Sequence) and len(widths) == WIDTHS and all(type(n) is int and n > 0 for n in widths)
+    if widths is not None and not stated:
+        example = '"[16,32,64,128,256,16]"'
+        yield f"features: expected {WIDTHS} numbers of channels, {example} for instance, received {widths!r}."
     names = _given(parser, "class_names")
     if names is None:
         return

@@ -10,16 +10,15 @@ uses only the files of a training. With the data, the report also shows cases an
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..command_line import command
+from ..dataio.files import read_json, write_text
 from ..errors import InputError
 from ..evaluation.metrics import METRICS
 from ..training.budget import duration
@@ -63,7 +62,7 @@ class Report:
 
     def _read(self) -> None:
         """What lies in the folder by now."""
-        self.settings, self.summary = self._json(SETTINGS_FILE), self._json("scores.json")
+        self.settings, self.summary = read_json(self.folder / SETTINGS_FILE), read_json(self.folder / "scores.json")
         self.log, self.validation = self._csv("training_log.csv"), self._csv("validation_log.csv")
         self.quality, self.scores = self._csv("pseudo_labels.csv"), self._csv("scores.csv")
         self.class_names = self.class_names or list(self.settings.get("class_names", []))
@@ -74,10 +73,6 @@ class Report:
             return None
         # names as they stand there: "NA" and "None" are no missing values, "01" is no number
         return pd.read_csv(path, dtype={"case": str, "class": str}, keep_default_na=False, na_values=["", "nan"])
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else {}
 
     def run(self) -> Path:
         """Draw everything and write the page; returns its path.
@@ -100,7 +95,7 @@ class Report:
             sections,
         )
         path = self.out / "index.html"
-        path.write_text(page, encoding="utf-8")
+        write_text(path, page)
         logger.info(f"Report: {path}")
         return path
 

@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -17,8 +17,9 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
+from ..dataio.files import replace_file
 from ..distributed import check_agreed, rank_and_size
-from ..errors import InputError, chain
+from ..errors import InputError
 from .trainer import unwrapped
 
 logger = logging.getLogger("semsim")
@@ -64,7 +65,7 @@ class ResumeCheckpoint:
     def _keep_two(self) -> None:
         # ignite forgets the files of an earlier process, so the folder is asked
         for path in resume_checkpoints(self.save_dir)[:-2]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 class PrecisionState:
@@ -130,9 +131,10 @@ def newest_readable(paths: Sequence[Path]) -> Path | None:
 
 
 def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
-    """Checkpoints of :class:`ResumeCheckpoint` in a folder, the newest last."""
+    """Checkpoints of :class:`ResumeCheckpoint` in a folder, that of the last epoch last."""
     found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    epochs = {path: path.stem.rsplit("_", 1)[1] for path in found}  # copies have other times, and clocks may go wrong
+    return sorted((path for path in epochs if epochs[path].isdecimal()), key=lambda path: int(epochs[path]))
 
 
 def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:
@@ -176,9 +178,9 @@ def check_start(resume: str | None, output_dir: str, initial: str | os.PathLike 
         InputError: also where the weights cannot be read, or ``output_dir`` not be written.
     """
     wanted = Path(output_dir).absolute()
-    there = next(path for path in (wanted, *wanted.parents) if path.exists())
+    there = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise InputError(f"--output_dir {output_dir}: expected a folder, {there} is a file; give another name.")
+        raise InputError(f"--output_dir {output_dir}: expected a folder, {there} is none; give another name.")
     if not os.access(there, os.W_OK):
         raise InputError(
             f"--output_dir {output_dir}: not permitted to write in {there}; give an --output_dir that may be written."
@@ -326,31 +328,8 @@ def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
 
 
 def write_whole(content: Mapping[str, Any], path: Path) -> None:
-    """Save tensors and plain values, as :func:`replace_file` does."""
+    """Save tensors and plain values, as :func:`~scripts.dataio.files.replace_file` does."""
     replace_file(path, lambda file: torch.save(content, file))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text, as :func:`replace_file` does."""
-    replace_file(path, lambda file: file.write(text.encode()))
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside ``path`` and rename: whatever happens meanwhile, ``path`` is the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        for cause in chain(error):  # a full disk is reported without a name
-            if isinstance(cause, OSError):
-                cause.filename = cause.filename or str(path)
-        raise
-    os.replace(part, path)
 
 
 def weights_file(ckpt_path: str | os.PathLike) -> Path:

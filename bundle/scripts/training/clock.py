@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import statistics
@@ -17,6 +16,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, Workflow
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
+from ..dataio.files import read_json
 from ..dataio.sizes import Stage, Stages
 from ..distributed import check_agreed, of_rank_0, rank_and_size
 from ..errors import InputError
@@ -225,7 +225,7 @@ class KeepTime:
         if isinstance(self.lr_scheduler, PolynomialLR):
             stretch(self.lr_scheduler, length.steps)
         if rank_and_size()[0] == 0 and self.path.is_file():
-            write_settings(self.path, {**json.loads(self.path.read_text()), "epochs": epochs})
+            write_settings(self.path, {**read_json(self.path), "epochs": epochs})
 
     def _cost(self, epoch: int, epochs: int) -> float:
         """What an epoch of a training of so many costs by its stage; 1 on average."""

@@ -15,6 +15,7 @@ import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 
+from ..dataio.files import write_text
 from ..dataio.loaders import TwoStreamLoader
 from ..dataio.sizes import Stage
 from ..distributed import of_rank_0
@@ -126,7 +127,7 @@ class Plan:
         for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
         if self.plan_file:
-            Path(self.plan_file).write_text(json.dumps(figures, indent=1) + "\n")
+            write_text(Path(self.plan_file), json.dumps(figures, indent=1) + "\n")
         return figures
 
     def speed(self) -> tuple[float, float]:

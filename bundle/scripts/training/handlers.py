@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..dataio.files import write_text
 from ..method.network import Streams
 from .budget import duration
 from .trainer import Teacher, frozen_statistics
@@ -34,7 +36,6 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     later are empty in the rows before; a file with columns that the row lacks is kept under another name.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
@@ -44,12 +45,11 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
         if any(value and name not in row for r in kept for name, value in r.items()):
             path.replace(path.with_name(f"{path.stem}_{time.strftime('%Y%m%d_%H%M%S')}{path.suffix}"))
             kept = []
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*kept, row])
-    part.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(row), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows([*kept, row])
+    write_text(path, text.getvalue())
 
 
 def scalars_of(output: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataio.files import image_files
+from ..dataio.files import image_files, read_json
 from ..errors import InputError
 
 #: Beside the weights.
@@ -43,7 +42,7 @@ def compare_inputs(path: Path, now: Mapping[str, Any]) -> None:
     Raises:
         InputError: other files, another order, or files that have changed.
     """
-    began = json.loads(path.read_text()) if path.is_file() else {}
+    began = read_json(path)
     for name, items in now.items():
         earlier = began.get(name, items)
         if earlier == items or name == CONTENTS:

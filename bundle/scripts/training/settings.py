@@ -16,12 +16,12 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines import Workflow
 
-from ..dataio.files import case_names, image_files
+from ..dataio.files import case_names, image_files, read_json, write_text
 from ..dataio.intensity import NAME, saved_name
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
-from .checkpoints import load_weights, resume_checkpoints, weights_file, write_text
+from .checkpoints import load_weights, resume_checkpoints, weights_file
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
 from .recipe import caller, differences, is_free, recipe
@@ -53,7 +53,7 @@ REPEATED: dict[str, Any] = {
 def saved(ckpt_path: str | os.PathLike) -> tuple[Path, dict[str, Any]]:
     """``training.json`` beside weights or in the folder of a training, and its content; empty where it is missing."""
     path = weights_file(ckpt_path).parent / SETTINGS_FILE
-    return path, json.loads(path.read_text()) if path.is_file() else {}
+    return path, read_json(path)
 
 
 def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
     # nothing else was there before they were saved
     silent = {"spatial_dims", "features", "fusion", "keep_largest", "flip_tta"}
     if window is not None:
-        known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": list(window)}
+        known["intensity"] = {"_target_": REPEATED["intensity"]["_target_"], "keys": "image", "window": window}
         silent.add("intensity")
     if told := [f"{name}: {_shown(REPEATED[name])}" for name in guessed if not known or name not in silent]:
         lack = "some settings are missing" if path.is_file() else "no settings beside the weights"
@@ -156,7 +156,7 @@ class SaveSettings:
 
     def _compare(self, path: Path, now: dict[str, Any]) -> None:
         """That a training is resumed with the settings that it began with, as far as they were saved then."""
-        began = json.loads(path.read_text())
+        began = read_json(path)
         free = {"epochs", "minutes", "keep_largest", "flip_tta", "recipe"}  # the others may change on the way
         if began.get("initial"):  # which nothing reads any more, so it may have moved or be left out
             free.add("initial")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataio.files import case_name, image_files
+from ..dataio.files import case_name, image_files, read_json
 from ..distributed import rank_and_size
 from .checkpoints import weights_file
 from .inputs import LISTS_FILE, file_numbers, labelled_numbers
@@ -50,6 +49,6 @@ def _trained_on(weights: Path) -> set[tuple[int, ...]]:
         folders.append(weights.parent)
         settings, known = saved(weights)
         lists = settings.with_name(LISTS_FILE)
-        found |= labelled_numbers(json.loads(lists.read_text()) if lists.is_file() else {})
+        found |= labelled_numbers(read_json(lists))
         weights = weights_file(known.get("initial") or weights)
     return found
