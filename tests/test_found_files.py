@@ -73,6 +73,19 @@ def test_options_that_mean_nothing_write_no_datalist(tmp_path, option):
     assert not (tmp_path / "l.json").exists()
 
 
+def test_where_no_datalist_can_be_written_no_image_is_read(tmp_path, monkeypatch, capfd):
+    """Data folders are often read-only, and to read them all takes hours."""
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", IMAGE)
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)
+    monkeypatch.setattr("os.access", lambda path, mode: os.fspath(path) != str(tmp_path / "images"))
+    folders = str(tmp_path / "images"), str(tmp_path / "labels")
+    with pytest.raises(InputError, match=r"--output .*new/l\.json: not permitted to write in .*/images; give"):
+        create(*folders, str(tmp_path / "images" / "new" / "l.json"))
+    with pytest.raises(InputError, match=r"--table .*images/t\.csv: not permitted to write"):
+        create(*folders, str(tmp_path / "l.json"), table=str(tmp_path / "images" / "t.csv"))
+    assert "Reading files" not in capfd.readouterr().err and not (tmp_path / "l.json").exists()
+
+
 def test_a_full_disk_leaves_no_part_of_a_datalist(tmp_path, monkeypatch):
     samples.write_nifti(tmp_path / "images" / "a.nii.gz", IMAGE)
     samples.write_nifti(tmp_path / "labels" / "a.nii.gz", LABEL)

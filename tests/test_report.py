@@ -188,6 +188,14 @@ def test_nothing_to_report(tmp_path):
         write(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["training_log.csv", "scores.csv", "training.json"])
+def test_a_file_that_was_cut_off_is_said_in_a_line(tmp_path, name):
+    (tmp_path / "training_log.csv").write_text("epoch,loss\n1,0.5\n")
+    (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match=rf"{name}: expected a .*, received one that cannot be read .* copy it anew"):
+        Report(tmp_path).run()
+
+
 def test_scores_of_another_list_are_refused(trained, tmp_path):
     pd.DataFrame([{"case": "a", "class": "x", "dice": 0.5, "unit": "mm"}]).to_csv(tmp_path / "scores.csv", index=False)
 

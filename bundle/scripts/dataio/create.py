@@ -9,7 +9,7 @@ from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import hidden_beside, ignored_line, paired
+from .files import check_folder, check_new, hidden_beside, ignored_line, paired
 from .geometry import TRUST
 from .layouts import Layout, recognise
 from .split import (
@@ -98,8 +98,10 @@ def create(
     """
     if not output or bool(data) == bool(images or labels) or bool(images) != bool(labels):
         raise InputError("Expected --images and --labels, or --data for a whole data set, and --output; see --help.")
-    if Path(output).exists() and not dry_run:
-        raise InputError(f"{output}: exists already; give another name or remove it first.")
+    if not dry_run:
+        check_new(output)
+    if table:
+        check_folder(Path(table).parent, "table", table)
     layout = _files(images, labels, data, image_suffix, label_suffix)
     names = [str(name) for name in _words(class_names or layout.class_names)]
     values = [_whole("label_values", value) for value in _words(label_values or layout.label_values)]

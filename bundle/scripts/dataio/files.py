@@ -394,6 +394,37 @@ def json_text(content: Any) -> str:
     return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
 
 
+def check_folder(folder: str | os.PathLike, option: str, given: str | os.PathLike) -> None:
+    """That files can be written into a folder, which need not be there yet, before there is something to write.
+
+    Args:
+        folder: the folder.
+        option: whose value ``given`` names it.
+
+    Raises:
+        InputError: one of the names above is no folder, or may not be written.
+    """
+    wanted = Path(folder).absolute()
+    there = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"--{option} {given}: expected a folder, {there} is none; give another name.")
+    if not os.access(there, os.W_OK):
+        raise InputError(
+            f"--{option} {given}: not permitted to write in {there}; give an --{option} that may be written."
+        )
+
+
+def check_new(output: str) -> None:
+    """That ``--output``, a file, is not there yet and can be written, before images are read for it.
+
+    Raises:
+        InputError: as of :func:`check_folder`.
+    """
+    if os.path.lexists(output):
+        raise InputError(f"{output}: exists already; give another name or remove it first.")
+    check_folder(Path(output).parent, "output", output)
+
+
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """The object in a JSON file that this program wrote; empty where there is none.
 

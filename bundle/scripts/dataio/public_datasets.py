@@ -16,7 +16,7 @@ from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import case_name
+from .files import case_name, check_new
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
 from .survey import Survey, survey
 from .tables import bundle_command, describe, print_rows
@@ -289,8 +289,8 @@ def prepare(
     chosen, folder = RELEASES[release], Path(source)
     if not folder.is_dir():
         raise InputError(f"{source}: no such folder; give the one that {chosen.name} was unpacked into as --source.")
-    if Path(output).exists() and not dry_run:
-        raise InputError(f"{output}: exists already; give another name or remove it first.")
+    if not dry_run:
+        check_new(output)
     cases, taken = choose(chosen.find(folder), chosen, labeled, split, seed)
     axis = _check(cases, chosen).direction if check else None
     lists = make_lists(cases, taken, folder)

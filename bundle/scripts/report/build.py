@@ -72,7 +72,12 @@ class Report:
         if not path.is_file():
             return None
         # names as they stand there: "NA" and "None" are no missing values, "01" is no number
-        return pd.read_csv(path, dtype={"case": str, "class": str}, keep_default_na=False, na_values=["", "nan"])
+        try:
+            return pd.read_csv(path, dtype={"case": str, "class": str}, keep_default_na=False, na_values=["", "nan"])
+        except ValueError as error:
+            raise InputError(
+                f"{path}: expected a table, received one that cannot be read ({error}); copy it anew or remove it."
+            ) from error
 
     def run(self) -> Path:
         """Draw everything and write the page; returns its path.

@@ -17,7 +17,7 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
-from ..dataio.files import replace_file
+from ..dataio.files import check_folder, replace_file
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from .trainer import unwrapped
@@ -177,14 +177,7 @@ def check_start(resume: str | None, output_dir: str, initial: str | os.PathLike 
     Raises:
         InputError: also where the weights cannot be read, or ``output_dir`` not be written.
     """
-    wanted = Path(output_dir).absolute()
-    there = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise InputError(f"--output_dir {output_dir}: expected a folder, {there} is none; give another name.")
-    if not os.access(there, os.W_OK):
-        raise InputError(
-            f"--output_dir {output_dir}: not permitted to write in {there}; give an --output_dir that may be written."
-        )
+    check_folder(output_dir, "output_dir", output_dir)
     if resume is not None:
         resume_path(resume, output_dir)
     if initial:
