@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for name in ("file", "file/below", "link"):
-        with pytest.raises(InputError, match=r"expected a folder, .*/(file|link) is none"):
+        with pytest.raises(InputError, match=r"expected a folder, .*/(file|link) is no folder"):
             check_start(None, str(tmp_path / name))
 
 
@@ -178,7 +178,7 @@ def test_what_could_not_be_written_is_not_computed(phantom_dir, tmp_path, monkey
     with pytest.raises(Exception) as error:
         flow.run()
     assert explain(error.value) == (
-        f"--output_dir {tmp_path}/file/below: expected a folder, {tmp_path}/file is none; give another name."
+        f"--output_dir {tmp_path}/file/below: expected a folder, {tmp_path}/file is no folder; give another name."
     )
 
 

@@ -32,7 +32,7 @@ def given(phantom_dir, tmp_path):
         ({"ckpt_pth": "x.pt"}, "did you mean ckpt_path"),
         ({"intensities": {"_target_": "ScaleIntensityd", "keys": "image"}}, "did you mean intensity"),
         ({"output_dir": "/d/study #2"}, "without '#'"),
-        ({"dataset_dir": 2024}, "the number 2024; write ./2024"),
+        ({"dataset_dir": 2024}, "received 2024 (as MONAI reads it); write ./ before a name"),
     ],
 )
 def test_from_python(given, tmp_path, monkeypatch, keys, words):

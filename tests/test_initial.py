@@ -159,7 +159,7 @@ def test_weights_alone_are_nothing_to_resume_from(weights):
     ("training", {"initial": "none.pt"}, "no such file; give --initial FILE"),
     ("training", {"resume": "none.pt"}, "no such checkpoint"),
     ("training", {"output_dir": "used"}, "an earlier training has its files here"),
-    ("training", {"output_dir": "d.json/out"}, "d.json is a file; give another name"),
+    ("training", {"output_dir": "d.json/out"}, "d.json is no folder; give another name"),
     ("training", {}, "p0.nii.gz"),
     ("planning", {"initial": "none.pt"}, "no such file; give --initial FILE"),
     ("planning", {"output_dir": "used"}, "p0.nii.gz"),  # it writes nothing

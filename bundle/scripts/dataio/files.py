@@ -407,7 +407,7 @@ def check_folder(folder: str | os.PathLike, option: str, given: str | os.PathLik
     wanted = Path(folder).absolute()
     there = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise InputError(f"--{option} {given}: expected a folder, {there} is none; give another name.")
+        raise InputError(f"--{option} {given}: expected a folder, {there} is no folder; give another name.")
     if not os.access(there, os.W_OK):
         raise InputError(
             f"--{option} {given}: not permitted to write in {there}; give an --{option} that may be written."

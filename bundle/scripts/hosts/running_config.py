@@ -42,7 +42,7 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
                 "it became); rename or link that folder."
             )
         elif isinstance(value, (int, float, list, tuple)) and not isinstance(value, bool):
-            yield f"{key}: expected a path, MONAI reads {value!r}; write ./ before it if that is its name."
+            yield f"{key}: expected a path, received {value!r} (as MONAI reads it); write ./ before a name."
 
 
 def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
