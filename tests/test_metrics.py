@@ -100,7 +100,7 @@ def test_chosen_metrics_alone():
 
 def test_no_cell_is_a_formula():
     """A spreadsheet that opens the table runs nothing that an image is called."""
-    from scripts.dataio.files import cell
+    from scripts.dataio.storage import cell
 
     for name in ("=cmd|' /C calc'!A1", "+1", "-1", "@x", "\t=1"):
         assert cell(name) == "'" + name

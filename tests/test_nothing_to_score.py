@@ -12,7 +12,7 @@ import pytest
 import samples
 import torch
 from helpers import workflow
-from scripts.dataio.files import json_text
+from scripts.dataio.storage import json_text
 from scripts.errors import find_input_error
 from scripts.evaluation.metrics import score_case, summarize
 from scripts.training.handlers import CountedDice

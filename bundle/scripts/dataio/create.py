@@ -9,7 +9,7 @@ from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import check_folder, check_new, hidden_beside, ignored_line, paired
+from .files import hidden_beside, ignored_line, paired
 from .geometry import TRUST
 from .layouts import Layout, recognise
 from .split import (
@@ -23,6 +23,7 @@ from .split import (
     patients_line,
     write_json,
 )  # fmt: skip
+from .storage import check_folder, check_new
 from .survey import MOST_VALUES, Survey, foreground_window, survey
 from .tables import (
     class_values,

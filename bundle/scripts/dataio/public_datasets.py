@@ -16,8 +16,9 @@ from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import case_name, check_new
+from .files import case_name
 from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
+from .storage import check_new
 from .survey import Survey, survey
 from .tables import bundle_command, describe, print_rows
 

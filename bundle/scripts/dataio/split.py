@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import write_text
+from .storage import write_text
 
 #: Lists of a datalist.
 LISTS = ("training", "unlabeled", "validation", "testing")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .files import IMAGE_SUFFIXES, cell, is_picture, write_text
+from .files import IMAGE_SUFFIXES, is_picture
 from .intensity import AIR
 from .slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
+from .storage import cell, write_text
 from .survey import Facts, Survey, join
 
 

@@ -19,8 +19,9 @@ from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from torch import Tensor
 
-from ..dataio.files import case_names, cell, json_text, write_text
+from ..dataio.files import case_names
 from ..dataio.geometry import file_name, states_grid
+from ..dataio.storage import cell, json_text, write_text
 from ..distributed import rank_and_size
 from ..errors import InputError
 

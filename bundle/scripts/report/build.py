@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..command_line import command
-from ..dataio.files import read_json, write_text
+from ..dataio.storage import read_json, write_text
 from ..errors import InputError
 from ..evaluation.metrics import METRICS
 from ..training.budget import duration

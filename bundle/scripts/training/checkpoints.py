@@ -17,7 +17,7 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
-from ..dataio.files import check_folder, replace_file
+from ..dataio.storage import check_folder, replace_file
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from .trainer import unwrapped
@@ -321,7 +321,7 @@ def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
 
 
 def write_whole(content: Mapping[str, Any], path: Path) -> None:
-    """Save tensors and plain values, as :func:`~scripts.dataio.files.replace_file` does."""
+    """Save tensors and plain values, as :func:`~scripts.dataio.storage.replace_file` does."""
     replace_file(path, lambda file: torch.save(content, file))
 
 

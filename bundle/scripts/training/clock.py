@@ -16,8 +16,8 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, Workflow
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
-from ..dataio.files import read_json
 from ..dataio.sizes import Stage, Stages
+from ..dataio.storage import read_json
 from ..distributed import check_agreed, of_rank_0, rank_and_size
 from ..errors import InputError
 from .budget import RESERVE, Length, age, bought, duration

@@ -15,9 +15,9 @@ import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 
-from ..dataio.files import write_text
 from ..dataio.loaders import TwoStreamLoader
 from ..dataio.sizes import Stage
+from ..dataio.storage import write_text
 from ..distributed import of_rank_0
 from ..errors import InputError
 from ..memory import PeakMemory, available_memory

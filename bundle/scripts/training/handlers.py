@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..dataio.files import write_text
+from ..dataio.storage import write_text
 from ..method.network import Streams
 from .budget import duration
 from .trainer import Teacher, frozen_statistics

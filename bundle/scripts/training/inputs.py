@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataio.files import image_files, read_json
+from ..dataio.files import image_files
+from ..dataio.storage import read_json
 from ..errors import InputError
 
 #: Beside the weights.

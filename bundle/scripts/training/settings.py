@@ -16,8 +16,9 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines import Workflow
 
-from ..dataio.files import case_names, image_files, read_json, write_text
+from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, saved_name
+from ..dataio.storage import read_json, write_text
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataio.files import case_name, image_files, read_json
+from ..dataio.files import case_name, image_files
+from ..dataio.storage import read_json
 from ..distributed import rank_and_size
 from .checkpoints import weights_file
 from .inputs import LISTS_FILE, file_numbers, labelled_numbers
