@@ -67,10 +67,13 @@ def label(record: Mapping[str, Any]) -> str:
 
 
 def groups_of(records: Iterable[Mapping[str, Any]], against: str = "") -> dict[str, list[Mapping[str, Any]]]:
-    """Results of one label, over seeds; among them those to compare with."""
+    """Results of one label, over seeds, and of one number of steps; among them those to compare with."""
+    records = list(records)
+    several = len({record.get("iterations") for record in records}) > 1
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        groups.setdefault(label(record), []).append(record)
+        steps = f", {record.get('iterations')} steps" if several else ""
+        groups.setdefault(label(record) + steps, []).append(record)
     if against and against not in groups:
         raise SystemExit(f"{against}: no result of this to compare with; there are {', '.join(groups)}.")
     return groups

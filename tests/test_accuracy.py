@@ -510,3 +510,8 @@ def test_published_results_are_of_the_protocol(path):
         assert {accuracy.patient_of(c) for c in record[which]["per_case"]} == set(splits["validation"])
     assert record["last"]["epochs"][0] * record["steps_per_epoch"] == record["steps"]
     assert len(record["mean_of_last_five"]["epochs"]) == min(5, len(record["validation_curve"]["epoch"]))
+
+
+def test_trainings_of_other_lengths_are_no_seeds_of_one():
+    found = comparison.load([f"{comparison.RESULTS}/acdc3_224_{n}_fixmatch_seed0.json" for n in (3000, 7500)])
+    assert [*comparison.groups_of(found)] == ["fixmatch, 3000 steps", "fixmatch, 7500 steps"]
