@@ -192,6 +192,22 @@ def test_best_before_last_before_shipped(tmp_path):
         assert find_checkpoint(tmp_path / "out", tmp_path) == str(tmp_path / path)
 
 
+def test_shipped_weights_score_their_own_classes_alone(tmp_path):
+    (tmp_path / "models").mkdir()
+    shipped, datalist = tmp_path / "models" / "model.pt", tmp_path / "datalist.json"
+    shipped.touch()
+
+    def name(*names):
+        datalist.write_text(json.dumps({"testing": [], "labels": dict(enumerate(["background", *names]))}))
+
+    name("liver", "tumour", "vessel")
+    with pytest.raises(InputError, match=r"out: no trained .* right .*not for background, liver.*--output_dir"):
+        find_checkpoint(tmp_path / "out", tmp_path, datalist)
+    for names in (["right ventricle", "myocardium", "left ventricle"], ["class 1", "class 2", "class 3"]):
+        name(*names)
+        assert find_checkpoint(tmp_path / "out", tmp_path, datalist) == str(shipped)
+
+
 def test_weights_load_strictly_and_safely(tmp_path):
     path = str(tmp_path / "model.pt")
     trained = SemSimNet()

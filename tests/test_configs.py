@@ -269,7 +269,7 @@ def test_inference_of_pictures(tmp_path, caplog):
     flow.run()
     with Image.open(tmp_path / "out" / "p_seg.png") as predicted:
         assert predicted.size == (70, 50) and predicted.getextrema() == (255, 255)
-    assert "Predictions hold the values of the labels: 0 for background, 255 for lesion." in caplog.text
+    assert "Predictions hold 0 for background, 255 for lesion." in caplog.text
     assert f"1 of 1 images predicted into {tmp_path / 'out'}." in caplog.text
 
 

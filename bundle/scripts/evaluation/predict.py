@@ -215,7 +215,7 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
 
     Args:
         class_names: background first.
-        label_values: of the classes; ``None``: 0, 1, 2, ..., of which nothing is said.
+        label_values: of the classes; ``None``: 0, 1, 2, ...
         output_ext: ending of the predictions.
 
     Returns:
@@ -232,8 +232,8 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
         known = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg"))
         raise InputError(f"output_ext: expected one of {known}, received {output_ext!r}; give .nii.gz for volumes.")
     if label_values is None:
-        return np.uint8
-    values = list(label_values) if isinstance(label_values, (list, tuple)) else label_values
+        label_values = range(len(class_names))
+    values = list(label_values) if isinstance(label_values, (list, tuple, range)) else label_values
     if not isinstance(values, list) or not all(isinstance(v, int) and -(2**31) <= v < 2**31 for v in values):
         raise InputError(
             f'label_values: expected whole numbers of 32 bits, "[0,255]" for instance, received {values!r}; change it, '
@@ -251,7 +251,7 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
             "--label_values '$None' for predictions of 0, 1, 2, ..."
         )
     told = ", ".join(f"{value} for {name}" for name, value in zip(class_names, values))
-    logger.info(f"Predictions hold the values of the labels: {told}.")
+    logger.info(f"Predictions hold {told}.")
     return np.uint8 if small else np.int32
 
 

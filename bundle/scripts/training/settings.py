@@ -18,6 +18,7 @@ from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, saved_name
+from ..dataio.stated import MADE_UP, class_names
 from ..dataio.storage import read_json, write_text
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
@@ -187,24 +188,34 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     write_text(path, "{\n" + lines(texts, "  ") + "\n}\n")
 
 
-def find_checkpoint(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+def find_checkpoint(
+    output_dir: str | os.PathLike, bundle_root: str | os.PathLike, datalist: str | os.PathLike = ""
+) -> str:
     """The weights to predict and evaluate with.
 
     Args:
         output_dir: folder of a training: its ``model_best.pt`` (best on validation) or else ``model_last.pt``.
         bundle_root: whose ``models/model.pt`` is taken when the training folder has neither.
+        datalist: JSON file of the images; one that names other classes than the shipped weights is not theirs.
 
     Returns:
         path of the file; a warning is logged where it is the shipped one.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the shipped one knows other classes than the datalist.
     """
     candidates = [Path(output_dir) / "model_best.pt", Path(output_dir) / "model_last.pt"]
     candidates.append(Path(bundle_root) / "models" / "model.pt")
     for path in candidates:
         if path.is_file():
             if path is candidates[-1]:
+                known = trained(path)["class_names"]
+                here = class_names(datalist, known)
+                if len(here) != len(known) or any(name not in known and not MADE_UP.fullmatch(name) for name in here):
+                    raise InputError(
+                        f"{output_dir}: no trained weights here, and the shipped {path} are for {', '.join(known)}, "
+                        f"not for {', '.join(here)} of {datalist}; mend --output_dir, or give --ckpt_path FILE."
+                    )
                 logger.warning(f"{output_dir}: no trained weights here; using the shipped {path}.")
             check_agreed(str(path))
             return str(path)
