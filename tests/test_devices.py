@@ -74,3 +74,23 @@ def test_scores_for_active_learning_leave_nothing_on_the_cpu():
     acquisition.learn([{"image": torch.rand(1, 32, 32), "label": torch.zeros(1, 32, 32)}])
     assert acquisition.prototypes is not None and acquisition.prototypes.vectors.is_meta
     assert set(acquisition.score(torch.rand(3, 1, 32, 32))) == {"entropy", "disagreement"}
+
+
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_a_resumed_optimizer_counts_its_steps_on_the_cpu(phantom_dir, tmp_path):
+    """On a GPU it would wait in each step for the count of every parameter."""
+    given = {
+        "dataset_dir": str(phantom_dir), "output_dir": str(tmp_path), "spatial_size": 32, "early_sizes": [],
+        "batch_size": 2, "epochs": 1, "show_progress": False, "steps_per_epoch": 1, "resume": "auto",
+        "validate#dataset#data": [],
+    }  # fmt: skip
+    for device in ("cpu", "meta"):
+        flow = workflow("train", "train", "semsim_minus", device=f"$torch.device('{device}')", **given)
+        flow.initialize()
+        trainer = flow.parser.get_parsed_content("train#trainer")
+        if device == "cpu":
+            trainer.run()
+    flow.parser.get_parsed_content("train#handlers#1")._load(trainer)
+    states = trainer.optimizer.state.values()
+    assert len(states) > 40 and all(state["exp_avg"].is_meta for state in states)
+    assert all(state["step"].device.type == "cpu" for state in states)
