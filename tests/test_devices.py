@@ -15,6 +15,7 @@ from monai.data import MetaTensor, list_data_collate
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd
 from scripts.evaluation.volume_inferer import label_inferer
+from scripts.method import fusion
 from scripts.method.active_learning import Acquisition
 from scripts.method.network import SemSimNet
 from scripts.precision import Precision
@@ -94,3 +95,14 @@ def test_a_resumed_optimizer_counts_its_steps_on_the_cpu(phantom_dir, tmp_path):
     states = trainer.optimizer.state.values()
     assert len(states) > 40 and all(state["exp_avg"].is_meta for state in states)
     assert all(state["step"].device.type == "cpu" for state in states)
+
+
+def test_attention_takes_no_more_windows_than_a_gpu_has_blocks(monkeypatch):
+    """Eight labelled slices and as many of both strong views, of 1024 pixels."""
+    taken, attention = [], fusion.attention
+    monkeypatch.setattr(fusion, "attention", lambda q, k, v: taken.append(len(q)) or attention(q, k, v))
+    sfm = fusion.SpatialAwareFusion(2, (32, 64, 128)).to("meta")
+    stages = [torch.empty(24, channels, *(side, side), device="meta")
+              for channels, side in ((32, 512), (64, 256), (128, 128))]  # fmt: skip
+    assert sfm(stages).shape == (24, 128, 256, 256)
+    assert sum(taken) == 24 * 64**2 and max(taken) < 2**16
