@@ -294,5 +294,5 @@ def test_a_value_that_is_no_class_is_refused():
 
 def test_more_classes_than_a_prediction_can_hold():
     CheckVolumed(in_channels=1, num_classes=256)
-    with pytest.raises(InputError, match="class_names: expected 256 classes at most.*received 257"):
+    with pytest.raises(InputError, match=r"class_names: expected 256 classes at most.*received 257"):
         CheckVolumed(in_channels=1, num_classes=257)
