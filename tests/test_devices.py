@@ -69,6 +69,23 @@ def test_prediction_leaves_nothing_on_the_cpu(dims, size, flips):
         assert inferer(inputs, network).shape == (1, 1, 40, 36, 20)
 
 
+def test_what_is_written_lies_in_main_memory(phantom_dir, tmp_path, monkeypatch):
+    """MONAI Label takes the prediction as the bundle's postprocessing leaves it, and its writers read no GPU."""
+    given = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path), "keep_largest": False, "label_values": None}
+    flow = workflow("inference", "inference", **given)
+    flow.initialize()
+    prepared, *steps, save = flow.parser.get_parsed_content("postprocessing").transforms
+    item = flow.parser.get_parsed_content("preprocessing")(flow.parser.get_parsed_content("images")[0])
+    item["pred"] = torch.zeros(1, *item["image"].meta["spatial_shape"], dtype=torch.uint8, device="meta")
+    item = prepared(item)
+    assert item["pred"].is_meta and type(save).__name__ == "SaveImaged"
+    copy = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *to, **also: copy(torch.zeros(x.shape) if x.is_meta else x, *to))
+    for step in steps:
+        item = step(item)
+    assert not item["pred"].is_meta
+
+
 def test_scores_for_active_learning_leave_nothing_on_the_cpu():
     network = SemSimNet(fusion="conv").eval().to("meta")
     acquisition = Acquisition(network, num_classes=4)
