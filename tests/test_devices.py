@@ -15,6 +15,7 @@ from monai.data import MetaTensor, list_data_collate
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd
 from scripts.evaluation.volume_inferer import label_inferer
+from scripts.method import fusion
 from scripts.method.active_learning import Acquisition
 from scripts.method.network import SemSimNet
 from scripts.precision import Precision
@@ -68,9 +69,57 @@ def test_prediction_leaves_nothing_on_the_cpu(dims, size, flips):
         assert inferer(inputs, network).shape == (1, 1, 40, 36, 20)
 
 
+def test_what_is_written_lies_in_main_memory(phantom_dir, tmp_path, monkeypatch):
+    """MONAI Label takes the prediction as the bundle's postprocessing leaves it, and its writers read no GPU."""
+    given = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path), "keep_largest": False, "label_values": None}
+    flow = workflow("inference", "inference", **given)
+    flow.initialize()
+    prepared, *steps, save = flow.parser.get_parsed_content("postprocessing").transforms
+    item = flow.parser.get_parsed_content("preprocessing")(flow.parser.get_parsed_content("images")[0])
+    item["pred"] = torch.zeros(1, *item["image"].meta["spatial_shape"], dtype=torch.uint8, device="meta")
+    item = prepared(item)
+    assert item["pred"].is_meta and type(save).__name__ == "SaveImaged"
+    copy = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *to, **also: copy(torch.zeros(x.shape) if x.is_meta else x, *to))
+    for step in steps:
+        item = step(item)
+    assert not item["pred"].is_meta
+
+
 def test_scores_for_active_learning_leave_nothing_on_the_cpu():
     network = SemSimNet(fusion="conv").eval().to("meta")
     acquisition = Acquisition(network, num_classes=4)
     acquisition.learn([{"image": torch.rand(1, 32, 32), "label": torch.zeros(1, 32, 32)}])
     assert acquisition.prototypes is not None and acquisition.prototypes.vectors.is_meta
     assert set(acquisition.score(torch.rand(3, 1, 32, 32))) == {"entropy", "disagreement"}
+
+
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_a_resumed_optimizer_counts_its_steps_on_the_cpu(phantom_dir, tmp_path):
+    """On a GPU it would wait in each step for the count of every parameter."""
+    given = {
+        "dataset_dir": str(phantom_dir), "output_dir": str(tmp_path), "spatial_size": 32, "early_sizes": [],
+        "batch_size": 2, "epochs": 1, "show_progress": False, "steps_per_epoch": 1, "resume": "auto",
+        "validate#dataset#data": [],
+    }  # fmt: skip
+    for device in ("cpu", "meta"):
+        flow = workflow("train", "train", "semsim_minus", device=f"$torch.device('{device}')", **given)
+        flow.initialize()
+        trainer = flow.parser.get_parsed_content("train#trainer")
+        if device == "cpu":
+            trainer.run()
+    flow.parser.get_parsed_content("train#handlers#1")._load(trainer)
+    states = trainer.optimizer.state.values()
+    assert len(states) > 40 and all(state["exp_avg"].is_meta for state in states)
+    assert all(state["step"].device.type == "cpu" for state in states)
+
+
+def test_attention_takes_no_more_windows_than_a_gpu_has_blocks(monkeypatch):
+    """Eight labelled slices and as many of both strong views, of 1024 pixels."""
+    taken, attention = [], fusion.attention
+    monkeypatch.setattr(fusion, "attention", lambda q, k, v: taken.append(len(q)) or attention(q, k, v))
+    sfm = fusion.SpatialAwareFusion(2, (32, 64, 128)).to("meta")
+    stages = [torch.empty(24, channels, *(side, side), device="meta")
+              for channels, side in ((32, 512), (64, 256), (128, 128))]  # fmt: skip
+    assert sfm(stages).shape == (24, 128, 256, 256)
+    assert sum(taken) == 24 * 64**2 and max(taken) < 2**16

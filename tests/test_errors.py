@@ -224,6 +224,10 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
         (OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), "a/b: cannot be written or read there (Not a dir"),
         (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "run/x.pt"), "run/x.pt: the storage is out of reach (Stale"),
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory. Lower"),
+        # where other programs have the GPU, or its libraries ask for memory; Apple's GPUs
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "Out of memory. Lower"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "Out of memory. Lower"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, other"), "Out of memory. Lower"),
         (InputError("a.nii.gz: broken; replace it."), "a.nii.gz: broken; replace it."),
         (RuntimeError("something else"), None),
     ],

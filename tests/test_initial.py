@@ -152,7 +152,7 @@ def test_a_folder_that_nothing_can_be_written_in_is_told_first(tmp_path, monkeyp
 def test_weights_alone_are_nothing_to_resume_from(weights):
     engine = Engine(lambda *_: None)
     with pytest.raises(InputError, match="--initial FILE"):
-        ResumeFrom(str(weights), str(weights.parent / "new"), {}, "cpu")._load(engine)
+        ResumeFrom(str(weights), str(weights.parent / "new"), {})._load(engine)
 
 
 @pytest.mark.parametrize("run, given, message", [

@@ -123,6 +123,16 @@ def test_a_gpu_does_not_wait_for_augmentation(monkeypatch, caplog, tmp_path, dev
     assert ("docker run --shm-size" in caplog.text) == (shared < 2**29)
 
 
+def test_processes_of_other_machines_take_no_cores_here(monkeypatch, tmp_path):
+    """Two machines with 8 cores and 2 GPUs each."""
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(loaders, "SHARED_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(loaders, "rank_and_size", lambda: (0, 4))
+    assert loaders.loading_processes(torch.device("cuda:0")) == 0, "four processes on one machine"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert loaders.loading_processes(torch.device("cuda:0")) == 1
+
+
 def test_supervised_baseline_sees_the_same_labelled_batches(streams):
     both, alone = epoch(streams(), 1), epoch(streams(use_unlabeled=False), 1)
     assert len(both) == len(alone) and all("unlabeled" not in batch for batch in alone)

@@ -149,6 +149,16 @@ def test_a_short_training_is_planned_by_the_stages_of_its_epochs(monkeypatch):
         assert bought == pytest.approx(3600 * 0.96 / 2.6, rel=0.01), "of a long training"
 
 
+def test_one_of_several_processes_tells_the_plan(monkeypatch, caplog, tmp_path):
+    caplog.set_level("INFO")
+    for rank in (0, 1):
+        monkeypatch.setattr(plan_module, "rank_and_size", lambda rank=rank: (rank, 2))
+        caplog.clear()
+        plan, _ = make_plan(plan_file=str(tmp_path / f"{rank}.json"))
+        assert plan.run()["batch_size"] == 4
+        assert ("What this training costs" in caplog.text) == (tmp_path / f"{rank}.json").exists() == (rank == 0)
+
+
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
     alone = available_memory(torch.device("cpu"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

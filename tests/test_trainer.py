@@ -192,7 +192,7 @@ def resumable(folder, resume, *, epochs=4, stop=None, scaler=None, **settings):
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
     parts = {"network": network, "optimizer": optimizer, "lr_scheduler": schedule, "teacher": trainer.teacher}
-    ResumeFrom(resume, str(folder), parts, "cpu").attach(trainer)
+    ResumeFrom(resume, str(folder), parts).attach(trainer)
     ResumeCheckpoint(str(folder), parts).attach(trainer)
     if stop:
         trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)

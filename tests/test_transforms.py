@@ -290,3 +290,9 @@ def test_a_value_that_is_no_class_is_refused():
         to_classes({"label": label})
     label[label == 1] = 0
     assert to_classes({"label": label})["label"].flatten().tolist() == [0, 0, 1]
+
+
+def test_more_classes_than_a_prediction_can_hold():
+    CheckVolumed(in_channels=1, num_classes=256)
+    with pytest.raises(InputError, match=r"class_names: expected 256 classes at most.*received 257"):
+        CheckVolumed(in_channels=1, num_classes=257)

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 #: what gloo says of a process that is gone
 LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "imeout")
+#: what is said of memory that is full, by the system, by CUDA with its libraries, and by Apple's GPUs
+NO_MEMORY = ("allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 #: what is said of a disk that is full, by the system and by numpy
 FULL = ("No space left", "File too large", "quota exceeded", "requested and")
 #: Numbers that the system has for a file where a folder has to be, or the reverse, and for a name that cannot be.
@@ -74,7 +76,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, of the machine or of a GPU, in the chain of causes of ``error``."""
     return any(
-        isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or "allocate memory" in str(cause)
+        isinstance(cause, MemoryError)
+        or type(cause).__name__ == "OutOfMemoryError"
+        or any(sign in str(cause) for sign in NO_MEMORY)
         for cause in chain(error)
     )
 

@@ -411,7 +411,7 @@ def loading_processes(device: torch.device) -> int:
     if torch.device(device).type != "cuda":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores < 3 * rank_and_size()[1]:
+    if cores < 3 * int(os.environ.get("LOCAL_WORLD_SIZE", rank_and_size()[1])):  # processes on this machine
         return 0
     if os.path.isdir(SHARED_MEMORY) and (free := shutil.disk_usage(SHARED_MEMORY).free) < LEAST_SHARED:
         logger.warning(

@@ -23,7 +23,7 @@ from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, padding_value
 from .readers import image_loader
 from .slice_axis import common_direction
-from .transforms import whole
+from .transforms import MOST_CLASSES, whole
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ MOST_VALUES = 64
 FEW = 8
 #: A usual window of CT, in Hounsfield units.
 SOFT_TISSUE = (-150.0, 250.0)
-#: More classes than this no prediction can hold, which is stored in bytes.
-MOST_CLASSES = 256
 
 
 @dataclass(frozen=True)

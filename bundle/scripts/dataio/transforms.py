@@ -32,6 +32,8 @@ Item = Mapping[Hashable, Any]
 
 #: Class index of what nobody judged: it counts neither in the loss nor in the scores.
 IGNORED = -1
+#: More classes than this no prediction can hold, which is stored in bytes.
+MOST_CLASSES = 256
 
 
 def whole(label: torch.Tensor) -> torch.Tensor:
@@ -276,7 +278,15 @@ class CheckVolumed(Transform):
             num_classes: classes that the network predicts, background included.
             trust: what counts where the headers of image and label contradict each other, see :func:`on_image_grid`.
             ignore: whether labels may hold ``IGNORED``.
+
+        Raises:
+            InputError: more classes than a prediction can hold.
         """
+        if num_classes > MOST_CLASSES:
+            raise InputError(
+                f"class_names: expected {MOST_CLASSES} classes at most, which predictions have room for, received "
+                f"{num_classes}; merge some, or train on fewer."
+            )
         self.lowest = IGNORED if ignore else 0
         self.in_channels, self.num_classes, self.trust = in_channels, num_classes, trust
 

@@ -13,6 +13,8 @@ from monai.networks.blocks import Convolution, MLPBlock, SABlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+#: Windows that a call of attention takes: a GPU's grid has no more blocks along an axis, and not every kernel minds it.
+MOST_WINDOWS = 65535
 LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
@@ -163,7 +165,7 @@ class SpatialAwareFusion(nn.Module):
         again = self.checkpointed and torch.is_grad_enabled()
         at_once = tokens_at_once(stages[0].device, again)
         number = max(at_once // sum(t.shape[2] for t in windows), 1) if at_once else batch * math.prod(grid)
-        chunks = list(zip(*(t.flatten(0, 1).split(number) for t in windows)))
+        chunks = list(zip(*(t.flatten(0, 1).split(min(number, MOST_WINDOWS)) for t in windows)))
         if again:
             mixed = [checkpoint(self.interact, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks]
         else:

@@ -199,14 +199,13 @@ def stretch(schedule: PolynomialLR, total: int) -> None:
 class ResumeFrom:
     """Load a checkpoint of :class:`ResumeCheckpoint` when training starts."""
 
-    def __init__(self, resume: str, save_dir: str, load_dict: dict[str, Any], device: str | torch.device) -> None:
+    def __init__(self, resume: str, save_dir: str, load_dict: dict[str, Any]) -> None:
         """
         Args:
             resume: empty for a fresh start, ``auto`` for the newest checkpoint in ``save_dir`` that is whole, if there
                 is one, or a file.
             save_dir: folder of the checkpoints.
             load_dict: what was saved besides the trainer.
-            device: where to load it to.
 
         Raises:
             InputError: no such file, one that cannot be read, a fresh start or a checkpoint of another folder where
@@ -215,7 +214,7 @@ class ResumeFrom:
         """
         self.path = resume_path(resume, save_dir)
         check_agreed(self.path)
-        self.load_dict, self.device = dict(load_dict), device
+        self.load_dict = dict(load_dict)
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
@@ -226,7 +225,9 @@ class ResumeFrom:
         logger.info(f"Resuming from {self.path}")
         steps, schedule = engine.state.epoch_length, self.load_dict.get("lr_scheduler")
         total = schedule.total_iters if isinstance(schedule, PolynomialLR) else None
-        where: Any = self.device  # annotated as a dict in MONAI, handed to torch.load as it is
+        # everything is copied to where it belongs; on a GPU an optimizer's count of steps would stay there, and each
+        # step would wait for it once for every parameter
+        where: Any = "cpu"  # annotated as a dict in MONAI, handed to torch.load as it is
         load_dict = {**self.load_dict, "trainer": engine}
         content = read_checkpoint(str(self.path))
         if "trainer" not in content:

@@ -18,7 +18,7 @@ from monai.engines import SupervisedEvaluator
 from ..dataio.loaders import TwoStreamLoader
 from ..dataio.sizes import Stage
 from ..dataio.storage import write_text
-from ..distributed import of_rank_0
+from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
 from ..memory import PeakMemory, available_memory
 from .budget import RESERVE, Length, affordable, age, bought, duration
@@ -81,6 +81,8 @@ class Plan:
     def run(self) -> dict[str, Any]:
         """Measure, log a summary and return the figures: times in seconds, memory in bytes.
 
+        Of several processes the first one speaks and writes.
+
         Raises:
             InputError: a training that one slice of each stream is too large for.
         """
@@ -124,6 +126,8 @@ class Plan:
             "largest_batch_size": min(largest, most),
             "minutes_buy": self._offers(start_up, offered, validation),
         }
+        if rank_and_size()[0] > 0:
+            return figures
         for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
         if self.plan_file:
