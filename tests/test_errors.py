@@ -225,6 +225,10 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
         (OSError(errno.ESTALE, os.strerror(errno.ESTALE), "run/x.pt"), "run/x.pt: the storage is out of reach (Stale"),
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory. Lower"),
         (InputError("a.nii.gz: broken; replace it."), "a.nii.gz: broken; replace it."),
+        (
+            ValueError("MLflow no longer supports a folder.\nMore"),
+            "mlflow_tracking_uri: MLflow no longer supports a fol",
+        ),
         (RuntimeError("something else"), None),
     ],
 )
