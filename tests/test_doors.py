@@ -34,6 +34,7 @@ def given(phantom_dir, tmp_path):
         ({"output_dir": "/d/study #2"}, "without '#'"),
         ({"output_dir": "~/run"}, "output_dir: expected a path, received '~/run' with its ~"),
         ({"intensity": "NormalizeIntensityd"}, "intensity: expected a component with its _target_, received 'Norm"),
+        ({"intensity": [{"_target_": "ScaleIntensityd", "keys": "image"}]}, "received a list; put it into a Compose"),
         ({"dataset_dir": 2024}, "received 2024 (as MONAI reads it); write ./ before a name"),
     ],
 )

@@ -229,6 +229,10 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
             ValueError("MLflow no longer supports a folder.\nMore"),
             "mlflow_tracking_uri: MLflow no longer supports a fol",
         ),
+        (
+            KeyError("Key `label` of transform `RandFlipd` was missing in the data"),
+            "RandFlipd: expected keys of what it",
+        ),
         (RuntimeError("something else"), None),
     ],
 )

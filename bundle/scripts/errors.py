@@ -127,6 +127,13 @@ def explain(error: BaseException, task: str = "training") -> str | None:
             return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON[task]}."
         if text and (type(cause).__module__.startswith("mlflow") or text.startswith("MLflow")):
             return f"mlflow_tracking_uri: {text.splitlines()[0]} Correct it, or leave it out; {GO_ON[task]}."
+        if isinstance(cause, KeyError) and (
+            missing := re.search(r"Key `(\w+)` of transform `(\w+)` was missing", text)
+        ):
+            return (
+                f"{missing[2]}: expected keys of what it is given, received {missing[1]}, which is not there ("
+                "unlabelled images have no label); correct its keys in the YAML file."
+            )
         if isinstance(cause, TypeError) and (line := _unknown_argument(cause)):
             return line
         if isinstance(cause, KeyboardInterrupt):

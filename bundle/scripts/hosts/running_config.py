@@ -15,9 +15,9 @@ from .values import wrong_values
 
 #: Keys that hold a file or folder.
 PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
-#: Keys that hold a component, which a text or a number cannot stand for.
+#: Keys that hold a component, which no text, number or list can stand for.
 PARTS = ("intensity", "read_volume", "cutmix", "network_def", "loss", "optimizer", "lr_scheduler", "trainer_def",
-         "evaluator_def", "strong_transforms")  # fmt: skip
+         "evaluator_def")  # fmt: skip
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 #: What MONAI and its tracking put into a configuration.
 FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "experiment_name", "save_execute_config"}
@@ -84,11 +84,9 @@ def _incomplete(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]
     components = {k for part in contents for k, v in part.items() if isinstance(v, Mapping) and "_target_" in v}
     for key in PARTS:
         value = config.get(key)
-        if isinstance(value, (int, float)) or (isinstance(value, str) and value[:1] not in ("", "$", "@", "%")):
-            yield (
-                f"{key}: expected a component with its _target_, received {value!r}; describe it in a YAML file "
-                "and list that last."
-            )
+        if isinstance(value, (int, float, list)) or (isinstance(value, str) and value[:1] not in ("", "$", "@", "%")):
+            shown = "a list; put it into a Compose" if isinstance(value, list) else repr(value)
+            yield f"{key}: expected a component with its _target_, received {shown}; list a YAML file with it."
     for key in sorted(components & config.keys()):
         value = config[key]
         if isinstance(value, Mapping) and "_target_" not in value:
