@@ -8,7 +8,7 @@ import pytest
 from conftest import BUNDLE, config_args
 from scripts.command_line import command
 from scripts.dataio import create, public_datasets
-from scripts.errors import InputError
+from scripts.errors import InputError, raise_all
 from scripts.hosts.options import _misordered, check_options
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
@@ -114,6 +114,23 @@ def test_a_folder_may_be_called_by_a_number(monkeypatch):
     assert ran == [("20241105", 3)]
 
 
+@pytest.mark.parametrize("words", [["--output_dir=~/run"], ["--output-dir", "~"]])
+def test_a_tilde_that_no_shell_replaced_names_no_folder(monkeypatch, words):
+    ran = []
+    monkeypatch.setattr("sys.argv", ["report", *words])
+
+    def write(output_dir: str) -> None:
+        ran.append(output_dir)
+
+    with pytest.raises(
+        InputError, match=r"--output_dir: expected a path, received '~.* give the whole path, or a space"
+    ):
+        command(write)
+    monkeypatch.setattr("sys.argv", ["report", "./~/run"])
+    command(write)
+    assert ran == ["./~/run"]
+
+
 @pytest.mark.parametrize(
     ("words", "ran"),
     [(["--dry_run", "false"], None), (["--dry-run=no"], None), (["--dry_run", "b.png"], None), (["--dry_run"], True),
@@ -159,3 +176,9 @@ def test_other_programs_are_none_of_its_business(monkeypatch):
         check_options()
     monkeypatch.setenv("MONAI_LABEL_STUDIES", "/studies")
     check_options()
+
+
+def test_a_line_is_said_once_however_many_files_meet_it():
+    with pytest.raises(InputError) as caught:
+        raise_all(["trust: expected header.", "trust: expected header."])
+    assert str(caught.value) == "trust: expected header."

@@ -246,6 +246,10 @@ def test_evaluation_prefers_labelled_test_cases(folders):
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a"}], "validation": []})) == "validation"
     with pytest.raises(InputError, match="expected labelled cases"):
         check_scored(folders / "d.json", [])
+    with pytest.raises(
+        InputError, match=r"a list with labels to score \(training, validation, testing\), received 'unl"
+    ):
+        read_datalist(folders / "d.json", folders, "unlabeled", require_label=True)
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
 
 

@@ -32,6 +32,9 @@ def given(phantom_dir, tmp_path):
         ({"ckpt_pth": "x.pt"}, "did you mean ckpt_path"),
         ({"intensities": {"_target_": "ScaleIntensityd", "keys": "image"}}, "did you mean intensity"),
         ({"output_dir": "/d/study #2"}, "without '#'"),
+        ({"output_dir": "~/run"}, "output_dir: expected a path, received '~/run' with its ~"),
+        ({"intensity": "NormalizeIntensityd"}, "intensity: expected a component with its _target_, received 'Norm"),
+        ({"intensity": [{"_target_": "ScaleIntensityd", "keys": "image"}]}, "received a list; put it into a Compose"),
         ({"dataset_dir": 2024}, "received 2024 (as MONAI reads it); write ./ before a name"),
     ],
 )
@@ -40,6 +43,14 @@ def test_from_python(given, tmp_path, monkeypatch, keys, words):
     message = said(lambda: run(config_file=INFERENCE, **{**given, **keys}))
     assert words in message and "\n" not in message
     assert list(tmp_path.iterdir()) == [], "nothing is written before"
+
+
+@pytest.mark.parametrize("task", ["training", "planning"])
+def test_no_training_with_what_is_for_evaluation(given, task):
+    """It would begin with the weights to be scored, and choose the best by the test cases."""
+    files = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", "fixmatch", "evaluate")]
+    message = said(lambda: run(task, config_file=files, **{**given, "show_progress": True}))
+    assert f"expected no evaluate.yaml for `run {task}`" in message
 
 
 def test_by_an_args_file_and_an_overlay(given, tmp_path):

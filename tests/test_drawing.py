@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -40,6 +42,23 @@ def test_overlay_shows_prediction_and_truth(tmp_path):
     nib.save(nib.Nifti1Image(small, affine), tmp_path / "label.nii.gz")
     coloured = [(np.ptp(drawn(zoom=zoom), axis=-1) > 60).sum() for zoom in (False, True)]
     assert coloured[1] > coloured[0] + 200, "closer, so longer contours"
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "said"),
+    [("a.png", {}, "would replace this file"), ("./../{}/b.png", {}, "would replace this file"),
+     ("c.nii.gz", {}, "expected a file that ends with .png"), ("c", {}, "expected a file that ends with .png"),
+     ("c.png", {"slices": 0}, "--slices: expected a whole number of 1 or more, received 0"),
+     ("c.png", {"slices": "two"}, "--slices: expected a whole number of 1 or more, received 'two'")],
+)  # fmt: skip
+def test_overlay_draws_over_no_image(tmp_path, output, options, said):
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path in paths:
+        Image.fromarray(np.eye(20, dtype=np.uint8)).save(path)
+    before = [Path(path).read_bytes() for path in paths]
+    with pytest.raises(InputError, match=said):
+        overlay(*paths, str(tmp_path / output.format(tmp_path.name)), **options)
+    assert [Path(path).read_bytes() for path in paths] == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_overlay_names_and_draws_values_as_they_are_coded(tmp_path, monkeypatch):

@@ -229,6 +229,14 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "Out of memory. Lower"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 5.56 GB, other"), "Out of memory. Lower"),
         (InputError("a.nii.gz: broken; replace it."), "a.nii.gz: broken; replace it."),
+        (
+            ValueError("MLflow no longer supports a folder.\nMore"),
+            "mlflow_tracking_uri: MLflow no longer supports a fol",
+        ),
+        (
+            KeyError("Key `label` of transform `RandFlipd` was missing in the data"),
+            "RandFlipd: expected keys of what it",
+        ),
         (RuntimeError("something else"), None),
     ],
 )

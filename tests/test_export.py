@@ -96,6 +96,8 @@ def test_what_cannot_be_exported(liver, tmp_path):
     (tmp_path / "training.json").unlink()
     with pytest.raises(InputError, match="no settings beside the weights"):
         export(str(alone), str(tmp_path / "m.ts"))
+    with pytest.raises(InputError, match="nothing: no such weights"):
+        export(str(tmp_path / "nothing"), str(tmp_path / "m.ts"))
 
 
 def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsys):

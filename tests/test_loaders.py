@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandGaussianNoised
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, RandFlipd, RandGaussianNoised
 from PIL import Image
 from scripts.dataio import loaders
 from scripts.dataio.datalist import read_datalist
@@ -17,6 +17,27 @@ from scripts.dataio.transforms import AsVolumed, CheckVolumed, SliceGridd
 from scripts.errors import InputError
 
 KEYS = ["image", "label"]
+
+
+@pytest.mark.parametrize("keys", ["image", ["label"]])
+def test_an_image_is_not_moved_without_its_label(keys):
+    with pytest.raises(
+        InputError, match=r"RandFlipd to move image and label together, received the keys (image|label)"
+    ):
+        SliceDataset([], dict, Compose([RandGaussianNoised("image"), Compose([RandFlipd(keys)])]))
+    SliceDataset([], dict, RandFlipd(keys), keys=["image"])  # unlabelled slices have none
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("bilinear", True), (["bilinear", "nearest"], False)])
+def test_labels_are_not_interpolated(phantom_dir, mode, refused):
+    items = read_datalist(phantom_dir / "datalist.json", phantom_dir, "training")[:1]
+    turned = RandAffined(KEYS, prob=1.0, rotate_range=0.5, mode=mode)
+    dataset = SliceDataset(items, volume_transform(), turned.set_random_state(0), progress=False)
+    if refused:
+        with pytest.raises(InputError, match=r"whole numbers in labels, received .* mode: \[bilinear, nearest\]"):
+            dataset[len(dataset) // 2]
+    else:
+        assert len(dataset[len(dataset) // 2]["label"].unique()) > 1
 
 
 def volume_transform(channels=1, classes=4, size=32):

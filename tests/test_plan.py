@@ -171,3 +171,10 @@ def test_line_and_duration():
     assert line.largest(1000) == 6 and line.largest(100) == 0
     assert Line([(1, 500), (2, 400)]).largest(500) > 2, "memory that does not grow"
     assert [duration(s) for s in (5, 100, 6000, 864000)] == ["5.0 seconds", "1.7 minutes", "1.7 hours", "10.0 days"]
+
+
+def test_a_plan_that_cannot_be_written_is_refused_before_it_is_measured(tmp_path):
+    (tmp_path / "a").touch()
+    for name, said in (("", "expected a file, received a folder"), ("a/plan.json", "expected a folder")):
+        with pytest.raises(InputError, match=f"--plan_file .*: {said}"):
+            Plan(lambda: pytest.fail("made a trainer"), plan_file=str(tmp_path / name))

@@ -10,12 +10,13 @@ import torch
 from helpers import make
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from monai.losses import DiceCELoss
 from monai.networks.nets import VNet
 from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
 from scripts.method.augmentation import RandCutMix
 from scripts.training.checkpoints import ResumeCheckpoint, ResumeFrom
-from scripts.training.trainer import Teacher, frozen_statistics
+from scripts.training.trainer import SemSimTrainer, Teacher, frozen_statistics
 from torch.optim.lr_scheduler import PolynomialLR
 
 NO_SEMI = {"lambda_u": 0.0, "lambda_intra": 0.0, "lambda_cross": 0.0}
@@ -353,6 +354,13 @@ def test_poor_batches_train_on(images, labels):
         assert all(math.isfinite(v) for v in trainer.state.scalars.values()), trainer.state.scalars
         assert all(torch.isfinite(v).all() for v in network.state_dict().values())
         assert trainer.state.scalars["mask_u"] == (1.0 if sure == 0.0 else 0.0)
+
+
+def test_a_loss_that_names_no_streams_is_refused():
+    with pytest.raises(
+        InputError, match="loss: expected SemSimLoss or a class derived from it, received DiceCELoss; see"
+    ):
+        SemSimTrainer("cpu", 1, None, None, None, DiceCELoss())
 
 
 def test_similarity_terms_need_a_fusion():

@@ -29,6 +29,16 @@ def options_of(argv: Sequence[str]) -> dict[str, str]:
     return options
 
 
+def left_tilde(text: str) -> str:
+    """What to say of a path that begins with ``~``, which no shell has replaced; empty for any other text."""
+    if text != "~" and not text.startswith("~/"):
+        return ""
+    return (
+        f"expected a path, received {text!r} with its ~, which shells replace neither behind = nor in quotes; give the "
+        "whole path, or a space before it and no quotes around the ~."
+    )
+
+
 def command(function: Callable[..., Any], name: str = "") -> None:
     """Run a function as a command by fire, which would refuse an option that it has not after it has run.
 
@@ -38,7 +48,7 @@ def command(function: Callable[..., Any], name: str = "") -> None:
 
     Raises:
         InputError: an option that the function has not, or another text than True or False for a switch: fire takes
-            any text for true, ``false`` as well.
+            any text for true, ``false`` as well; or a path that begins with ``~``.
     """
     import fire
     from fire.decorators import SetParseFns
@@ -50,6 +60,8 @@ def command(function: Callable[..., Any], name: str = "") -> None:
     for option, text in given.items():
         if option in known and isinstance(known[option].default, bool) and text not in SWITCH:
             raise InputError(f"--{option}: expected True or False, received {text!r}.")
+        if line := left_tilde(text):
+            raise InputError(f"--{option}: {line}")
     texts = {option: str for option, parameter in known.items() if parameter.annotation in (str, "str")}
     function = SetParseFns(**texts)(function)  # a folder may be called 2024, which fire would make a number of
     fire.Fire({name: function} if name else function)

@@ -45,7 +45,7 @@ def raise_all(problems: Iterable[str], where: str = "data") -> None:
         problems: one line each; nothing is raised when there is none.
         where: what they are problems of.
     """
-    problems = list(problems)
+    problems = list(dict.fromkeys(problems))  # what is wrong with an option, each file would say again
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
@@ -129,6 +129,15 @@ def explain(error: BaseException, task: str = "training") -> str | None:
         if kind.startswith("Dist") or ("gloo" in text and any(sign in text for sign in LOST)):
             reason = text.splitlines()[0]
             return f"Another process of this run has ended, and its own message counts ({reason}); {GO_ON[task]}."
+        if text and (type(cause).__module__.startswith("mlflow") or text.startswith("MLflow")):
+            return f"mlflow_tracking_uri: {text.splitlines()[0]} Correct it, or leave it out; {GO_ON[task]}."
+        if isinstance(cause, KeyError) and (
+            missing := re.search(r"Key `(\w+)` of transform `(\w+)` was missing", text)
+        ):
+            return (
+                f"{missing[2]}: expected keys of what it is given, received {missing[1]}, which is not there ("
+                "unlabelled images have no label); correct its keys in the YAML file."
+            )
         if isinstance(cause, TypeError) and (line := _unknown_argument(cause)):
             return line
         if isinstance(cause, KeyboardInterrupt):

@@ -170,6 +170,9 @@ def read_datalist(
     """
     if key not in LISTS:
         raise InputError(f"{datalist}: expected one of the lists {', '.join(LISTS)}, received {key!r}; choose one.")
+    if key == "unlabeled" and require_label:
+        others = ", ".join(name for name in LISTS if name != key)
+        raise InputError(f"{datalist}: expected a list with labels to score ({others}), received {key!r}; choose one.")
     content = load_datalist(datalist)
     if not os.path.isdir(dataset_dir):
         raise InputError(

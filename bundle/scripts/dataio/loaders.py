@@ -23,6 +23,7 @@ from ..errors import InputError, find_input_error, raise_all
 from ..memory import free_memory
 from .files import case_name, image_files
 from .sizes import Stage, Stages
+from .transforms import apart, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,10 @@ class SliceDataset(Dataset, Randomizable):
             class_names: names of the classes, to warn of those that no label shows; none: no warning.
 
         Raises:
-            InputError: listing every file that cannot be used.
+            InputError: listing every file that cannot be used, or a transform that moves images without their labels.
         """
+        if "label" in keys:
+            raise_all(apart(slice_transform))
         self.data, self.transform, self.slice_transform = list(data), transform, slice_transform
         self.keys = tuple(keys)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
@@ -237,6 +240,7 @@ class SliceDataset(Dataset, Randomizable):
         if self.slice_transform is not None:
             with without_meta():
                 item = dict(self.slice_transform(item))
+            check_whole(item.get("label"))
         item["case"] = f"{source.get('case') or case_name(image_files(source)[0])}/{k}"
         return item
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -331,3 +331,37 @@ class CheckVolumed(Transform):
                 "classes, label_values to the values in the files (--label_values '[0,255]'), or ignore_label to the "
                 "value of voxels to ignore."
             )
+
+
+def movers(transform: Any) -> Iterator[Any]:
+    """Those of MONAI's transforms, in a composition or alone, that move voxels or cut some off."""
+    if type(transform).__module__.startswith(("monai.transforms.spatial", "monai.transforms.croppad")):
+        yield transform
+    for part in getattr(transform, "transforms", ()):
+        yield from movers(part)
+
+
+def apart(transform: Any) -> Iterator[str]:
+    """A line for each transform that moves an image without its label, or the label alone."""
+    for part in movers(transform):
+        if len({"image", "label"}.intersection(getattr(part, "keys", ()))) == 1:
+            yield (
+                f"labeled_transforms: expected {type(part).__name__} to move image and label together, received the "
+                f"keys {', '.join(map(str, part.keys))} alone; give it keys: [image, label]."
+            )
+
+
+def check_whole(label: Any) -> None:
+    """That a label holds classes still, and nothing between them.
+
+    Raises:
+        InputError: a transform has interpolated it.
+    """
+    if not isinstance(label, torch.Tensor) or not label.is_floating_point():
+        return
+    between = label[label != label.round()]
+    if len(between):
+        raise InputError(
+            f"labeled_transforms: expected whole numbers in labels, received {float(between[0]):.3g}, between two "
+            "classes; give each of them that moves voxels mode: [bilinear, nearest]."
+        )

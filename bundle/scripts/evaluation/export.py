@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from monai.data import save_net_with_metadata
 
+from ..command_line import left_tilde
 from ..dataio.intensity import NAME, OWN
 from ..errors import InputError, one_line_errors
 from ..training.checkpoints import weights_file
@@ -94,13 +95,15 @@ def export(ckpt_path: str, output: str) -> Path:
         the file; the metadata lie in it, for ONNX among its properties.
 
     Raises:
-        InputError: another ending, a file that is there, or no settings beside the weights.
+        InputError: another ending, a file that is there, no weights, or no settings beside them.
     """
     weights, target = Path(weights_file(ckpt_path)), Path(output)
     if target.suffix not in (".ts", ".pt", ".onnx"):
         raise InputError(f"{target}: expected a file that ends with .ts, .pt or .onnx.")
     if target.exists():
         raise InputError(f"{target}: exists already; give another --output.")
+    if not weights.is_file():
+        raise InputError(f"{weights}: no such weights; give a training's folder or a file as --ckpt_path.")
     settings = settings_of(weights)
     network, metadata = trained_network(weights), metadata_of(weights, settings)
     example = torch.zeros(
@@ -157,4 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, help="file to write: .ts, .pt or .onnx")
     options = parser.parse_args()
+    for name, path in vars(options).items():
+        if line := left_tilde(path):
+            raise InputError(f"--{name}: {line}")
     export(options.ckpt_path, options.output)

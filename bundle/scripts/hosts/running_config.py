@@ -10,10 +10,14 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from ..command_line import left_tilde
 from .values import wrong_values
 
 #: Keys that hold a file or folder.
 PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
+#: Keys that hold a component, which no text, number or list can stand for.
+PARTS = ("intensity", "read_volume", "cutmix", "network_def", "loss", "optimizer", "lr_scheduler", "trainer_def",
+         "evaluator_def")  # fmt: skip
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 #: What MONAI and its tracking put into a configuration.
 FOREIGN = {"_meta_", "_requires_", "imports", "run_name", "tracking_uri", "experiment_name", "save_execute_config"}
@@ -30,19 +34,30 @@ def problems_of(workflow: ConfigWorkflow) -> list[str]:
     config = workflow.parser.get()
     runs = {str(name) for name in (workflow.init_id, workflow.run_id, workflow.final_id)}
     code = _other_code(Path(workflow.config_root_path).parent)
-    return [*_paths(config), *_unread(config, runs), *wrong_values(workflow.parser), *code]
+    return [*_paths(config), *_scored(config, runs), *_unread(config, runs), *wrong_values(workflow.parser), *code]
 
 
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     for key in PATHS:
         value = config.get(key)
-        if isinstance(value, str) and "::" in value and value[:1] not in "$@%":
+        if isinstance(value, str) and (line := left_tilde(value)):
+            yield f"{key}: {line}"
+        elif isinstance(value, str) and "::" in value and value[:1] not in "$@%":
             yield (
                 f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
                 "it became); rename or link that folder."
             )
         elif isinstance(value, (int, float, list, tuple)) and not isinstance(value, bool):
             yield f"{key}: expected a path, received {value!r} (as MONAI reads it); write ./ before a name."
+
+
+def _scored(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
+    """A training with ``evaluate.yaml`` begins with weights to be scored, and its best is best on the test cases."""
+    if "evaluate_list" in config and (wrong := runs & {"training", "planning"}):
+        yield (
+            f"--config_file: expected no evaluate.yaml for `run {wrong.pop()}`, which would begin with the weights "
+            "to be scored; leave that file out, or to score them write `run` alone."
+        )
 
 
 def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
@@ -67,6 +82,11 @@ def _unread(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:
 def _incomplete(config: Mapping[str, Any], contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Components of which some arguments alone are left: MONAI replaces an entry, it merges nothing."""
     components = {k for part in contents for k, v in part.items() if isinstance(v, Mapping) and "_target_" in v}
+    for key in PARTS:
+        value = config.get(key)
+        if isinstance(value, (int, float, list)) or (isinstance(value, str) and value[:1] not in ("", "$", "@", "%")):
+            shown = "a list; put it into a Compose" if isinstance(value, list) else repr(value)
+            yield f"{key}: expected a component with its _target_, received {shown}; list a YAML file with it."
     for key in sorted(components & config.keys()):
         value = config[key]
         if isinstance(value, Mapping) and "_target_" not in value:

@@ -18,7 +18,7 @@ WHOLE = {
     "epochs": (1, math.inf), "steps_per_epoch": (1, math.inf), "val_interval": (1, math.inf),
     "checkpoint_interval": (1, math.inf), "batch_size": (1, math.inf), "num_workers": (0, math.inf),
     "patches": (1, math.inf), "in_channels": (1, math.inf), "slice_batch": (1, math.inf),
-    "seed": (0, 2**32 - 1), "loss#regions": (1, math.inf),
+    "seed": (0, 2**32 - 1), "fold": (0, math.inf), "loss#regions": (1, math.inf),
 }  # fmt: skip
 REAL = {
     "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "poly_power": (0, math.inf), "cache_rate": (0, 1),
@@ -44,7 +44,8 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
             right = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
             if value is not None and not right:
                 limits = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
-                text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if isinstance(value, str) else ""
+                number = isinstance(value, str) and value.strip()[:1] in (*"+-.0123456789",)
+                text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if number else ""
                 yield f"{key}: expected {what} {limits}, received {value!r}{text}."
     for key in SWITCHES:
         if isinstance(value := _given(parser, key), str) and value.lower() != "true":

@@ -14,6 +14,9 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, Randomizable, Transform
 from torch import Tensor
 
+from ..dataio.transforms import movers
+from ..errors import InputError
+
 Item = Mapping[Hashable, Any]
 
 #: How far from 0 to 1 an image may reach by the rounding of its resampling.
@@ -112,9 +115,17 @@ class StrongViewsd(Randomizable, MapTransform):
         Args:
             keys: images ``(C, H, W)`` to make views of.
             transform: random intensity transforms on a tensor, one or a list, applied once for each view.
+
+        Raises:
+            InputError: one that moves pixels, away from their pseudo-labels.
         """
         super().__init__(keys)
         self.transform: Any = transform if isinstance(transform, Transform) else Compose(transform)
+        if moving := [type(part).__name__ for part in movers(self.transform)]:
+            raise InputError(
+                f"strong_transforms: expected transforms of intensities, received {', '.join(moving)}, which moves "
+                "pixels away from their pseudo-labels; put it into weak_transforms."
+            )
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewsd:
         if isinstance(self.transform, Randomizable):

@@ -157,7 +157,9 @@ class SemSimLoss(nn.Module):
             )
         self.ignore = ignore
         self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
-        given = {"strong_1": 1.0} if views is None else dict(views)
+        given = {"strong_1": 1.0} if views is None else views
+        if not isinstance(given, Mapping) or not all(type(w) in (int, float) for w in given.values()):
+            raise InputError(f"loss#views: expected a weight for each view, \"{{'strong_1': 1}}\", received {given!r}.")
         views = {view: w for view, w in given.items() if w > 0}
         if (lambda_u > 0 and not views) or any(w < 0 for w in given.values()):
             raise InputError(f"loss#views: expected a weight above 0 for one view or more, received {given}.")

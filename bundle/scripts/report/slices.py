@@ -29,6 +29,8 @@ CLASS_COLORS = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.80,
                 (0.84, 0.37, 0.0), (0.0, 0.45, 0.70))  # fmt: skip
 
 
+#: Endings of a figure's file.
+PICTURES = (".png", ".jpg", ".pdf", ".svg")
 #: The plane across a direction of the body.
 PLANES = {"S": "axial", "A": "coronal", "R": "sagittal"}
 
@@ -296,7 +298,7 @@ def overlay(
     Args:
         image: image file.
         prediction: label file on the image's grid.
-        output: PNG file to write.
+        output: PNG file to write, or JPG, PDF or SVG.
         truth: label file of the truth, dashed.
         slices: how many slices, evenly spaced among those with a prediction or truth.
         class_names: names for the legend, by value, background first, as in "{0: background, 2: liver}", or those of
@@ -307,7 +309,16 @@ def overlay(
 
     Returns:
         ``output``.
+
+    Raises:
+        InputError: files that do not fit, or an ``output`` that is no picture or one of the others.
     """
+    if type(slices) is not int or slices < 1:
+        raise InputError(f"--slices: expected a whole number of 1 or more, received {slices!r}.")
+    if Path(output).suffix.lower() not in PICTURES:
+        raise InputError(f"--output {output}: expected a file that ends with {', '.join(PICTURES)}; give another name.")
+    if os.path.realpath(output) in {os.path.realpath(file) for file in (image, prediction, truth) if file}:
+        raise InputError(f"--output {output}: the figure would replace this file; give another name.")
     load, read_label = image_loader(), image_loader(label=True)
     files = {"prediction": prediction} | ({"truth": truth} if truth else {})
     volume: Any = load(image)

@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 
 from ..dataio.loaders import TwoStreamLoader
 from ..dataio.sizes import Stage
-from ..dataio.storage import write_text
+from ..dataio.storage import check_folder, write_text
 from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
 from ..memory import PeakMemory, available_memory
@@ -66,7 +66,14 @@ class Plan:
             steps: steps to time, after two that are not timed; fewer when
             max_seconds: seconds are over, two at least.
             plan_file: JSON file to write the figures to; empty for none.
+
+        Raises:
+            InputError: ``plan_file`` cannot be written.
         """
+        if plan_file:  # now, and not when everything is measured
+            if Path(plan_file).is_dir():
+                raise InputError(f"--plan_file {plan_file}: expected a file, received a folder; add a name.")
+            check_folder(Path(plan_file).parent, "plan_file", plan_file)
         self.trainer, self.evaluator = trainer(), evaluator() if evaluator else None
         self.epochs, self.minutes, self.val_interval, self.steps_per_epoch = (
             epochs, minutes, val_interval, steps_per_epoch

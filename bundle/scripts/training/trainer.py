@@ -192,8 +192,13 @@ class SemSimTrainer(SupervisedTrainer):
 
         Raises:
             InputError: similarity terms with a network that has no fusion, perturbed views with one that has no encoder
-                of its own, unknown ``amp``.
+                of its own, a loss that names no streams, unknown ``amp``.
         """
+        if not hasattr(loss_function, "student_streams"):
+            raise InputError(
+                f"loss: expected SemSimLoss or a class derived from it, received {type(loss_function).__name__}; see "
+                "`A loss term of your own` in docs/HOWTO.md."
+            )
         self.precision = precision(amp, device)
         super().__init__(
             device=device,
