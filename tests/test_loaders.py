@@ -8,7 +8,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandAffined, RandFlipd, RandGaussianNoised
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandSimulateLowResolutiond,
+)
 from PIL import Image
 from scripts.dataio import loaders
 from scripts.dataio.datalist import read_datalist
@@ -26,6 +34,7 @@ def test_an_image_is_not_moved_without_its_label(keys):
     ):
         SliceDataset([], dict, Compose([RandGaussianNoised("image"), Compose([RandFlipd(keys)])]))
     SliceDataset([], dict, RandFlipd(keys), keys=["image"])  # unlabelled slices have none
+    SliceDataset([], dict, RandSimulateLowResolutiond("image"))  # blurs
 
 
 @pytest.mark.parametrize(("mode", "refused"), [("bilinear", True), (["bilinear", "nearest"], False)])

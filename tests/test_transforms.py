@@ -9,7 +9,16 @@ import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, RandFlip, RandScaleIntensity, RandZoom
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    RandFlip,
+    RandScaleIntensity,
+    RandSimulateLowResolution,
+    RandZoom,
+)
 from scripts.dataio.slice_axis import find_slice_axis
 from scripts.dataio.transforms import AsVolumed, CheckVolumed, LabelValuesd, SliceGridd
 from scripts.errors import InputError, find_input_error
@@ -175,6 +184,7 @@ def test_strong_views_differ_and_follow_their_seed(kind):
 def test_a_strong_view_stays_in_its_place():
     with pytest.raises(InputError, match=r"strong_transforms: .* received RandFlip, RandZoom, which moves pixels away"):
         StrongViewsd("image", [RandScaleIntensity(0.5), RandFlip(0.5), Compose([RandZoom(0.5)])])
+    StrongViewsd("image", [RandSimulateLowResolution(1.0)])  # blurs, though MONAI counts it among the spatial ones
 
 
 def test_strong_views_keep_an_image_of_another_range_than_0_to_1():

@@ -335,7 +335,9 @@ class CheckVolumed(Transform):
 
 def movers(transform: Any) -> Iterator[Any]:
     """Those of MONAI's transforms, in a composition or alone, that move voxels or cut some off."""
-    if type(transform).__module__.startswith(("monai.transforms.spatial", "monai.transforms.croppad")):
+    kind = type(transform)
+    moving = kind.__module__.startswith(("monai.transforms.spatial", "monai.transforms.croppad"))
+    if moving and not kind.__name__.startswith("RandSimulateLowResolution"):  # it blurs
         yield transform
     for part in getattr(transform, "transforms", ()):
         yield from movers(part)
