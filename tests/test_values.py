@@ -26,6 +26,8 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"fold": "zero"}, "fold: expected a whole number of 0 or more, received 'zero'.$"),
         ({"copy_paste": float("nan")}, "copy_paste: expected a number from 0 to 1, received nan."),
         ({"learning_rate": "1e-3"}, "learning_rate: .*, received '1e-3'; write 1.0e-3 in place of 1e-3 in YAML"),
+        ({"optimizer": {"lr": "1e-2"}}, "^optimizer#lr: expected a number, .* text '1e-2'; write 1.0e-2 in YAML.$"),
+        ({"weak_transforms": [{"std": ["1E2"]}]}, "^weak_transforms#0#std#0: .* write 1.0E2 in YAML."),
         ({"use_unlabeled": "no"}, "use_unlabeled: expected True or False, received the text 'no'; "),
         ({"keep_largest": "FALSE"}, "keep_largest: expected True or False, received the text 'FALSE'; "),
         ({"loss": {"gather_prototypes": "off"}}, "loss#gather_prototypes: expected True or False"),
@@ -51,7 +53,8 @@ def test_values_that_mean_something():
     config = {"spatial_size": [100, 16], "spatial_dims": 2, "epochs": None, "steps_per_epoch": 1,
               "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
               "class_names": ["background", "a"], "learning_rate": "$1e-3", "publish": 0,
-              "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0"}  # fmt: skip
+              "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0",
+              "experiment": "1e5", "optimizer": {"lr": 1.0e-2, "betas": "$(1e-1, 1e-2)"}}  # fmt: skip
     assert list(wrong_values(ConfigParser(config))) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,10 +35,13 @@ SWITCHES = (
     "publish", "keep_largest", "allow_outside", "fusion_checkpoint", "use_unlabeled", "show_progress",
     "loss#average_images", "loss#gather_prototypes",
 )  # fmt: skip
+#: What YAML takes for text, for want of a point, and everybody else for a number.
+NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 
 
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
     """A line for each number out of its range, each text for a switch, and each other value that nothing could use."""
+    yield from _numbers_as_text(parser.get())
     for ranges, kinds, what in ((WHOLE, int, "a whole number"), (REAL, (int, float), "a number")):
         for key, (least, most) in ranges.items():
             value = _given(parser, key)
@@ -83,6 +87,19 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
             f"class_names: expected a name of its own for each class, received {', '.join(twice)} more than once; "
             "rename them, for scores and logs go by these names."
         )
+
+
+def _numbers_as_text(config: Any, key: str = "") -> Iterator[str]:
+    """Arguments of components, lr: 1e-2 for instance."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if key or not isinstance(value, str):  # a text of its own may be a name
+                yield from _numbers_as_text(value, f"{key}#{name}".lstrip("#"))
+    elif isinstance(config, (list, tuple)):
+        for place, value in enumerate(config):
+            yield from _numbers_as_text(value, f"{key}#{place}")
+    elif isinstance(config, str) and key not in {*WHOLE, *REAL} and (parts := NUMBER.fullmatch(config)):
+        yield f"{key}: expected a number, received the text {config!r}; write {parts[1]}.0{parts[2]} in YAML."
 
 
 def _given(parser: ConfigParser, key: str) -> Any:
