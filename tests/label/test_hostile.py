@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,6 +282,22 @@ def test_bad_labels_are_told_at_submit(server, tmp_path):
     assert "final" not in server.books()["patient002"]["labels"]
     nib.save(nib.Nifti1Image(label * 0, source.affine), file)
     assert submit(server, "patient002", file, empty=True).status_code == 200, "where the annotator says so"
+
+
+def test_a_full_disk_is_told(server):
+    """In one line, and what was there stays."""
+    label = server.studies / "labels" / "final" / "patient001.nii.gz"
+    before, limits = label.read_bytes(), resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        refused(submit(server, "patient001", truth(server, "patient001")), "free some space", status=507)
+        with label.open("rb") as stream:
+            response = call(server, "PUT", "/datastore/?image=new", files={"file": ("new.nii.gz", stream)})
+        refused(response, "free some space", status=507)
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert label.read_bytes() == before and not (server.studies / "new.nii.gz").exists()
+    assert submit(server, "patient001", truth(server, "patient001")).status_code == 200
 
 
 def test_one_bad_label_stops_no_training(server):
