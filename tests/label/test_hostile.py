@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -237,6 +238,24 @@ def test_weights_of_another_network_are_refused(server):
         torch.save(content, file)
         assert upload().status_code == 200
         assert np.array_equal(predicted(), expected)
+    # weights of the same shape mean something else after another training
+    other = {"settings": {"spatial_size": 96}, "message": "spatial_size: expected 64, received 96"}
+    unknown = {"settings": {}, "message": "expected weights that say what they were trained with"}
+    odd = {"settings": [torch.zeros(1)], "message": "expected weights that say"}
+    published = model.read_bytes()
+    for case in (other, unknown, odd):
+        changed = OrderedDict((name, value + 1) for name, value in state.items())
+        changed.settings = case["settings"]
+        torch.save(changed, file)
+        refused(upload(), "w.pt", case["message"])
+        assert model.read_bytes() == published
+    changed.settings = other["settings"]
+    torch.save(changed, model)  # beside the server's back
+    response = call(server, "POST", "/infer/semsim?image=patient005", data={"params": "{}"})
+    refused(response, "model.pt", other["message"], status=422)
+    changed.settings = {"spatial_size": 64}
+    torch.save(changed, file)
+    assert upload().status_code == 200 and model.read_bytes() == file.read_bytes()
     torch.save(half, model)
     task = server.trained(**TRAIN)
     model.write_bytes(before)
