@@ -20,6 +20,7 @@ from samples import blob, write_nifti
 from scripts.errors import InputError
 from scripts.hosts import monai_label as label
 from scripts.training import settings
+from scripts.training.checkpoints import noted
 
 sys.path.insert(0, str(ROOT / "label_app"))
 import assemble
@@ -125,6 +126,8 @@ def test_a_training_inside_publishes(monkeypatch, studies, bundle, phantom_dir):
         saved = json.loads((models / "training.json").read_text())
         assert saved["unlabeled_images"] == 4 and saved["labeled_cases"] == ["patient000"]
         assert all(saved[k] == SHIPPED[k] for k in ("spatial_size", "fusion")), "as the weights before"
+        told = noted(models / "model.pt")
+        assert told["spatial_size"] == saved["spatial_size"] and told["intensity"] == saved["intensity"]
         assert {p.name for p in models.iterdir()} == {"model.pt", "training.json"}
     kept = sorted((bundle / "models_before").iterdir())
     assert len(kept) == 2 and digest(kept[0] / "model.pt") == shipped

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 
 def module(bundle: Path, name: str) -> ModuleType:
     """A module of a bundle: ``errors``, ``method.network``.
@@ -48,6 +50,26 @@ def loaded(bundle: Path, weights: Path, device: str) -> Any:
     """The network with the weights of a file, all of them, of the classes and channels saved beside them.
 
     Raises:
-        InputError: they are of another network, or no weights.
+        InputError: they are of another network, of a training with other settings, or no weights.
     """
-    return module(bundle, "training.settings").trained_network(str(weights), device)
+    settings = module(bundle, "training.settings")
+    network = settings.trained_network(str(weights), device)
+    settings.check_noted(weights)
+    return network
+
+
+def check_told(bundle: Path, weights: Path) -> None:
+    """That weights which come without their ``training.json`` say what they were trained with, or are those in use.
+
+    Raises:
+        InputError: they say nothing.
+    """
+    checkpoints, published = module(bundle, "training.checkpoints"), bundle / "models" / "model.pt"
+    if checkpoints.noted(weights):
+        return
+    new, known = (checkpoints.read_state(file) if file.is_file() else {} for file in (weights, published))
+    if new.keys() != known.keys() or not all(torch.equal(new[name], known[name]) for name in new):
+        raise module(bundle, "errors").InputError(
+            f"{weights}: expected weights that say what they were trained with, as this program saves them; put others "
+            f"into the models of the bundle on the server, with their training.json."
+        )

@@ -180,7 +180,7 @@ def save_label(
 
 
 def update_model(background_tasks: Any, model: str, file: UploadFile) -> dict[str, Any]:
-    """Weights that somebody uploads: those of this network, or none. The ones before are kept in ``models_before``."""
+    """Weights that somebody uploads: those of this network and its settings, or none. Those before are kept."""
     app = app_instance()
     app.known("model", model, app.bundles)
     bundle = Path(app.bundles[model])
@@ -191,6 +191,7 @@ def update_model(background_tasks: Any, model: str, file: UploadFile) -> dict[st
             shutil.copyfileobj(file.file, buffer)
         try:
             bundles.loaded(bundle, part, "cpu")
+            bundles.check_told(bundle, part)
         except ValueError as error:
             raise refuse(str(error).replace(str(part), str(file.filename))) from error
         bundles.module(bundle, "hosts.monai_label").keep_published(bundle)

@@ -7,6 +7,7 @@ all requests.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import ipaddress
 import json
@@ -46,6 +47,7 @@ def install(app: FastAPI, *, origins: Sequence[str] = (), token: str = "", archi
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(FileNotFoundError, _gone)
+    app.add_exception_handler(OSError, _no_storage)
     app.add_exception_handler(RuntimeError, _gone_meanwhile)
     app.add_middleware(Gate, origins=origins, token=token, archive=archive)
     app.middleware_stack = app.build_middleware_stack()
@@ -69,6 +71,16 @@ def _gone(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         {"detail": f"{ascii(name)[1:-1][:80] or 'result'}: no such file; it may have been removed."}, 404
     )
+
+
+def _no_storage(_: Request, error: Exception) -> JSONResponse:
+    """A full disk, say, or a folder that may not be written; what was there before is as it was."""
+    name, number = os.path.basename(str(getattr(error, "filename", "") or "")), getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free some space on the server" if full else "see to the server's disk and permissions"
+    what = f"{ascii(name)[1:-1][:80] or 'this request'}: could not be served ({os.strerror(number or errno.EIO)})"
+    told = refuse(f"{what}; {remedy} and send it again.", 507 if full else 500)
+    return JSONResponse({"detail": told.detail}, told.status_code)
 
 
 def _gone_meanwhile(request: Request, error: Exception) -> JSONResponse:

@@ -23,8 +23,12 @@ from lib.names import check_name, refuse
 
 logger = logging.getLogger(__name__)
 
+#: Between two looks at a folder that keeps changing.
+SECONDS = 0.5
 #: How 3D Slicer ends the names of its segmentations.
 SEGMENTATION = ".seg.nrrd"
+#: Folders of labels below the images.
+OWN = ("labels", "labels_before")
 #: Endings of images in any case; MONAI Label takes some of them, as they are written.
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -54,7 +58,7 @@ class Studies(LocalDatastore):
             auto_reload: whether the folder is watched.
             options: of MONAI Label's.
         """
-        self.mutex, self.server = threading.RLock(), server
+        self.mutex, self.server, self.changed = threading.RLock(), server, threading.Event()
         self.passed_over: set[str] = set()
         if not server:
             options["read_only"] = True
@@ -62,6 +66,21 @@ class Studies(LocalDatastore):
         super().__init__(folder, auto_reload=auto_reload and server, **options)
         if hasattr(self, "_handler"):
             self._handler.on_moved = self._on_any_event  # files that are renamed into place, ours among them
+            threading.Thread(target=self._follow, daemon=True).start()
+
+    def _on_any_event(self, event: Any) -> None:
+        if self._datastore_config_path not in (event.src_path, event.dest_path):  # those books are written here
+            self.changed.set()
+
+    def _follow(self) -> None:
+        """Look at the folder once for all that has changed meanwhile: thousands of files may be copied into it."""
+        while self.changed.wait():
+            self.changed.clear()
+            try:
+                self.refresh()
+            except OSError as error:
+                logger.warning(f"{self._datastore_path}: could not be read or its books not be written ({error}).")
+            time.sleep(SECONDS)
 
     def _inside(self, path: str | Path) -> Path:
         """``path``, if it lies in the studies and no link leads out."""
@@ -76,8 +95,14 @@ class Studies(LocalDatastore):
         image_id = check_name("image", image_id or name)
         if image_id in self._datastore.objects:
             raise refuse(f"{image_id}: exists already; give another name, or remove that image first.", 409)
-        self._inside(Path(self._datastore.image_path()) / self._filename(image_id, ext))
-        return super().add_image(image_id, image_filename, image_info)
+        target = self._inside(Path(self._datastore.image_path()) / self._filename(image_id, ext))
+        before = target.exists()
+        try:
+            return super().add_image(image_id, image_filename, image_info)
+        except OSError:
+            if not before:  # a part of the image would be taken for one
+                target.unlink(missing_ok=True)
+            raise
 
     @_locked
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -91,9 +116,12 @@ class Studies(LocalDatastore):
         target = self._inside(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{name}.part"
-        shutil.copyfile(label_filename, part)
-        self._set_aside(image_id, tag)
-        os.replace(part, target)
+        try:
+            shutil.copyfile(label_filename, part)
+            self._set_aside(image_id, tag)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
         image.labels[tag] = DataModel(info={**(label_info or {}), "ts": int(time.time()), "name": name}, ext=ext)
         self._update_datastore_file()
         return image_id
@@ -127,7 +155,7 @@ class Studies(LocalDatastore):
         found = super()._list_files(path, patterns)
         if path == self._datastore.image_path():
             found = {k: v for k, v in found.items() if not k.endswith(SEGMENTATION)}
-        return {k: found[k] for k in sorted(found, key=lambda k: -os.stat(os.path.join(path, found[k])).st_mtime_ns)}
+        return {k: found[k] for k in sorted(found, key=lambda k: -_written(os.path.join(path, found[k])))}
 
     def _to_id(self, file: str) -> tuple[str, str]:
         """Name and ending; MONAI Label's takes the ending away wherever it occurs in the name."""
@@ -148,6 +176,15 @@ class Studies(LocalDatastore):
                 f"{new[0]}{more}: left out; expected the endings {', '.join(endings)}, in small letters. Rename or "
                 "convert such images."
             )
+        for folder in [name for name in files if name not in (*OWN, *self.passed_over)]:
+            path = Path(self._datastore.image_path()) / folder
+            if path.is_dir():
+                self.passed_over.add(folder)
+                if inside := next((f.name for f in path.rglob("[!.]*") if f.name.lower().endswith(IMAGES)), None):
+                    logger.warning(
+                        f"{folder}/: left out with {inside} and what else is in it; expected all images in one folder, "
+                        "each under its own name. Move them there."
+                    )
         for file in self._list_files(self._datastore.image_path(), self._extensions):
             image, ext = self._to_id(file)
             entry = self._datastore.objects.get(image)
@@ -199,10 +236,18 @@ class Studies(LocalDatastore):
             self._config_ts = os.stat(path).st_mtime
 
 
+def _written(path: str) -> int:
+    """When a file was written last; 0 where it has gone since it was listed."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 for _name in (
     "datalist", "get_image_uri", "get_image_info", "get_label_uri", "get_label_info", "get_labeled_images",
     "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_image_info", "update_label_info",
-    "get_dataset_archive", "refresh", "_on_any_event", "_on_modify_event",
+    "get_dataset_archive", "refresh", "_on_modify_event",
 ):  # fmt: skip
     setattr(Studies, _name, _locked(getattr(LocalDatastore, _name)))
 

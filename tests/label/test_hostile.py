@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -236,6 +238,24 @@ def test_weights_of_another_network_are_refused(server):
         torch.save(content, file)
         assert upload().status_code == 200
         assert np.array_equal(predicted(), expected)
+    # weights of the same shape mean something else after another training
+    other = {"settings": {"spatial_size": 96}, "message": "spatial_size: expected 64, received 96"}
+    unknown = {"settings": {}, "message": "expected weights that say what they were trained with"}
+    odd = {"settings": [torch.zeros(1)], "message": "expected weights that say"}
+    published = model.read_bytes()
+    for case in (other, unknown, odd):
+        changed = OrderedDict((name, value + 1) for name, value in state.items())
+        changed.settings = case["settings"]
+        torch.save(changed, file)
+        refused(upload(), "w.pt", case["message"])
+        assert model.read_bytes() == published
+    changed.settings = other["settings"]
+    torch.save(changed, model)  # beside the server's back
+    response = call(server, "POST", "/infer/semsim?image=patient005", data={"params": "{}"})
+    refused(response, "model.pt", other["message"], status=422)
+    changed.settings = {"spatial_size": 64}
+    torch.save(changed, file)
+    assert upload().status_code == 200 and model.read_bytes() == file.read_bytes()
     torch.save(half, model)
     task = server.trained(**TRAIN)
     model.write_bytes(before)
@@ -281,6 +301,22 @@ def test_bad_labels_are_told_at_submit(server, tmp_path):
     assert "final" not in server.books()["patient002"]["labels"]
     nib.save(nib.Nifti1Image(label * 0, source.affine), file)
     assert submit(server, "patient002", file, empty=True).status_code == 200, "where the annotator says so"
+
+
+def test_a_full_disk_is_told(server):
+    """In one line, and what was there stays."""
+    label = server.studies / "labels" / "final" / "patient001.nii.gz"
+    before, limits = label.read_bytes(), resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        refused(submit(server, "patient001", truth(server, "patient001")), "free some space", status=507)
+        with label.open("rb") as stream:
+            response = call(server, "PUT", "/datastore/?image=new", files={"file": ("new.nii.gz", stream)})
+        refused(response, "free some space", status=507)
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert label.read_bytes() == before and not (server.studies / "new.nii.gz").exists()
+    assert submit(server, "patient001", truth(server, "patient001")).status_code == 200
 
 
 def test_one_bad_label_stops_no_training(server):

@@ -22,7 +22,7 @@ from ..dataio.files import IMAGE_SUFFIXES, results_folder
 from ..dataio.slice_axis import direction_of
 from ..dataio.volume_grid import median_spacing
 from ..errors import InputError
-from ..training.checkpoints import SaveBest, save_weights
+from ..training.checkpoints import SaveBest
 from ..training.settings import SETTINGS_FILE
 
 logger = logging.getLogger("semsim")
@@ -143,11 +143,8 @@ class Publish:
         models = self.root / "models"
         models.mkdir(parents=True, exist_ok=True)
         part, settings = models / "model.new", models / f"{SETTINGS_FILE}.part"
-        best = self.best_model.path
-        if best.is_file() and self.best_model.epoch:
-            shutil.copyfile(best, part)
-        else:
-            save_weights(self.best_model.network, part)
+        best, last = self.best_model.path, self.output_dir / "model_last.pt"
+        shutil.copyfile(best if best.is_file() and self.best_model.epoch else last, part)
         shutil.copyfile(self.output_dir / SETTINGS_FILE, settings)
         keep_published(self.root)
         os.replace(settings, models / SETTINGS_FILE)

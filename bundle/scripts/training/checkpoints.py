@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ from monai.engines import Workflow
 from monai.handlers import CheckpointLoader
 from torch.optim.lr_scheduler import PolynomialLR
 
-from ..dataio.storage import check_folder, replace_file
+from ..dataio.storage import check_folder, read_json, replace_file
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from .trainer import unwrapped
@@ -27,6 +28,10 @@ logger = logging.getLogger("semsim")
 RESUME_PREFIX = "resume"
 #: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
 WRAPPINGS = ("model", "network", "state_dict")
+#: Settings of a training that its weights mean nothing without; a file of weights has them, too.
+NOTED = (
+    "spatial_dims", "spacing", "spatial_size", "in_channels", "features", "class_names", "slice_axis", "intensity",
+)  # fmt: skip
 
 
 class ResumeCheckpoint:
@@ -317,8 +322,14 @@ class SaveLast:
 
 
 def save_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
-    """Write the state of a network, without the wrapper of distributed training."""
-    write_whole(unwrapped(network).state_dict(), Path(path))
+    """Write the state of a network, without the wrapper of distributed training, and :data:`NOTED` of its training.
+
+    These are taken from the ``training.json`` beside it, and read by :func:`noted`; for others it is a state as any.
+    """
+    state: Any = unwrapped(network).state_dict()
+    known = read_json(Path(path).with_name("training.json"))
+    state.settings = {name: known[name] for name in NOTED if name in known}
+    write_whole(state, Path(path))
 
 
 def write_whole(content: Mapping[str, Any], path: Path) -> None:
@@ -350,6 +361,24 @@ def read_state(
     Raises:
         InputError: the file is missing, or is no state (or would run code).
     """
+    state = _loaded(path, device, option)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
+    prefix = "module."
+    if state and all(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def noted(path: str | os.PathLike) -> dict[str, Any]:
+    """What a file of weights says of its training; empty in one that other programs, or earlier versions, wrote."""
+    told = getattr(_loaded(path, "cpu", "ckpt_path"), "settings", {})
+    known = {name: told[name] for name in NOTED if name in told} if isinstance(told, Mapping) else {}
+    return json.loads(json.dumps(known, default=str, skipkeys=True))
+
+
+def _loaded(path: str | os.PathLike, device: str | torch.device, option: str) -> Any:
+    """The content of a file, or what :data:`WRAPPINGS` hold in it."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -363,14 +392,8 @@ def read_state(
         ) from error
     for name in WRAPPINGS:
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
-    prefix = "module."
-    if state and all(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return dict(state)
+            return state[name]
+    return state
 
 
 def load_weights(network: torch.nn.Module, ckpt_path: str, device: str | torch.device) -> torch.nn.Module:

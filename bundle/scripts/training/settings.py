@@ -23,7 +23,7 @@ from ..dataio.storage import read_json, write_text
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
-from .checkpoints import load_weights, resume_checkpoints, weights_file
+from .checkpoints import load_weights, noted, resume_checkpoints, weights_file
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
 from .recipe import caller, differences, is_free, recipe
@@ -91,6 +91,20 @@ def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "
     known = trained(ckpt_path)
     network = SegmentationNet(known["spatial_dims"], known["in_channels"], len(known["class_names"]), known["features"])
     return load_weights(network, str(ckpt_path), device)
+
+
+def check_noted(ckpt_path: str | os.PathLike) -> None:
+    """That weights lie beside the settings that they were trained with, as far as their file says so.
+
+    Raises:
+        InputError: they were trained with others, with which alone they predict well.
+    """
+    path, told = saved(ckpt_path)[0], noted(ckpt_path)
+    if told and (other := differences(saved_name(trained(ckpt_path)), saved_name(told), told)):
+        raise InputError(
+            f"{ckpt_path}: these weights were trained with other settings than {path} says ({'; '.join(other[:4])}); "
+            f"put them there together with their own {SETTINGS_FILE}."
+        )
 
 
 def _shown(value: Any) -> Any:

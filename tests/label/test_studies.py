@@ -1,0 +1,109 @@
+"""The folder of images: thousands of files, files that come and go, folders of their own, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
+
+from lib.active import KEYS, strategies
+from lib.studies import Studies
+from monailabel.config import settings
+
+
+def opened(folder: Path, auto_reload: bool = False) -> Studies:
+    options = {"extensions": settings.MONAI_LABEL_DATASTORE_FILE_EXT, "read_only": False}
+    return Studies(str(folder), server=True, auto_reload=auto_reload, **options)
+
+
+def fill(folder: Path, number: int) -> list[str]:
+    """Files that are no images, which the books do not open."""
+    folder.mkdir(exist_ok=True)
+    names = [f"scan{k:04d}" for k in range(number)]
+    for name in names:
+        (folder / f"{name}.nii.gz").touch()
+    return names
+
+
+@pytest.mark.parametrize("strategy", ["disagreement", "entropy"])
+def test_the_next_of_five_thousand_images(tmp_path, strategy):
+    """The highest score first, then the next one, whatever was offered before."""
+    names = fill(tmp_path, 5000)
+    datastore, ask = opened(tmp_path), {"strategy": strategy}
+    datastore.update_images({name: {KEYS[strategy]: score} for name, score in zip(names[7:9], (0.2, 0.7))})
+    choose = strategies("random")[strategy]
+    assert choose(ask, datastore)["id"] == names[8]
+    datastore.update_image_info(names[8], {"strategy": {strategy: {"ts": int(time.time())}}})
+    assert choose(ask, datastore)["id"] == names[7]
+    assert choose(ask, opened(tmp_path / "none")) is None
+
+
+def test_many_files_are_copied_in_while_the_server_runs(tmp_path, monkeypatch):
+    """The folder is looked at now and then, not once a file; and what goes while it is listed does not stop that."""
+    looks: list[float] = []
+    reconcile = Studies._reconcile_datastore
+
+    def counted(self: Studies) -> None:
+        looks.append(time.monotonic())
+        reconcile(self)
+
+    datastore = opened(tmp_path, auto_reload=True)
+    monkeypatch.setattr(Studies, "_reconcile_datastore", counted)
+    names = fill(tmp_path, 600)
+    end = time.monotonic() + 60
+    while len(datastore.list_images()) < 600 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert sorted(datastore.list_images()) == names and len(looks) < 60
+
+    listed = os.listdir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda path: [*listed(path), "gone.nii.gz"])
+        datastore.refresh()
+    (tmp_path / "late.nii.gz").touch()
+    while "late" not in datastore.list_images() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert sorted(datastore.list_images()) == ["late", *names]
+
+
+def test_images_in_folders_of_their_own_are_told(tmp_path, caplog):
+    """Otherwise a folder of patients looks empty; the labels are no images."""
+    for folder in ("patient 1", "labels/final", "labels_before/final", "notes"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("patient 1/T1.NII", "labels/final/a.nii.gz", "labels_before/final/a.nii.gz", "notes/a.txt"):
+        (tmp_path / file).touch()
+    datastore = opened(tmp_path)
+    datastore.refresh()
+    (told,) = [r.message for r in caplog.records if "one folder" in r.message]
+    assert told.startswith("patient 1/: left out with T1.NII") and datastore.list_images() == []
+
+
+def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
+    """Neither a part of an image, which would be taken for one, nor of a label; the label before stays."""
+    fill(tmp_path, 1)
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    label = tmp_path / "labels" / "final" / "scan0000.nii.gz"
+    label.write_bytes(b"before")
+    datastore, source = opened(tmp_path), tmp_path / "notes.txt"
+    source.write_bytes(b"what is sent")
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(_: str, target: str) -> None:
+        Path(target).write_bytes(b"what")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copy", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    for save in (
+        lambda: datastore.add_image("new", str(source), {}),
+        lambda: datastore.save_label("scan0000", str(source.with_name("x.nii.gz")), "final", {}),
+    ):
+        with pytest.raises(OSError, match="No space"):
+            save()
+    assert sorted(tmp_path.rglob("*")) == before and label.read_bytes() == b"before"
