@@ -83,13 +83,25 @@ class SemiSupervised(BundleTrainTask):
     def _partition_datalist(
         self, datalist: list[dict[str, Any]], request: dict[str, Any], shuffle: bool = False
     ) -> Any:
+        """As many images for validation as MONAI Label takes, or some more: all of a patient are on one side."""
         training, validation = super()._partition_datalist(datalist, request, shuffle)
         if not training:
             raise ValueError(
                 f"val_split {request['val_split']:g}: leaves none of the {len(datalist)} labelled images for training; "
                 "give a smaller share."
             )
-        return training, validation
+        if not validation:
+            return training, validation
+        split = bundles.module(Path(self.bundle_path), "dataio.split")
+        files = {Path(item["image"]).name: item for item in datalist}
+        first, *others = split.group_cases({name: Path(name) for name in files}, {}).groups.values()
+        held: list[str] = []
+        for images in reversed(others):
+            if len(held) < len(validation):
+                held = [*images, *held]
+        if not held:
+            logger.warning(f"val_split: all {len(first)} labelled images are of one patient; there is no validation.")
+        return [item for name, item in files.items() if name not in held], [files[name] for name in held]
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         config = "volumes.json" if self._in_3d() else "train.json"

@@ -347,3 +347,19 @@ def test_lengths_that_train_nothing_are_refused(bundle, studies, tmp_path):
     with pytest.raises(ValueError, match=r"val_split 0\.9: leaves none of the 1 labelled images for training"):
         task._partition_datalist([{"image": "a", "label": "a"}], {"val_split": 0.9})
     assert len(task._partition_datalist([{"image": "a", "label": "a"}], {})[0]) == 1
+
+
+def test_validation_sees_no_patient_of_the_training(bundle, caplog):
+    task = SemiSupervised(str(bundle), {})
+
+    def held_back(*images, share=0.2):
+        items = [{"image": f"/studies/{name}.nii.gz", "label": "x"} for name in images]
+        training, validation = task._partition_datalist(items, {"val_split": share})
+        assert sorted(item["image"] for item in (*training, *validation)) == sorted(item["image"] for item in items)
+        return [Path(item["image"]).name.split(".")[0] for item in validation]
+
+    assert held_back("a", "b", "c", "d", "e") == ["e"], "names that show no patient"
+    visits = [f"patient{n}_t{t}" for n in (1, 2, 3) for t in (0, 1, 2)]
+    assert held_back(*visits) == ["patient3_t0", "patient3_t1", "patient3_t2"]
+    assert held_back(*visits, share=0.9) == visits[3:], "one patient at least is trained on"
+    assert held_back(*visits[:3]) == [] and "all 3 labelled images are of one patient" in caplog.text
