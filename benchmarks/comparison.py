@@ -260,7 +260,7 @@ def similarity_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 #: what ``report`` fills
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "ACCURACY.md", ROOT / "benchmarks" / "RECIPE.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / f"{name}.md" for name in ("ACCURACY", "LEFT_ATRIUM", "RECIPE"))]
 
 
 def report(page: str = "", results: str = "") -> None:
@@ -274,7 +274,7 @@ def report(page: str = "", results: str = "") -> None:
     ``<!-- end -->``; PATTERN chooses result files by name.
 
     Args:
-        page: Markdown file; default ``README.md``, ``ACCURACY.md`` and ``RECIPE.md``.
+        page: Markdown file; default ``README.md``, ``ACCURACY.md``, ``LEFT_ATRIUM.md`` and ``RECIPE.md``.
         results: folder of the results; default ``benchmarks/results/accuracy``.
     """
     for path in [Path(page)] if page else PAGES:
