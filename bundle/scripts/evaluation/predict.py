@@ -232,8 +232,8 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
         known = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg"))
         raise InputError(f"output_ext: expected one of {known}, received {output_ext!r}; give .nii.gz for volumes.")
     if label_values is None:
-        label_values = range(len(class_names))
-    values = list(label_values) if isinstance(label_values, (list, tuple, range)) else label_values
+        label_values = list(range(len(class_names)))
+    values = list(label_values) if isinstance(label_values, (list, tuple)) else label_values
     if not isinstance(values, list) or not all(isinstance(v, int) and -(2**31) <= v < 2**31 for v in values):
         raise InputError(
             f'label_values: expected whole numbers of 32 bits, "[0,255]" for instance, received {values!r}; change it, '
