@@ -268,7 +268,9 @@ def test_folds_of_an_auto3dseg_datalist(folders, caplog):
     assert patients(read("training", fold=1)) == {"p0", "p2"} and len(read("training")) == 8
     assert read("validation") == [] == read("unlabeled", fold=0)
     assert "none validates" not in caplog.text
-    assert read("validation", fold=2) == [] and "has the fold 2, so none validates" in caplog.text
+    for key in ("training", "unlabeled", "validation"):
+        with pytest.raises(InputError, match="expected one of its folds 0, 1, received fold 2; give another --fold"):
+            read(key, fold=2)
     unlabeled = read("unlabeled", fold=0, unlabeled_key="testing")
     assert patients(unlabeled) == {"p4", "p5"} and all("label" not in item for item in unlabeled)
     testing[0]["image"] = items[0]["image"]
@@ -277,6 +279,11 @@ def test_folds_of_an_auto3dseg_datalist(folders, caplog):
         read("unlabeled", unlabeled_key="extra")
     path.write_text(json.dumps({"training": items, "testing": [{"image": "images/p4_frame01.nii.gz"}]}))
     assert evaluation_key(path) == "validation"
+    path.write_text(json.dumps({"training": content}))
+    with pytest.raises(InputError, match="fold 0: expected a list `training` with folds, received one without; make"):
+        read("training", fold=0)
+    path.write_text(json.dumps({"training": [{**i, "fold": "0", "labeled_slices": [0]} for i in items]}))
+    assert read("validation", fold=0) == [] and "has the fold 0, so none validates" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["../elsewhere/a.nii.gz", "ABSOLUTE"])

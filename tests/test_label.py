@@ -246,7 +246,7 @@ def test_few_slices_fill_a_batch(phantom_dir):
     assert len(TwoStreamLoader(few, few, batch_size=4, steps=7)) == len(list(TwoStreamLoader(few, few, steps=7))) == 7
 
 
-def test_scores_of_files(bundle, phantom_dir):
+def test_scores_of_files(bundle, phantom_dir, monkeypatch):
     """Of the published weights; an image looks alike however it is stored, and an unreadable one is named."""
     from scripts.hosts.scoring import BundleScorer
 
@@ -258,6 +258,10 @@ def test_scores_of_files(bundle, phantom_dir):
     assert set(scorer.score(image)) == {"entropy", "disagreement"}
     with pytest.raises(InputError, match="datalist"):
         scorer.score(phantom_dir / "datalist.json")
+    asked: list[str] = []
+    monkeypatch.setattr("scripts.hosts.scoring.load_weights", lambda net, path, device: asked.append(device) or net)
+    BundleScorer(bundle, device="cuda:1")  # not the first GPU
+    assert asked == ["cuda:1"]
 
 
 def page_commands() -> list[str]:

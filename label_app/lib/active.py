@@ -20,6 +20,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
+from monailabel.utils.others.generic import name_to_device
 
 from lib.studies import Studies
 from lib.usable import numbered
@@ -143,7 +144,7 @@ class Scores(ScoringMethod):
             from scripts.errors import find_input_error
             from scripts.hosts.scoring import BundleScorer
 
-            scorer = BundleScorer(self.bundle, device=request.get("device"))
+            scorer = BundleScorer(self.bundle, device=name_to_device(request.get("device")))
             with tempfile.TemporaryDirectory() as folder:
                 scorer.learn(numbered(self.bundle, datastore, datastore.datalist(), Path(folder), check=False)[0])
             for image in images:

@@ -166,7 +166,7 @@ def read_datalist(
 
     Raises:
         InputError: listing every problem at once: missing files, missing labels, cases that stand in two lists, paths
-            that lead elsewhere.
+            that lead elsewhere, a fold that no item has.
     """
     if key not in LISTS:
         raise InputError(f"{datalist}: expected one of the lists {', '.join(LISTS)}, received {key!r}; choose one.")
@@ -183,8 +183,9 @@ def read_datalist(
     problems: list[str] = []
     lists = {name: _items(datalist, content, name, problems) for name in LISTS}
     if fold is not None:
+        problems += _unknown_fold(datalist, lists["training"], fold)
         lists |= _of_fold(lists["training"], fold)
-        if key == "validation" and not lists[key]:
+        if key == "validation" and not lists[key] and not problems:
             logger.warning(
                 f"{datalist}: no case of `training` that is labelled throughout has the fold {fold}, so none validates."
             )
@@ -214,6 +215,18 @@ def read_datalist(
         problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
     raise_all(problems)
     return chosen
+
+
+def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: int) -> list[str]:
+    """What is wrong with a fold that nobody is in: without it every fold would be trained on, and none validate."""
+    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
+    if str(fold) in there:
+        return []
+    if not there:
+        remedy = "make them with `python -m scripts datalist create --folds N`, or leave --fold out"
+        return [f"{datalist}: fold {fold}: expected a list `training` with folds, received one without; {remedy}."]
+    names = ", ".join(sorted(there, key=lambda name: (len(name), name)))
+    return [f"{datalist}: expected one of its folds {names}, received fold {fold}; give another --fold."]
 
 
 def _of_fold(training: Sequence[dict], fold: int) -> dict[str, list[dict]]:

@@ -55,7 +55,7 @@ class BundleScorer:
         self.parser.update({"bundle_root": str(root), "dataset_dir": str(root), **{k: known[k] for k in SETTINGS}})
         self.transform = self.parser.get_parsed_content("train#preprocessing")
         loss = self.parser.get_parsed_content("loss")
-        device = device if device in ("cpu", "cuda") else "cuda" if torch.cuda.is_available() else "cpu"
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network = self.parser.get_parsed_content("network_def")
         network = load_weights(network, str(root / "models" / "model.pt"), device)
         self.acquisition = Acquisition(
