@@ -160,3 +160,7 @@ def test_paint_gives_every_class_its_colour():
     painted = paint(torch.tensor([[0, 1], [2, 2]]), 3)
     assert painted.shape == (3, 2, 2) and painted[:, 0, 0].sum() == 0
     torch.testing.assert_close(painted[:, 1, 0], torch.tensor(class_color(2)))
+    colors = np.array([class_color(c) for c in range(1, 17)])  # the organs of an abdomen
+    apart = np.abs(colors[:, None] - colors[None]).max(axis=-1) + np.eye(16)
+    assert apart.min() > 0.1 and colors.min() >= 0 and colors.max() <= 1
+    assert colors.max(axis=1).min() > 0.3, "none as dark as the background"

@@ -23,8 +23,7 @@ from ..dataio.readers import image_loader
 from ..dataio.slice_axis import DIRECTIONS, stored_axis
 from ..errors import InputError
 
-#: Colours of the classes 1, 2, ..., as red, green, blue in [0, 1], then anew; by Okabe and Ito, distinct
-#: to colour-blind eyes.
+#: Colours of the classes 1 to 7, as red, green, blue in [0, 1]; by Okabe and Ito, distinct to colour-blind eyes.
 CLASS_COLORS = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.80, 0.47, 0.65), (0.94, 0.89, 0.26),
                 (0.84, 0.37, 0.0), (0.0, 0.45, 0.70))  # fmt: skip
 
@@ -36,8 +35,11 @@ PLANES = {"S": "axial", "A": "coronal", "R": "sagittal"}
 
 
 def class_color(index: int) -> tuple[float, float, float]:
-    """Colour of class ``index``, from 1."""
-    return CLASS_COLORS[(index - 1) % len(CLASS_COLORS)]
+    """Colour of class ``index``, from 1: the seven, then lighter, then darker; from 22 on anew."""
+    turn, place = divmod(index - 1, len(CLASS_COLORS))
+    low, high = ((0.0, 1.0), (0.5, 1.0), (0.0, 0.5))[turn % 3]
+    red, green, blue = (low + (high - low) * part for part in CLASS_COLORS[place])
+    return red, green, blue
 
 
 def paint(label: Tensor, num_classes: int) -> Tensor:
