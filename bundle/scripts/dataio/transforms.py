@@ -295,8 +295,9 @@ class CheckVolumed(Transform):
         name = file_name(image, data)
         if image.shape[0] != self.in_channels:
             raise InputError(
-                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; set --in_channels, "
-                "or if this is a time series, split it into one file a frame."
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; train with --in_channels "
+                f"{image.shape[0]} (weights predict images with as many channels as they were trained on), or if this "
+                "is a time series, split it into one file a frame."
             )
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:
