@@ -224,6 +224,15 @@ class Studies(LocalDatastore):
             if not name.endswith(endings) or self._to_id(name)[0] not in self._datastore.objects
         ]
 
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        try:
+            super()._init_from_datastore_file(throw_exception)
+        except ValueError:
+            raise ValueError(
+                f"{self._datastore_config_path}: expected MONAI Label's notes on images and labels, received a damaged "
+                "file; move it away and start again: images and labels are found anew, scores are computed anew."
+            ) from None
+
     def _update_datastore_file(self, lock: bool = True) -> None:
         if not self.server:
             return

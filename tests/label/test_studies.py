@@ -45,6 +45,21 @@ def test_the_next_of_five_thousand_images(tmp_path, strategy):
     assert choose(ask, opened(tmp_path / "none")) is None
 
 
+@pytest.mark.parametrize("content", ["", '{"objects": {', "[]"])
+def test_damaged_books(tmp_path, content):
+    """Named in one line, and left as they are; without them images and labels are found again."""
+    fill(tmp_path, 3)
+    fill(tmp_path / "labels", 0)
+    fill(tmp_path / "labels" / "final", 2)
+    books = tmp_path / "datastore_v2.json"
+    books.write_text(content)
+    with pytest.raises(ValueError, match=r"datastore_v2\.json: expected .*, received a damaged file; move it away"):
+        opened(tmp_path)
+    assert books.read_text() == content
+    books.unlink()
+    assert sorted(opened(tmp_path).get_labeled_images()) == ["scan0000", "scan0001"]
+
+
 def test_many_files_are_copied_in_while_the_server_runs(tmp_path, monkeypatch):
     """The folder is looked at now and then, not once a file; and what goes while it is listed does not stop that."""
     looks: list[float] = []
