@@ -113,7 +113,7 @@ class StrongViewsd(Randomizable, MapTransform):
     def __init__(self, keys: KeysCollection, transform: Transform | Sequence[Transform]) -> None:
         """
         Args:
-            keys: images ``(C, H, W)`` to make views of.
+            keys: images ``(C, *spatial)`` to make views of.
             transform: random intensity transforms on a tensor, one or a list, applied once for each view.
 
         Raises:

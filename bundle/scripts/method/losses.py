@@ -1,4 +1,4 @@
-"""The loss of SemSim: L = 1/2 (L_s + lambda L_u + lambda_intra L_intra + lambda_cross L_cross), eq. 18 and 19."""
+"""The loss of SemSim: L = 1/2 (L_s + lambda_u L_u + lambda_intra L_intra + lambda_cross L_cross), eq. 18 and 19."""
 
 from __future__ import annotations
 
@@ -229,10 +229,10 @@ class SemSimLoss(nn.Module):
             mixes: CutMix of each view that has one; pseudo-labels are pasted with the same boxes.
 
         Returns:
-            scalars: ``loss``; the terms ``loss_s``, ``loss_u``, ``loss_intra``, ``loss_cross`` before weighting; the
-            fraction of positions in the masks ``mask_*`` (of the weak view for L_u, as pasted for the others); the mean
-            weight of L_cross ``agreement``; the fraction of each class among all pseudo-labels and all labels
-            (``pseudo_c``, ``label_c``).
+            scalars: ``loss``; its terms ``loss_s``, ``loss_labeled``, ``loss_u``, ``loss_intra``, ``loss_cross``, those
+            that are computed, before weighting; the fraction of positions in the masks ``mask_*`` (of the weak view for
+            L_u, as pasted for the others); the mean weight of L_cross ``agreement``; the fraction of each class among
+            all pseudo-labels and all labels (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
         supervised = self._judged if self.ignore else self.supervised

@@ -135,7 +135,7 @@ def refine(
     """Prediction refined by the affinities within an image, eq. 5: p_in = (p + p M^T) / 2.
 
     Deviations from the paper: the two distributions are averaged, not added, so that p_in is one; every position
-    receives a weighted mean of the others (M^T), where the printed M would not sum to one; cosines are divided by a
+    receives a weighted mean of all (M^T), where the printed M would not sum to one; cosines are divided by a
     temperature, as otherwise no weight of M is more than e times another. The n x n map is computed block by block
     and never held: memory grows linearly with n, and gradients are of first order only.
 
@@ -231,6 +231,9 @@ def class_prototypes(features: Tensor, labels: Tensor, *, num_classes: int, regi
             (pixel centres aligned, as in the linear resize of predictions).
         num_classes: K.
         regions: N, sub-regions a side (paper: 4).
+
+    Returns:
+        vectors ``(J, R, K, D)`` and which classes each image shows, ``(J, K)``.
 
     Raises:
         ValueError: another number of labels than of features.

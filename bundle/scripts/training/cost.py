@@ -59,12 +59,12 @@ class Plan:
             trainer: makes that of the training, without handlers.
             evaluator: makes that of its validation, without handlers and one volume long; ``None`` for a training
                 without.
-            epochs: of the training; ``None``: as many as fit into
-            minutes: time of the training.
+            epochs: of the training; ``None``: as many as fit into ``minutes``.
+            minutes: time of the training, in place of ``epochs``.
             val_interval: epochs between validations; ``None``: as :func:`~scripts.training.budget.affordable` chooses.
             steps_per_epoch: steps of an epoch where they are given.
-            steps: steps to time, after two that are not timed; fewer when
-            max_seconds: seconds are over, two at least.
+            steps: steps to time, after two that are not timed; fewer, but at least two, once ``max_seconds`` are over.
+            max_seconds: seconds for timing, divided among the stages of the training.
             plan_file: JSON file to write the figures to; empty for none.
 
         Raises:

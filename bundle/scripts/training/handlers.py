@@ -198,8 +198,8 @@ class TrainingProgress:
         Args:
             hint: what to do about a long run, added to the estimate when it exceeds ten minutes.
             warmup: first steps, which are slower and not counted.
-            after: steps after which the estimate is given, or
-            max_seconds: seconds, whichever comes first.
+            after: steps after which the estimate is given, at the latest.
+            max_seconds: seconds after which it is given, at the latest.
         """
         self.hint, self.warmup, self.after, self.max_seconds = hint, warmup, after, max_seconds
         self.bar: tqdm

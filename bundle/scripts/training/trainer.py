@@ -143,7 +143,7 @@ class SemSimTrainer(SupervisedTrainer):
     A step on x_l (labelled) and x_u (unlabelled, weakly augmented):
 
     1. the teacher predicts the weak view, x_u as it is, without gradient: the pseudo-labels;
-    2. each strong view is given boxes of its own, filled from another image of the batch (CutMix);
+    2. each strong view is given boxes of its own, filled from another image of the batch or a labelled one (CutMix);
     3. the student sees labelled images and strong views in one forward, in training mode: one batch-norm pass;
     4. the loss compares them, pasting pseudo-labels with the same boxes, and the optimizer steps.
 
