@@ -244,6 +244,16 @@ def spoil_slicer_layers(root: Path) -> None:
     segmentation(root / "scan1.seg.nrrd", samples.blob(SHAPE, seed=1)[1], layer=1)
 
 
+def spoil_patients_twice(root: Path) -> None:
+    patients(root)
+    scan(root / "P1/P1_imaging.nii.gz", 1)
+
+
+def spoil_patients_labels(root: Path) -> None:
+    patients(root)
+    truth(root / "P1/P1_segmentation.nii.gz", 1)
+
+
 def flat(root: Path) -> None:
     scan(root / "a.nii.gz", 0)
 
@@ -260,6 +270,8 @@ def two_folders(root: Path) -> None:
         (spoil_bids_label, "a second label of sub-00_ses-1 .*--label_suffix"),
         (spoil_patients, r"P1: 2 images .*--image_suffix"),
         (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*visits of one patient .*--images and as --labels"),
+        (spoil_patients_twice, r"P1: 2 images .*--image_suffix"),
+        (spoil_patients_labels, r"P1: 2 labels \(P1_segmentation\.nii\.gz, segmentation\.nii\.gz\).*keep one"),
         (spoil_nnunet, "regions of several values, which overlap"),
         (spoil_slicer, r"scan1\.seg\.nrrd: the value 1 is 'liver', in .*scan0.* 'tumour'"),
         (spoil_slicer_layers, r"scan1\.seg\.nrrd: its segments lie in several layers"),
@@ -288,6 +300,21 @@ def test_a_folder_for_each_patient_says_who_is_who(tmp_path, capsys):
     patients(tmp_path)
     create(data=str(tmp_path), dry_run=True, output=str(tmp_path / "l.json"))
     assert "patients    5 of 5 images, by their folder" in capsys.readouterr().out
+
+
+def test_no_other_sequence_stands_in_for_one_that_a_patient_lacks(tmp_path):
+    for n in range(3):
+        for sequence in ("t1", "flair"):
+            scan(tmp_path / f"P{n}/P{n}_{sequence}.nii.gz", n)
+        truth(tmp_path / f"P{n}/P{n}_seg.nii.gz", n)
+    (tmp_path / "P1/P1_t1.nii.gz").unlink()
+    for _ in range(2):  # flair alone, and two files that end with it
+        for suffix in ("_t1", "_t1,_flair"):
+            with pytest.raises(InputError, match=r"P1: expected an image for each .*received .*flair and none .* t1;"):
+                recognise(tmp_path, suffix)
+        scan(tmp_path / "P1/P1_t1_flair.nii.gz", 1)
+    scan(tmp_path / "P1/P1_t1.nii.gz", 1)
+    assert recognise(tmp_path, "_t1").images["P1"] == tmp_path / "P1/P1_t1.nii.gz"
 
 
 def test_the_share_of_a_class_is_that_of_the_image_where_the_label_is_a_part_of_it(tmp_path, capsys):

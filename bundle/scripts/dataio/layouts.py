@@ -270,8 +270,8 @@ def _slicer(root: Path) -> Layout:
 
 def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None:
     """A folder for each patient, in which at least one holds a label by its name; ``None`` for something else."""
-    scans: dict[str, dict[str, Path]] = {}
-    truth: dict[str, dict[str, Path]] = {}
+    scans: dict[str, list[tuple[str, Path]]] = {}  # P1_seg beside seg has the same role
+    truth: dict[str, list[tuple[str, Path]]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         inside = folder.rglob("[!.]*")  # all are hidden in __MACOSX
         if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in inside):
@@ -287,17 +287,22 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
             )
             if among_labels and label_suffix and not is_label:
                 continue  # another structure's
-            files = (truth if is_label or among_labels else scans).setdefault(folder.name, {})
-            files["/".join([*below, role])] = path  # visits have files of one name
+            files = (truth if is_label or among_labels else scans).setdefault(folder.name, [])
+            files.append(("/".join([*below, role]), path))
     if not truth or not scans:
         return None
-    roles = Counter(role for parts in scans.values() for role in parts)
+    roles = Counter(role for parts in scans.values() for role, _ in parts)
     wanted = [role.strip().lstrip("_.-") for role in image_suffix.split(",") if role.strip()]
     images: dict[str, Path | list[Path]] = {}
     problems = []
     for patient, parts in scans.items():
-        chosen = [path for role in wanted for own, path in parts.items() if own.endswith(role)] or list(parts.values())
-        if wanted and len(chosen) == len(wanted) > 1:
+        fitting = {role: [path for own, path in parts if own.endswith(role)] for role in wanted}
+        chosen = [path for paths in fitting.values() for path in paths] if wanted else [path for _, path in parts]
+        if missing := [role for role, paths in fitting.items() if not paths]:
+            there = ", ".join(own for own, _ in parts)
+            problems.append(f"{root / patient}: expected an image for each --image_suffix, received {there} and none "
+                            f"that ends with {', '.join(missing)}; add it or take the patient out.")  # fmt: skip
+        elif wanted and len(chosen) == len(wanted) > 1:
             images[patient] = chosen
         elif len(chosen) == 1:
             images[patient] = chosen[0]
@@ -308,7 +313,8 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
                             "patient give this folder both as --images and as --labels, with --image_suffix and "
                             "--label_suffix.")  # fmt: skip
     problems += [
-        f"{root / patient}: {len(parts)} labels ({', '.join(parts)}), expected one; say which by --label_suffix."
+        f"{root / patient}: {len(parts)} labels ({', '.join(path.name for _, path in parts)}), expected one; say which "
+        "by --label_suffix, or keep one."
         for patient, parts in truth.items()
         if len(parts) > 1
     ]
@@ -316,5 +322,5 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
         f"{root / patient}: a label and no image of this patient." for patient in truth if patient not in scans
     ]
     raise_all(problems)
-    labels = {patient: next(iter(parts.values())) for patient, parts in truth.items()}
+    labels = {patient: parts[0][1] for patient, parts in truth.items()}
     return Layout("a folder for each patient", images, labels, by_patient=True)
