@@ -218,6 +218,22 @@ def spoil_bids_label(root: Path) -> None:
     truth(root / "derivatives/manual/sub-00/ses-1/anat/sub-00_ses-1_label-brain_mask.nii.gz", 0)
 
 
+def spoil_bids_twice(root: Path) -> None:
+    bids(root)
+    scan(root / "work/sub-00/ses-1/anat/sub-00_ses-1_T1w.nii.gz", 1)
+
+
+def spoil_nnunet_twice(root: Path) -> None:
+    nnunet(root)
+    scan(root / "imagesTr/BRAIN_001.nii.gz", 1)
+
+
+def spoil_nnunet_twice_in_one_channel(root: Path) -> None:
+    spoil_nnunet_twice(root)
+    for path in root.rglob("*_0001.nii.gz"):
+        path.unlink()
+
+
 def spoil_patients(root: Path) -> None:
     patients(root)
     scan(root / "P1/other.nii.gz", 1)
@@ -268,6 +284,9 @@ def two_folders(root: Path) -> None:
     [
         (spoil_bids, r"images of several kinds, T1w \(10\), FLAIR \(1\); say which by --image_suffix _T1w"),
         (spoil_bids_label, "a second label of sub-00_ses-1 .*--label_suffix"),
+        (spoil_bids_twice, r"work/.*_T1w\.nii\.gz: a second file of that name beside .*sub-00_ses-1_T1w.*keep one"),
+        (spoil_nnunet_twice, r"BRAIN_001\.nii\.gz: the image of BRAIN_001 once more, beside its channels; keep one"),
+        (spoil_nnunet_twice_in_one_channel, r"BRAIN_001\.nii\.gz: the image of .* beside .*_0000\.nii\.gz; keep one"),
         (spoil_patients, r"P1: 2 images .*--image_suffix"),
         (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*visits of one patient .*--images and as --labels"),
         (spoil_patients_twice, r"P1: 2 images .*--image_suffix"),
@@ -283,6 +302,22 @@ def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
     write(tmp_path)
     with pytest.raises(InputError, match=asked):
         create(data=str(tmp_path), output=str(tmp_path / "l.json"))
+
+
+def test_files_of_datalad_that_were_not_fetched_are_said_to_be_missing(tmp_path, caplog, capsys):
+    bids(tmp_path)
+    for session in (1, 2):
+        scan = tmp_path / f"sub-04/ses-{session}/anat/sub-04_ses-{session}_T1w.nii.gz"
+        scan.unlink()
+        scan.symlink_to("../../../.git/annex/objects/4k/2j/MD5E-s1234.nii.gz")
+    create(data=str(tmp_path), output=str(tmp_path / "l.json"), class_names="b,t")
+    assert "2 files are links to what is not there and are left out" in caplog.text and "datalad get" in caplog.text
+    assert "8 of 4 patients" in capsys.readouterr().out, "and the others are used"
+    for n in range(4):
+        for path in (tmp_path / f"sub-{n:02d}").rglob("*_T1w.nii.gz"):
+            path.unlink()
+    with pytest.raises(InputError, match=r"expected images such as .* the kinds none; .*fetch the files"):
+        create(data=str(tmp_path), output=str(tmp_path / "m.json"))
 
 
 def test_what_was_asked_for_can_be_said(tmp_path):

@@ -274,7 +274,7 @@ def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
     Where no name ends with ``_0001`` all stay as they are.
 
     Raises:
-        InputError: cases that lack a channel which others have.
+        InputError: cases that lack a channel which others have, or with an image without a number besides.
     """
     numbered = {name: match for name in found if (match := CHANNEL.fullmatch(name))}
     stems: dict[str, dict[str, Path]] = {}
@@ -290,6 +290,8 @@ def join_channels(found: Mapping[str, Path]) -> dict[str, Path | list[Path]]:
         for stem, parts in stems.items()
         if "0000" in parts and {*parts} != {*every}
     )
+    raise_all(f"{found[stem]}: the image of {stem} once more, beside its channels; keep one of them."
+              for stem in several if stem in found)  # fmt: skip
     joined: dict[str, Path | list[Path]] = {name: path for name, path in found.items() if name not in numbered}
     joined |= {stem: [parts[channel] for channel in every] for stem, parts in several.items()}
     joined |= {name: found[name] for name, match in numbered.items() if match[1] not in several}

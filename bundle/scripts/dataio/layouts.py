@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from .files import (
     without_labels_told,
 )
 from .value_names import UNNAMED, segments
+
+logger = logging.getLogger("semsim")
 
 KNOWN = (
     "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
@@ -183,7 +186,10 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
             continue
         if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in folder.rglob("[!.]*")):
             continue
-        found = {name.removesuffix("_0000"): path for name, path in join_channels(find_images(folder)).items()}
+        joined = join_channels(find_images(folder))
+        found = {name.removesuffix("_0000"): path for name, path in joined.items()}
+        raise_all(f"{path}: the image of {name} once more, beside {found[name]}; keep one of them."
+                  for name, path in joined.items() if name in found and found[name] != path)  # fmt: skip
         raise_all(f"{root}: {name} stands in {folder.name} and in another folder of images; keep one of them."
                   for name in found if name in images)  # fmt: skip
         images |= found
@@ -203,9 +209,12 @@ def _entities(path: Path) -> tuple[dict[str, str], str]:
 
 
 def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
-    files = [p for p in sorted(root.rglob("sub-*")) if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES)]
+    named = [path for path in sorted(root.rglob("sub-*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    if absent := [path for path in named if not path.exists()]:
+        logger.warning(f"{len(absent)} files are links to what is not there and are left out, {absent[0]} first; fetch "
+                       "them (`datalad get`, `git annex get`) to use them.")  # fmt: skip
     truth, scans = [], []
-    for path in files:
+    for path in filter(Path.is_file, named):
         if BIDS_LABELS.fullmatch(case_name(path)):
             truth.append(path)
         elif "derivatives" not in path.relative_to(root).parts:
@@ -219,15 +228,22 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
         raise InputError(f"{root}: images of several kinds, {shown}; say which by --image_suffix _{most}, or several "
                          "with commas as the channels of one image.")  # fmt: skip
     groups: dict[str, dict[str, Path]] = {}
+    problems: list[str] = []
     for path in scans:
         kind = _entities(path)[1]
         if kind in wanted:
-            groups.setdefault(case_name(path).removesuffix(f"_{kind}"), {})[kind] = path
+            first = groups.setdefault(case_name(path).removesuffix(f"_{kind}"), {}).setdefault(kind, path)
+            if first != path:
+                problems.append(f"{path}: a second file of that name beside {first}; keep one of them.")
+    if not groups:
+        there = ", ".join(kinds) or "none"
+        raise InputError(f"{root}: expected images such as sub-01_T1w.nii.gz, received the kinds {there}; give "
+                         "one of these as --image_suffix, or fetch the files.")  # fmt: skip
+    raise_all(problems)
     raise_all(f"{next(iter(parts.values()))}: no {', '.join(k for k in wanted if k not in parts)} beside it; add it or "
               "take the case out." for parts in groups.values() if len(parts) < len(wanted))  # fmt: skip
     images = {name: [p[k] for k in wanted] if len(wanted) > 1 else p[wanted[0]] for name, p in groups.items()}
     labels: dict[str, Path] = {}
-    problems = []
     for path in truth:
         given, _ = _entities(path)
         keys = [key for key in ("ses", "run", "acq") if key == "ses" or key in given]
