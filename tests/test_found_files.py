@@ -15,6 +15,8 @@ from PIL import Image
 from scripts.__main__ import main
 from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
+from scripts.dataio.loaders import read_item
+from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
 from scripts.dataio.survey import look
 from scripts.dataio.transforms import LabelValuesd
@@ -323,8 +325,14 @@ def test_channels_whose_places_differ_by_rounding_are_one_image(tmp_path):
     assert look(files[0], channels=2, files=files).channels == 2
     moved = nib.load(files[1])
     nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), np.diag([0.97, 0.97, 4.4, 1])), files[1])
-    with pytest.raises(InputError, match="affine"):
+    place = (
+        r"a_0001\.nii\.gz: expected 12 x 10 x 3 voxels at the place of .*a_0000.* received .*resample it to that grid"
+    )
+    with pytest.raises(InputError, match=place):
         look(files[0], channels=2, files=files)
+    samples.write_nifti(files[1], IMAGE[..., :2])
+    with pytest.raises(InputError, match=r"a_0001\.nii\.gz: expected 12 x 10 x 3 .* received 12 x 10 x 2 voxels"):
+        read_item(LoadFilesd("image"), {"image": [str(file) for file in files]})
 
 
 def test_names_of_umlauts_pair_however_they_are_written(tmp_path):

@@ -148,7 +148,7 @@ def _placed(
         raise InputError(
             f"{file_name(label)}: by its header {lost} of its {len(here)} foreground voxels lie outside of its image "
             f"{_short(image)}{f', and of the value {gone[0]} nothing is left' if gone else ''} "
-            f"({_numbers(source, target)}); "
+            f"({compared(source, target)}); "
             + ("mend its header, or pair it with its image." if array.shape != shape else "give --trust voxels.")
         )
     return result
@@ -169,8 +169,8 @@ def _grid(affine: np.ndarray) -> str:
     return f"{spacing} mm from ({', '.join(f'{o:.4g}' for o in affine[:3, 3])})"
 
 
-def _numbers(source: np.ndarray, target: np.ndarray) -> str:
-    """Both grids, the label's in the orientation of the image's, and the angle between them if there is one."""
+def compared(source: np.ndarray, target: np.ndarray) -> str:
+    """Two grids, a label's in the orientation of its image's, and the angle between them if there is one."""
     axes = [m[:3, :3] / np.linalg.norm(m[:3, :3], axis=0) for m in (source, target)]
     angle = math.degrees(math.acos(float(np.clip((axes[0] * axes[1]).sum(axis=0).min(), -1, 1))))
     turned = f", turned by {angle:.3g} degrees" if angle > 0.05 else ""
@@ -184,7 +184,7 @@ def _contradiction(
     to_image = np.linalg.inv(target) @ source
     here = np.argwhere(array) @ to_image[:3, :3].T + to_image[:3, 3]
     inside = int(((here > -0.5) & (here < np.array(shape) - 0.5)).all(axis=1).sum())
-    numbers = f"{_numbers(source, target)}; of its {len(here)} foreground voxels {inside} lie in the image"
+    numbers = f"{compared(source, target)}; of its {len(here)} foreground voxels {inside} lie in the image"
     if array.shape != shape:
         return (
             f"{file_name(label)}: label has shape {tuple(label.shape[1:])}, its image {_short(image)} has "

@@ -25,6 +25,7 @@ from .dicom import check_series, series_files
 from .dicom_seg import SegmentationReader
 from .endings import NIFTI, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
+from .geometry import compared
 from .itk_read import itk_read
 from .tiff import TiffReader
 
@@ -102,6 +103,36 @@ def _refuse_layers(path: str) -> None:
         )
 
 
+class ChannelLoader(LoadImage):
+    """MONAI's ``LoadImage``, which says which of several files does not lie on the grid of the first, and how it lies.
+
+    Raises:
+        InputError: they are not the channels of one image.
+    """
+
+    def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
+        try:
+            return super().__call__(filename, reader)
+        except RuntimeError as error:
+            if "channel-wise" not in str(error):
+                raise
+            first, *others = [(name, super(ChannelLoader, self).__call__(name, reader)) for name in filename]
+            apart = [other for other in others if not _on_one_grid(first[1], other[1])]
+            name, image = (apart or others)[0]
+            shape, found = (tuple(one.meta["spatial_shape"].tolist()) for one in (first[1], image))
+            grids = compared(*(to_affine_nd(3, one.affine.numpy()) for one in (image, first[1])))
+            raise InputError(
+                f"{name}: expected {' x '.join(map(str, shape))} voxels at the place of {first[0]}, for both are "
+                f"channels of one image, received {' x '.join(map(str, found))} voxels ({grids}); resample it to that "
+                "grid."
+            ) from error
+
+
+def _on_one_grid(image: Any, other: Any) -> bool:
+    same = np.array_equal(image.meta["spatial_shape"], other.meta["spatial_shape"])
+    return same and np.allclose(image.affine, other.affine)
+
+
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
     for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader()):
         loader.register(reader)  # the last that takes a file reads it
@@ -115,7 +146,7 @@ def image_loader(*, label: bool = False) -> LoadImage:
     Args:
         label: whether files are labels.
     """
-    return _with_own(LoadImage(image_only=True, ensure_channel_first=True), label)
+    return _with_own(ChannelLoader(image_only=True, ensure_channel_first=True), label)
 
 
 class LoadFilesd(LoadImaged):
@@ -124,7 +155,7 @@ class LoadFilesd(LoadImaged):
     def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
         """Arguments as in ``LoadImaged``."""
         super().__init__(keys, allow_missing_keys=allow_missing_keys)
-        self.loaders = {key: _with_own(LoadImage(image_only=True), key == "label") for key in self.keys}
+        self.loaders = {key: _with_own(ChannelLoader(image_only=True), key == "label") for key in self.keys}
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         result = dict(data)
