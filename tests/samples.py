@@ -76,14 +76,15 @@ def write_dicom(
     positions=None,
     turned=(),
     cropped=(),
+    coloured=(),
     storage: str = "1.2.840.10008.5.1.4.1.1.4",
     told: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """A series, one file a slice, numbered against the order of the positions.
 
     Faults: slices that are missing (``skip``), ``shift`` of each against the one before in mm, other ``positions``,
-    slices of another orientation (``turned``) or size (``cropped``), another class of ``storage``, and what else is
-    ``told`` of each slice, by its tag.
+    slices of another orientation (``turned``) or size (``cropped``) or in colours (``coloured``), another class of
+    ``storage``, and what else is ``told`` of each slice, by its tag.
     """
     folder.mkdir(parents=True, exist_ok=True)
     io = itk.GDCMImageIO.New()
@@ -93,6 +94,8 @@ def write_dicom(
             continue
         plane = array[: -2 if k in cropped else None, :, k]
         image = itk.image_from_array(np.ascontiguousarray(plane.T)[None].astype(np.int16))
+        if k in coloured:
+            image = itk.image_from_array(np.stack([plane.T[None].astype(np.uint8)] * 3, axis=-1), is_vector=True)
         image.SetSpacing([float(s) for s in spacing])
         z = k * spacing[2] if positions is None else float(positions[k])
         image.SetOrigin([0.0, k * shift, z])

@@ -30,9 +30,10 @@ def test_an_even_straight_stack_passes(tmp_path, spacing):
         ({"shift": 2.1838}, r"gantry tilt of 20 degrees; .*dcm2niix"),
         ({"positions": (0, 0, 6, 6, 12, 12)}, r"3 of 6 slices lie where another does .*several time points"),
         ({"turned": (5,)}, r"slices of 2 orientations in one series, 1 of 6 unlike the others \(s1_001\.dcm first\)"),
+        ({"coloured": (2,)}, r"slices of 2 sizes in one series, 1 of 6 unlike the others \(s1_004\.dcm first\)"),
         ({"cropped": (0,)}, r"slices of 2 sizes in one series, 1 of 6 unlike the others \(s1_006\.dcm first\)"),
     ],
-    ids=["missing", "tilt", "time points", "localizer", "scout"],
+    ids=["missing", "tilt", "time points", "localizer", "dose report", "scout"],
 )
 def test_other_stacks_are_refused_with_the_remedy(tmp_path, options, message):
     samples.write_dicom(tmp_path / "s", IMAGE, **options)
@@ -122,6 +123,16 @@ def test_a_slope_for_every_slice_keeps_its_fractions(tmp_path):
         path.write_bytes(content[:pixels] + told + content[pixels:])
     read = image_loader()(tmp_path / "s").numpy()[0]
     np.testing.assert_allclose(np.sort(read, axis=None), np.sort(IMAGE * np.array(slopes), axis=None), rtol=1e-5)
+
+
+def test_slices_with_a_sign_beside_some_without_keep_what_is_below_zero(tmp_path):
+    signed = IMAGE - np.array([0, 0, 500, 0, 500, 0], np.int16)
+    samples.write_dicom(tmp_path / "s", signed)
+    for path in [max((tmp_path / "s").iterdir()), min((tmp_path / "s").iterdir())]:  # the first and the last
+        content, number = re.subn(rb"(\x28\0\x03\x01\x02\0\0\0)\x01", rb"\1\0", path.read_bytes())
+        assert number == 1
+        path.write_bytes(content)
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s").numpy()[0], signed)
 
 
 def test_contours_are_named_as_such(tmp_path):

@@ -17,8 +17,10 @@ from .files import CONTOURS, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
-#: Rows, columns and their spacing, and how many numbers each is.
-SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2}
+#: Rows, columns, their spacing and the colours of a pixel, and how many numbers each is.
+SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2, "0028|0002": 1}
+#: Slope, intercept, bits of a pixel, and whether it has a sign: what makes values of what is stored.
+VALUE_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
 #: What is told of each frame as it stands in a file, with or without the type of the value, and how many numbers it is.
 FRAME_TAGS = {
     name: (re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL), count)
@@ -36,11 +38,11 @@ class Slice:
     Attributes:
         file: its name.
         series: identifier of its series.
-        size: rows, columns, and their spacing; zeros where it does not say.
+        size: rows, columns, their spacing, and the colours of a pixel; zeros where it does not say.
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
         frames: how many images it holds.
-        rescale: slope and intercept that make values of what is stored, as they are written.
+        meaning: what makes values of what is stored, as it is written, see ``VALUE_TAGS``.
     """
 
     file: str
@@ -49,7 +51,7 @@ class Slice:
     position: np.ndarray | None
     directions: np.ndarray | None
     frames: int = 1
-    rescale: tuple[str, str] = ("", "")
+    meaning: tuple[str, ...] = ()
 
 
 def _numbers(text: str, count: int) -> np.ndarray | None:
@@ -88,8 +90,8 @@ def read_slice(path: str | os.PathLike) -> Slice:
     position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
-    rescale = (value("0028|1053"), value("0028|1052"))
-    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, rescale)
+    meaning = tuple(map(value, VALUE_TAGS))
+    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, meaning)
 
 
 def _told_of_frames(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:

@@ -81,8 +81,10 @@ class MedicalReader(ITKReader):
                 slices = check_series(name)
                 if os.path.isdir(name):
                     files = series_files(name, len(slices)) if len(slices) > 1 else os.path.join(name, slices[0].file)
-                if len({one.rescale for one in slices}) > 1:
-                    options["pixel_type"] = itk.F  # PET: else all numbers are whole where those of the first slice are
+                if len({one.meaning for one in slices}) > 1:
+                    options["pixel_type"] = (
+                        itk.F
+                    )  # as of PET; else ITK casts all numbers to the type of the first slice
             images.append(itk_read(files, **options))
         return images if len(images) > 1 else images[0]
 
