@@ -12,6 +12,7 @@ import samples
 import tifffile
 from PIL import Image
 from scripts.dataio.files import find_images
+from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.survey import look
 from scripts.dataio.tiff import ORIENTATION_TAG
@@ -265,3 +266,47 @@ def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, opt
         InputError, match=rf"a\.tif: expected a TIFF of one number a pixel.*received {found}; save it so"
     ):
         look(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd"])
+def test_compressed_voxels_that_are_broken_are_not_made_up(tmp_path, ending):
+    """As of a download that was cut off, whose file has its full size: ITK reads whatever the memory held."""
+    samples.write_mhd(tmp_path / "a.mhd", IMAGE, compressed=True)
+    voxels = (tmp_path / "a.zraw").read_bytes()
+    path, file = tmp_path / f"b{ending}", tmp_path / ("b.mha" if ending == ".mha" else "b.zraw")
+    header = (tmp_path / "a.mhd").read_text().replace("a.zraw", "LOCAL" if ending == ".mha" else "b.zraw")
+    for content in (voxels, voxels[:200] + bytes(len(voxels) - 200)):
+        file.write_bytes(content)
+        path.write_bytes(header.encode() + (content if ending == ".mha" else b""))
+        if content == voxels:
+            np.testing.assert_array_equal(read(path)[0], IMAGE)
+    with pytest.raises(InputError, match=rf"{file.name}: expected compressed voxels, received some .* broken; copy it"):
+        look(path)
+    if ending == ".mha":
+        path.write_bytes(header.replace("CompressedDataSize", "Comment").encode() + voxels)
+        with pytest.raises(InputError, match=r"b\.mha: .*without the CompressedDataSize"):
+            look(path)
+
+
+def test_files_that_are_whole_but_called_otherwise_or_alone_are_not_called_broken(tmp_path):
+    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE)
+    packed = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / "b.nii").write_bytes(packed)
+    (tmp_path / "c.nii.gz").write_bytes(gzip.decompress(packed))
+    samples.write_mhd(tmp_path / "d.mhd", IMAGE)
+    (tmp_path / "d.raw").unlink()
+    lines = {"b.nii": r"by gzip; call the file \.nii\.gz", "c.nii.gz": r"call the file \.nii\.",
+             "d.mhd": r"expected its voxels in .*d\.raw.* no such file; copy it there"}  # fmt: skip
+    for name, line in lines.items():
+        with pytest.raises(InputError, match=line):
+            look(tmp_path / name)
+        with pytest.raises(InputError, match=line):  # in training and prediction, too
+            read_item(LoadFilesd("image"), {"image": str(tmp_path / name)})
+
+
+def test_the_reason_that_itk_gives_is_told_and_not_the_line_of_its_source(tmp_path):
+    header = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nendian: little\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header + bytes(100))
+    for read_it in (look, lambda path: read_item(LoadFilesd("image"), {"image": str(path)})):
+        with pytest.raises(InputError, match=r"fread got only 50 2-sized things, not 64"):
+            read_it(tmp_path / "a.nrrd")

@@ -73,6 +73,13 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+def reason(error: BaseException) -> str:
+    """The line of a message that says what went wrong: ITK begins with its source, and its NRRD reader ends with it."""
+    lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
+    own = [line for line in lines if line.startswith("[nrrd]")][-1:] or lines
+    return own[0][:200] if own else ""
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, of the machine or of a GPU, in the chain of causes of ``error``."""
     return any(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -100,6 +102,7 @@ class NiftiReader(NibabelReader):
         return images if len(images) > 1 else images[0]
 
     def _read(self, name: str, **kwargs: Any) -> Any:
+        _check_packed(name)
         if name.endswith(NIFTI):
             image: Any = nib.load(name, **{**self.kwargs, **kwargs})
         else:  # nibabel looks for it under another name
@@ -114,6 +117,21 @@ class NiftiReader(NibabelReader):
         return image
 
 
+def _check_packed(name: str) -> None:
+    """That a NIfTI file is compressed where its name says so, and only there.
+
+    Raises:
+        InputError: it was given the ending of the other kind.
+    """
+    with open(name, "rb") as file:
+        start = file.read(348)
+    packed = start[:2] == b"\x1f\x8b"
+    if packed and not name.lower().endswith(".gz"):
+        raise InputError(f"{name}: expected NIfTI, received it compressed by gzip; call the file .nii.gz.")
+    if not packed and name.lower().endswith(".gz") and start[344:347] in (b"n+1", b"ni1"):
+        raise InputError(f"{name}: expected NIfTI compressed by gzip, received it as it is; call the file .nii.")
+
+
 class MetaReader(ITKReader):
     """Reads MetaImage of any type of number; also ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format."""
 
@@ -125,9 +143,55 @@ class MetaReader(ITKReader):
         """As in MONAI's reader."""
         import itk  # slow, and few files need it
 
-        names = map(os.fspath, ensure_tuple(data))
+        names = [os.fspath(name) for name in ensure_tuple(data)]
+        for name in names:
+            _check_meta_image(name)
         images = [itk_read(name, imageio=itk.MetaImageIO.New(), **kwargs) for name in names]
         return images if len(images) > 1 else images[0]
+
+
+def _check_meta_image(name: str) -> None:
+    """That the voxels of a MetaImage are there, and whole where they are compressed: ITK makes up what it cannot read.
+
+    Raises:
+        InputError: they are not.
+    """
+    told: dict[str, str] = {}
+    with open(name, "rb") as file:
+        while "ElementDataFile" not in told and (line := file.readline(4096)):
+            key, _, value = line.decode("utf-8", "replace").partition("=")
+            told[key.strip()] = value.strip()
+        where = told.get("ElementDataFile", "")
+        local = where.lower() == "local"
+        voxels = Path(name) if local else Path(name).parent / where
+        if not where or where.startswith("LIST") or "%" in where:
+            return
+        if not voxels.is_file():
+            raise InputError(
+                f"{name}: expected its voxels in {voxels}, as its header says, found no such file; copy it there, too."
+            )
+        if told.get("CompressedData", "").lower() != "true":
+            return
+        start = file.tell() if local else 0
+    if local and "CompressedDataSize" not in told:
+        raise InputError(f"{name}: compressed, and without the CompressedDataSize that ITK needs; save it anew.")
+    if not _uncompresses(voxels, start):
+        raise InputError(
+            f"{voxels}: expected compressed voxels, received some that are cut off or broken; copy it anew."
+        )
+
+
+def _uncompresses(path: Path, start: int) -> bool:
+    """Whether a stream of zlib begins at a byte of a file, and is whole."""
+    stream = zlib.decompressobj()
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            while not stream.eof and (block := file.read(2**20)):
+                stream.decompress(block)
+        except zlib.error:
+            return False
+    return stream.eof
 
 
 def register(loader: LoadImage) -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from ..distributed import rank_and_size
-from ..errors import InputError, find_input_error, raise_all
+from ..errors import InputError, find_input_error, raise_all, reason
 from ..memory import free_memory
 from .files import case_name, image_files
 from .sizes import Stage, Stages
@@ -43,10 +43,9 @@ def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mappi
         root: BaseException = error
         while root.__cause__ is not None:
             root = root.__cause__
-        reason = (str(root).strip().splitlines() or [""])[0]
         label = f" with its label {item['label']}" if "label" in item else ""
         raise InputError(
-            f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason}); replace "
+            f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason(root)}); replace "
             "the file or remove it from the list."
         ) from error
 

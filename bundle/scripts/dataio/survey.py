@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, reason
 from .files import evenly, is_picture
 from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, padding_value
@@ -111,12 +111,10 @@ def _loaded(path: Path, files: Sequence[Path], label: bool) -> MetaTensor:
     except InputError:
         raise
     except Exception as error:
-        # ITK begins with a line of its source
-        lines = [line for line in str(error).strip().splitlines() if line and not line.endswith(":")]
-        reason = (lines or [""])[0][:200]
+        kind = "a label" if label else "an image"
         raise InputError(
-            f"{path}: cannot be read as {'a label' if label else 'an image'} ({type(error).__name__}: {reason}); "
-            "replace the file or take it out of the folder."
+            f"{path}: cannot be read as {kind} ({type(error).__name__}: {reason(error)}); replace the file or take it "
+            "out of the folder."
         ) from error
 
 
