@@ -202,6 +202,21 @@ def test_a_value_that_stands_for_two_things_is_refused(tmp_path, capsys):
     create(*options, trust="voxels", dry_run=True)
 
 
+def test_a_palette_whose_background_is_not_0_is_refused(tmp_path):
+    """As Pillow saves a mask of few colours: white comes first."""
+    for number in range(2):
+        plane = samples.blob(SHAPE, seed=number)[0][..., 0].astype(np.uint8)
+        samples.write_picture(tmp_path / f"images/p{number}.png", plane)
+        mask = Image.fromarray(np.moveaxis(organ()[..., 0].astype(np.uint8) * 255, 0, 1))
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        mask.quantize(2).save(tmp_path / f"labels/p{number}.png")
+    options = [str(tmp_path / name) for name in ("images", "labels", "d.json")]
+    with pytest.raises(InputError, match=r"p0\.png: .* 0 is 'colour 255 255 255' and 1 is black; .*--label_values"):
+        create(*options, class_names="background,organ")
+    create(*options, class_names="background,organ", label_values="1,0")
+    assert json.loads((tmp_path / "d.json").read_text())["label_values"] == [1, 0]
+
+
 def test_a_jpeg_smears_the_values_of_a_label(tmp_path):
     samples.write_picture(tmp_path / "a.jpg", organ()[..., 0].astype(np.uint8) * 200, quality=95)
     with pytest.raises(InputError, match=r"a\.jpg: \d+ different values .*JPEG stores with losses: use PNG"):

@@ -35,7 +35,7 @@ from .tables import (
     unseen_line,
     write_table,
 )
-from .value_names import contradictions
+from .value_names import background_elsewhere, contradictions
 
 
 def create(
@@ -194,7 +194,8 @@ def _classes(
     except InputError as error:
         doubts.append(str(error))
     if not said:
-        doubts += contradictions((facts.path, facts.values) for facts in found.labels.values())
+        shown = [(facts.path, facts.values) for facts in found.labels.values()]
+        doubts += contradictions(shown) or background_elsewhere(shown, ignore_label)
     return values, doubts
 
 

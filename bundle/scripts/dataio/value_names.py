@@ -13,6 +13,8 @@ from .files import is_segmentation
 
 #: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
 SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+#: How a palette's black is called here.
+BLACK = "colour 0 0 0"
 #: Names that 3D Slicer makes up, or none.
 UNNAMED = re.compile(r"(segment[ _]?\d*)?", re.IGNORECASE)
 
@@ -43,6 +45,27 @@ def value_names(path: Path) -> dict[int, str]:
         named = {int(k): str(found.get_segment_description(k).segment_label) for k in found.segment_numbers}
         return {value: name for value, name in named.items() if not UNNAMED.fullmatch(name)}
     return {}
+
+
+def background_elsewhere(labels: Iterable[tuple[Path, Mapping[float, int]]], ignore_label: int | None) -> list[str]:
+    """A line for the first label whose palette has black, as of the background, at another value than 0.
+
+    Pillow's ``quantize`` makes white the value 0 and black 1 of a mask, so that the classes change places.
+
+    Args:
+        labels: files, and the values that each shows.
+        ignore_label: value of voxels to ignore, whose colour says nothing.
+    """
+    for path, values in labels:
+        names = value_names(path)
+        black = [v for v in sorted(map(int, values)) if v != ignore_label and names.get(v) == BLACK]
+        if black and (zero := names.get(0, BLACK)) != BLACK:
+            return [
+                f"{path}: expected 0 for the background, received a palette in which 0 is {zero!r} and {black[0]} is "
+                "black; save the labels as grey values (Pillow: Image.open(FILE).convert('L')), or give the values by "
+                "--label_values, background first."
+            ]
+    return []
 
 
 def contradictions(labels: Iterable[tuple[Path, Mapping[float, int]]]) -> list[str]:
