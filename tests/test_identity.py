@@ -204,6 +204,23 @@ def test_a_list_of_another_name_is_read_when_named_and_others_are_told_of(same_n
         read_datalist(same_names / "l.json", same_names, "unlabeled", unlabeled_key="unlabled")
 
 
+def test_names_as_windows_and_macos_write_them(tmp_path):
+    composed, apart = "M\u00fcller", "Mu\u0308ller"
+    samples.write_nifti(tmp_path / "images" / f"{apart}.nii.gz", samples.blob((6, 6, 2))[0])
+    samples.write_nifti(tmp_path / "labels" / f"{apart}.nii.gz", samples.blob((6, 6, 2))[1])
+    files = [str(tmp_path / name) for name in ("images", "labels", "d.json")]
+    names = tmp_path / "names.csv"
+    names.write_bytes(f"\ufeff{apart}\r\n".encode())
+    for number, named in enumerate((composed, apart, str(names))):
+        create(*files[:2], str(tmp_path / f"{number}.json"), labeled=named, check=False)
+    for coding in ("utf-16", "latin-1"):
+        names.write_text(f"{composed}\n", encoding=coding)
+        with pytest.raises(InputError, match=r"names\.csv: expected names in UTF-8, .*; save it so"):
+            create(*files, labeled=str(names), check=False)
+    (tmp_path / "0.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "0.json").read_bytes())
+    assert len(read_datalist(tmp_path / "0.json", tmp_path, "training")) == 1
+
+
 def test_patients_of_any_name_can_be_named(tmp_path, capsys):
     for name in ("Jane Doe", "Roe, John", "6", "12", "p7"):
         image, label = samples.blob((6, 6, 2))

@@ -50,7 +50,7 @@ def load_datalist(datalist: str | os.PathLike) -> dict[str, Any]:
         InputError: no such file, no JSON, or none of the lists in it.
     """
     try:
-        content = json.loads(Path(datalist).read_text(encoding="utf-8"))
+        content = json.loads(Path(datalist).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(
             f"{datalist}: no such datalist. Expected a JSON file with the lists {', '.join(LISTS)}; "

@@ -106,7 +106,7 @@ def _refuse_two_folders(root: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the JSON of a data set, could not read it ({error}).") from error
     return content if isinstance(content, dict) else {}

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,9 +162,21 @@ def as_names(value: Any) -> list[str] | int:
         raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
     if isinstance(value, str):
         if os.path.isfile(value):
-            return [name for line in Path(value).read_text(encoding="utf-8").splitlines() if (name := line.strip())]
+            return [name for line in _text(value).splitlines() if (name := line.strip())]
         value = value.split(",")
     return [name for part in value if (name := str(part).strip().removeprefix("patient:").strip())]
+
+
+def _text(path: str) -> str:
+    """What a file of names holds; programs of Windows begin it with a mark of UTF-8.
+
+    Raises:
+        InputError: another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names in UTF-8, received other bytes ({error}); save it so.") from error
 
 
 def distribute(cases: Cases, wanted: Mapping[str, list[str] | int], *, seed: int = 0) -> dict[str, str]:
@@ -204,6 +217,8 @@ def _choose(
             print(f"{use}: {wanted} patients are drawn; the patient of that name would be patient:{wanted}")
     else:
         by_case = {case: group for group, cases in groups.items() for case in cases}
+        known = {unicodedata.normalize("NFC", name): name for name in (*by_case, *groups)}  # macOS writes umlauts apart
+        wanted = [known.get(unicodedata.normalize("NFC", name), name) for name in wanted]
         # names parted by blanks, unless a name holds one
         wanted = [part for name in wanted for part in ([name] if name in groups or name in by_case else name.split())]
         unknown = [name for name in wanted if name not in groups and name not in by_case]
