@@ -185,6 +185,30 @@ def test_channels_along_the_last_axis_on_request(tmp_path):
     assert make(tmp_path, channels=4)["channels"] == 4
 
 
+def test_an_axis_of_channels_in_front_is_named(tmp_path):
+    """Arrays of torch, saved as they are: NIfTI has channels behind."""
+    image, label = samples.blob((12, 10, 3))
+    samples.write_nifti(tmp_path / "images" / "a.nii.gz", image[None])
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", label[None])
+    with pytest.raises(InputError) as refused:
+        make(tmp_path)
+    assert (
+        str(refused.value).count("if its first axis, of one voxel, is that of a channel, save the array without") == 2
+    )
+
+
+def test_without_any_label_nobody_is_told_to_lower_numbers(tmp_path):
+    for number in range(2):
+        image, label = samples.blob((12, 10, 3), seed=number)
+        samples.write_nifti(tmp_path / f"imagesTr/P{number}_0000.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labelstr/P{number}.nii.gz", label)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1}}')
+    with pytest.raises(
+        InputError, match=r"expected a label for one of the images .*found none .*--images and --labels"
+    ):
+        create(data=str(tmp_path), output=str(tmp_path / "d.json"))
+
+
 def test_class_names_have_to_fit_the_values(tmp_path):
     image, label = samples.blob((8, 8, 3), classes=3)
     samples.write_nifti(tmp_path / "images" / "a.nii.gz", image)

@@ -290,6 +290,9 @@ def make_lists(
                 item["fold"] = folds[group]
             lists[use].append(item)
     raise_all(problems)
+    if to_train and not cases.labels:
+        raise InputError(f"{root}: expected a label for one of the images at least, found none by folders and names; "
+                         "say where they lie by --images and --labels, or their ending by --label_suffix.")  # fmt: skip
     if to_train and not lists["training"]:
         raise InputError(f"{root}: no case is left to train on with its label; lower the numbers for validation and "
                          "testing, or give --labeled 0 and --testing for a datalist to score alone.")  # fmt: skip

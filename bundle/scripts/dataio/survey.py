@@ -89,7 +89,7 @@ def look(
         volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
         raise InputError(
             f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
-            f"channels (modalities), say so with --channels {volumes}."
+            f"channels (modalities), say so with --channels {volumes}{_leading_axis(tensor.shape[1:])}."
         )
     if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
         kind = "label" if label else "image"
@@ -103,6 +103,13 @@ def look(
         affine = np.eye(4)
     facts = Facts(path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
     return _of_label(facts, array, most_classes) if label else _of_image(facts, array)
+
+
+def _leading_axis(shape: Sequence[int]) -> str:
+    """What else a 4D file may be: an array ``(1, X, Y, Z)`` of torch, saved as it is; empty for others."""
+    if len(shape) < 3 or shape[0] > 1:
+        return ""
+    return "; or if its first axis, of one voxel, is that of a channel, save the array without it (array[0])"
 
 
 def _loaded(path: Path, files: Sequence[Path], label: bool) -> MetaTensor:
@@ -269,7 +276,8 @@ def _pair_problems(found: Survey) -> Iterable[str]:
             remedy = "split a time series into one file a frame, or join the masks of several classes into one volume"
             if len(label.shape) == 2:
                 remedy = "for 2D images with Pillow: Image.open(FILE).convert('L')"
-            yield f"{label.path}: {label.channels} channels; expected one of class indices, {remedy}."
+            hint = _leading_axis(label.shape)
+            yield f"{label.path}: {label.channels} channels; expected one of class indices, {remedy}{hint}."
 
 
 def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
