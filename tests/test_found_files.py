@@ -353,9 +353,10 @@ def test_several_volumes_in_a_nrrd_are_said_to_be_that(tmp_path):
     samples.write_itk(tmp_path / "a.nrrd", IMAGE)
     content = (tmp_path / "a.nrrd").read_bytes()
     kinds = next(line for line in content.split(b"\n") if line.startswith(b"kinds:"))
-    (tmp_path / "a.nrrd").write_bytes(content.replace(kinds, b"kinds: list domain domain"))
-    with pytest.raises(InputError, match="expected one volume, received several"):
-        look(tmp_path / "a.nrrd")
+    for kind in ("list", "time"):
+        (tmp_path / "a.nrrd").write_bytes(content.replace(kinds, f"kinds: {kind} domain domain".encode()))
+        with pytest.raises(InputError, match=rf"expected one volume, received several \(kinds: {kind}\)"):
+            look(tmp_path / "a.nrrd")
 
 
 def test_what_is_no_number_of_channels_and_names_that_stand_twice_are_refused(tmp_path):

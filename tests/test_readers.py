@@ -257,6 +257,7 @@ def test_tiff_of_a_smaller_copy_and_of_single_bits(tmp_path):
 @pytest.mark.parametrize("shape, kind, options, found", [
     ((20, 30, 2), np.uint8, {"planarconfig": "contig"}, "2 channels of 8 bits"),
     ((20, 30, 3), np.uint16, {"tile": (16, 16), "photometric": "rgb"}, "3 channels of 16 bits"),
+    ((6, 20, 30), np.uint8, {"tile": (2, 16, 16), "volumetric": True}, "6 slices in one page"),
     ((20, 30), np.float64, {}, "numbers or channels of another kind"),
 ])  # fmt: skip
 def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, options, found):

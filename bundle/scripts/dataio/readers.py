@@ -93,11 +93,11 @@ def _refuse_layers(path: str) -> None:
     """Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence."""
     with open(path, "rb") as file:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
-    if re.search(rb"^kinds:.*\blist\b", header, flags=re.MULTILINE):
+    if kind := re.search(rb"^kinds:.*\b(list|time)\b", header, flags=re.MULTILINE):
         if not (path.lower().endswith(".seg.nrrd") or re.search(rb"^Segment\d+_", header, flags=re.MULTILINE)):
             raise InputError(
-                f"{path}: expected one volume, received several (kinds: list), as of a sequence or of diffusion; save "
-                "each as a file of its own."
+                f"{path}: expected one volume, received several (kinds: {kind[1].decode()}), as of a sequence or of "
+                "diffusion; save each as a file of its own."
             )
         raise InputError(
             f"{path}: a Slicer segmentation whose segments overlap, in layers; classes exclude each other here: in "

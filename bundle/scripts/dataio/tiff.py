@@ -19,8 +19,8 @@ from .itk_read import itk_read
 #: TIFF and EXIF: how a picture is to be turned for viewing; 1: not at all.
 ORIENTATION_TAG = 274
 
-#: TIFF: how pixels are stored, and whether a page shows another one in small.
-TIFF = {"bits": 258, "colours": 262, "samples": 277, "planes": 284, "tiles": 322, "small": 254}
+#: TIFF: how pixels are stored, whether a page shows another one in small, and how many slices it holds.
+TIFF = {"bits": 258, "colours": 262, "samples": 277, "planes": 284, "tiles": 322, "small": 254, "depth": 32997}
 
 #: TIFF: where ImageJ, OME and tifffile describe a stack whose pages are not slices alone.
 DESCRIPTION_TAG = 270
@@ -93,6 +93,8 @@ def _by_pillow(picture: Any, name: str) -> Any:
 
     tags = getattr(picture, "tag_v2", {})
     bits, samples = tags.get(TIFF["bits"], (1,)), int(tags.get(TIFF["samples"], 1))
+    if int(tags.get(TIFF["depth"], 1)) > 1:
+        raise InputError(_odd_tiff(name, f"{tags[TIFF['depth']]} slices in one page"))
     plain = TIFF["tiles"] not in tags and tags.get(TIFF["planes"], 1) == 1 and tags.get(TIFF["colours"], 1) in (0, 1, 2)
     if plain and samples in (1, 3, 4) and bits[0] in (8, 16, 32):
         return None
