@@ -289,6 +289,25 @@ def test_compressed_voxels_that_are_broken_are_not_made_up(tmp_path, ending):
             look(path)
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_what_is_compressed_by_gzip_is_whole(tmp_path, ending):
+    """As of a download of the full size that ends with zeros, and of a disk that lost a byte: the sum is never read."""
+    path = tmp_path / f"a{ending}"
+    noise = np.random.default_rng(0).integers(0, 1000, (12, 10, 6)).astype(np.int16)
+    if ending == ".nrrd":
+        header = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 12 10 6\nendian: little\nencoding: gzip\n\n"
+        path.write_bytes(header + gzip.compress(noise.T.tobytes()))
+    else:
+        samples.write_nifti(path, noise)
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(read(path)[0], noise)
+    for content in (whole[:900] + bytes(len(whole) - 900), whole[:-200], whole[:-8] + bytes(8)):
+        path.write_bytes(content)
+        for read_it in (look, lambda file: read_item(LoadFilesd("image"), {"image": str(file)})):
+            with pytest.raises(InputError, match=rf"a{ending}: expected compressed voxels, .* broken; copy it anew"):
+                read_it(path)
+
+
 def test_files_that_are_whole_but_called_otherwise_or_alone_are_not_called_broken(tmp_path):
     samples.write_nifti(tmp_path / "a.nii.gz", IMAGE)
     packed = (tmp_path / "a.nii.gz").read_bytes()

@@ -118,10 +118,10 @@ class NiftiReader(NibabelReader):
 
 
 def _check_packed(name: str) -> None:
-    """That a NIfTI file is compressed where its name says so, and only there.
+    """That a NIfTI file is compressed where its name says so, and only there, and whole.
 
     Raises:
-        InputError: it was given the ending of the other kind.
+        InputError: it was given the ending of the other kind, or is broken.
     """
     with open(name, "rb") as file:
         start = file.read(348)
@@ -130,6 +130,8 @@ def _check_packed(name: str) -> None:
         raise InputError(f"{name}: expected NIfTI, received it compressed by gzip; call the file .nii.gz.")
     if not packed and name.lower().endswith(".gz") and start[344:347] in (b"n+1", b"ni1"):
         raise InputError(f"{name}: expected NIfTI compressed by gzip, received it as it is; call the file .nii.")
+    if packed:
+        check_whole_stream(Path(name))
 
 
 class MetaReader(ITKReader):
@@ -175,19 +177,32 @@ def _check_meta_image(name: str) -> None:
         start = file.tell() if local else 0
     if local and "CompressedDataSize" not in told:
         raise InputError(f"{name}: compressed, and without the CompressedDataSize that ITK needs; save it anew.")
-    if not _uncompresses(voxels, start):
-        raise InputError(
-            f"{voxels}: expected compressed voxels, received some that are cut off or broken; copy it anew."
-        )
+    check_whole_stream(voxels, start)
 
 
-def _uncompresses(path: Path, start: int) -> bool:
-    """Whether a stream of zlib begins at a byte of a file, and is whole."""
-    stream = zlib.decompressobj()
+def check_whole_stream(path: Path, start: int = 0) -> None:
+    """That a stream of zlib or gzip in a file is whole: nobody else reads the check sum at its end.
+
+    Args:
+        path: the file.
+        start: byte at which the stream begins.
+
+    Raises:
+        InputError: it is not.
+    """
+    told = path.stat()
+    if not _uncompresses(path, start, told.st_size, told.st_mtime_ns):
+        raise InputError(f"{path}: expected compressed voxels, received some that are cut off or broken; copy it anew.")
+
+
+@cache
+def _uncompresses(path: Path, start: int, size: int, changed: int) -> bool:
+    """Once for a file of a size and a time of change: where volumes are not kept they are read again and again."""
+    stream = zlib.decompressobj(wbits=47)  # of either kind
     with path.open("rb") as file:
         file.seek(start)
         try:
-            while not stream.eof and (block := file.read(2**20)):
+            while not stream.eof and (block := file.read(2**16)):
                 stream.decompress(block)
         except zlib.error:
             return False

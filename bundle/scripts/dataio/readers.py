@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -23,7 +24,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .dicom import check_series, series_files
 from .dicom_seg import SegmentationReader
-from .endings import NIFTI, register, with_one_size
+from .endings import NIFTI, check_whole_stream, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
 from .geometry import compared
 from .itk_read import itk_read
@@ -77,14 +78,13 @@ class MedicalReader(ITKReader):
             options = {**self.kwargs, **kwargs}
             if name.lower().endswith(".nrrd"):
                 _refuse_layers(name)
+                _check_packed_nrrd(name)
             else:
                 slices = check_series(name)
                 if os.path.isdir(name):
                     files = series_files(name, len(slices)) if len(slices) > 1 else os.path.join(name, slices[0].file)
                 if len({one.meaning for one in slices}) > 1:
-                    options["pixel_type"] = (
-                        itk.F
-                    )  # as of PET; else ITK casts all numbers to the type of the first slice
+                    options["pixel_type"] = itk.F  # as of PET; else ITK casts all to the type of the first slice
             images.append(itk_read(files, **options))
         return images if len(images) > 1 else images[0]
 
@@ -103,6 +103,17 @@ def _refuse_layers(path: str) -> None:
             f"{path}: a Slicer segmentation whose segments overlap, in layers; classes exclude each other here: in "
             "Slicer's Segmentations module export it as a labelmap."
         )
+
+
+def _check_packed_nrrd(path: str) -> None:
+    """That the voxels of a NRRD file are whole, if it holds them compressed by gzip."""
+    with open(path, "rb") as file:
+        start = file.read(2**20)
+    end = re.search(rb"\r?\n\r?\n", start)
+    header = start[: end.start()] if end else b""
+    packed = re.search(rb"^encoding: *(gz|gzip)\s*$", header, flags=re.MULTILINE | re.IGNORECASE)
+    if end and packed and not re.search(rb"^(data ?file|byte ?skip|line ?skip):", header, flags=re.MULTILINE):
+        check_whole_stream(Path(path), end.end())
 
 
 class ChannelLoader(LoadImage):
