@@ -289,6 +289,22 @@ def test_compressed_voxels_that_are_broken_are_not_made_up(tmp_path, ending):
             look(path)
 
 
+def test_a_stack_of_tiff_that_is_cut_off_in_its_last_page_is_not_read_without_it(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, np.ascontiguousarray(IMAGE.T.astype(np.uint16)), photometric="minisblack", compression="zlib"
+    )
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as stack:
+        start = stack.pages[-1].offset
+    for length in (start + 1, start + 20, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.tif: cannot be read as an image"):
+            look(path)
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read(path)[0], IMAGE)
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
 def test_what_is_compressed_by_gzip_is_whole(tmp_path, ending):
     """As of a download of the full size that ends with zeros, and of a disk that lost a byte: the sum is never read."""

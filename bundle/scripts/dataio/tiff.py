@@ -53,6 +53,8 @@ class TiffReader(ITKReader):
                         raise
                 raise InputError(_odd_tiff(name, "numbers or channels of another kind")) from None
             with picture:
+                picture.seek(getattr(picture, "n_frames", 1) - 1)  # ITK leaves out a last page that is cut off
+                picture.seek(0)
                 turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
                 described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
                 axes = _page_axes(described, getattr(picture, "n_frames", 1))
