@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from scripts.dataio.readers import image_loader, read_grid
+from scripts.dataio.loaders import read_item
+from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.slice_axis import direction_of
+from scripts.dataio.survey import look
 from scripts.dataio.transforms import SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd, spacings_of
 from scripts.errors import InputError
@@ -64,6 +66,18 @@ def test_an_affine_of_nan_does_not_stop_the_choice_of_voxels_and_slices(tmp_path
     items = [lost, write(tmp_path, "good")]
     assert spacings_of(items) == [pytest.approx([0.8, 0.8, 2.0])]
     assert direction_of(items) == "S"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"srow_z": [0] * 4}, {"srow_x": [1, 0, 1, 0], "srow_z": [0] * 4}, {"pixdim": [1, *[np.nan] * 3, *[0] * 4]}],
+)
+def test_a_volume_without_any_place_is_named_with_the_remedy(tmp_path, header):
+    """`create` took it, and the training called the file unreadable; MONAI mends all but voxels of 1 mm."""
+    lost = write(tmp_path, "lost", np.eye(4), **header, qform_code=0, sform_code=int("srow_z" in header))
+    for read in (look, read_grid, lambda path: read_item(LoadFilesd("image"), {"image": path})):
+        with pytest.raises(InputError, match=r"lost\.nii: expected a place of its voxels in mm, .*mend the header"):
+            read(lost["image"])
 
 
 def test_volumes_that_state_no_voxel_size_have_no_say_in_it_and_are_warned_of(tmp_path, caplog):

@@ -41,6 +41,9 @@ def with_one_size(image: Any, name: str) -> Any:
 
     MONAI takes the size, and NIfTI's other place, which may be none: so a volume that lies turned would be taken for
     one that does not. It is kept where the two sizes differ by rounding alone, and said, once, where they do not.
+
+    Raises:
+        InputError: no place of the two is one.
     """
     image = _without_single_axes(image, name)
     before = image.affine.copy()
@@ -49,6 +52,13 @@ def with_one_size(image: Any, name: str) -> Any:
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
         image.header["pixdim"][1 : 1 + number] = size[:number]
     image = correct_nifti_header_if_necessary(image)
+    axes = image.affine[:3, :3] if number == 3 else np.eye(3)
+    if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(axes) < 3:
+        found = ", ".join(f"{s:.4g}" for s in np.linalg.norm(axes, axis=0))
+        raise InputError(
+            f"{name}: expected a place of its voxels in mm, received an affine whose axes are {found} mm long, or not "
+            "apart; mend the header, or save the array anew: nibabel.Nifti1Image(array, numpy.diag([x, y, z, 1]))."
+        )
     if not voxels_apart(image.affine, before, image.shape) <= APART:  # nor where it is NaN
         sizes = [" x ".join(f"{s:.4g}" for s in one[:number]) for one in (zooms, size)]
         _tell(
