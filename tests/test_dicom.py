@@ -135,6 +135,22 @@ def test_slices_with_a_sign_beside_some_without_keep_what_is_below_zero(tmp_path
     np.testing.assert_array_equal(image_loader()(tmp_path / "s").numpy()[0], signed)
 
 
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_a_last_slice_that_was_cut_off_is_not_left_out(tmp_path, ending):
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    for path in (tmp_path / "s").iterdir():
+        path.rename(path.with_suffix(ending))
+    (tmp_path / "s/LICENSE").write_text("CC BY 4.0")
+    (tmp_path / "s/._s1_001.dcm").write_bytes(b"")
+    assert look(tmp_path / "s").shape == IMAGE.shape
+    for content in (b"", bytes(100), bytes(1000), *[b"<!DOCTYPE html>" * 20] * (ending == ".dcm")):
+        (tmp_path / f"s/s1_006{ending}").write_bytes(content)
+        with pytest.raises(
+            InputError, match=rf"s1_006{ending}: lies among the slices of a DICOM series, .* copy it anew"
+        ):
+            look(tmp_path / "s")
+
+
 def test_contours_are_named_as_such(tmp_path):
     """RTSTRUCT: an image's header says what the file stores; it has no pixels."""
     samples.write_dicom(tmp_path / "s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")

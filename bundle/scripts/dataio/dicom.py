@@ -143,6 +143,17 @@ def _disordered(frames: Sequence[Slice]) -> str:
     )
 
 
+def _looks_cut_off(path: Path, slices: Sequence[Path]) -> bool:
+    """Whether a file that is no slice was one: by its ending, or it has that of a slice and begins with zeros alone."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(132)
+    ending = path.suffix.lower()
+    named = ending in (".dcm", ".ima") and start[:2] not in (b"\2\0", b"\x08\0")  # without a preamble ITK knows it
+    return named or (not any(start) and ending in {one.suffix.lower() for one in slices})
+
+
 def check_series(path: str | os.PathLike) -> list[Slice]:
     """Refuse a folder of DICOM slices (or a file) that do not make one volume of parallel, evenly spaced slices.
 
@@ -160,6 +171,11 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
             "a folder of their own."
         )
     files = [f for f in inside if is_dicom(f)]
+    if broken := [f for f in inside if folder.is_dir() and f not in files and _looks_cut_off(f, files)]:
+        raise InputError(
+            f"{broken[0]}: lies among the slices of a DICOM series, and is none by its first bytes, as of a copy that "
+            "was cut off; copy it anew, or take it out."
+        )
     slices = [read_slice(file) for file in files]
     if not slices:
         raise InputError(
