@@ -372,3 +372,10 @@ def test_what_is_no_number_of_channels_and_names_that_stand_twice_are_refused(tm
     folders = {name: str(tmp_path / name) for name in ("images", "labels")}
     with pytest.raises(InputError, match="names that differ"):
         create(**folders, output=str(tmp_path / "m.json"), class_names="background,kidney,kidney")
+
+
+def test_scans_beside_a_folder_of_images_are_said_not_to_be_predicted(tmp_path, caplog):
+    for name in ("P1", "P2", "images/P3"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    assert [item["image"] for item in read_images(tmp_path)] == [str(tmp_path / "images/P3.nii.gz")]
+    assert "2 images are not predicted, " in caplog.text and "P1.nii.gz first: where there is a folder" in caplog.text

@@ -409,7 +409,13 @@ def read_images(
     if folder.is_file():
         return [{"image": str(folder)}]
     if (folder / "images").is_dir():
+        beside = [path for path in sorted(folder.glob("[!.]*")) if _is_image(path.name) and path.is_file()]
         folder = folder / "images"
+        if beside:
+            logger.warning(
+                f"{len(beside)} images are not predicted, {beside[0]} first: where there is a folder `images`, "
+                f"{folder} here, only that is read; rename it, or give --dataset_dir apart, to predict the others."
+            )
     found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
     for lines in hidden_beside(images.values()):
