@@ -379,3 +379,16 @@ def test_scans_beside_a_folder_of_images_are_said_not_to_be_predicted(tmp_path, 
         samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
     assert [item["image"] for item in read_images(tmp_path)] == [str(tmp_path / "images/P3.nii.gz")]
     assert "2 images are not predicted, " in caplog.text and "P1.nii.gz first: where there is a folder" in caplog.text
+
+
+def test_a_label_of_several_sequences_is_told_how_to_choose_one(tmp_path):
+    image, label = samples.blob((8, 8, 2))
+    for sequence in ("t1", "t2"):
+        samples.write_nifti(tmp_path / f"images/P1_{sequence}.nii.gz", image)
+    samples.write_nifti(tmp_path / "labels/P1.nii.gz", label)
+    options = {name: str(tmp_path / name) for name in ("images", "labels")} | {"dry_run": True, "check": False}
+    with pytest.raises(
+        InputError, match=r"if it is that of P1_t1 say what such names end with by --image_suffix _t1, "
+    ):
+        create(**options, output=str(tmp_path / "d.json"))
+    create(**options, output=str(tmp_path / "d.json"), image_suffix="_t1")

@@ -19,6 +19,7 @@ from scripts.errors import InputError
 from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet
 from scripts.report.build import Report
+from scripts.training.inputs import compare_inputs, inputs
 from scripts.training.settings import SaveSettings
 
 
@@ -127,6 +128,19 @@ def test_a_resume_with_files_that_have_changed_is_refused(tmp_path):
     (run / "training_lists.json").write_text(json.dumps(lists))
     (data / "b.nii").write_bytes(b"01234")
     start(validation="")  # as written before they were compared
+
+
+def test_a_resume_with_voxels_that_have_changed_beside_their_header_is_refused(tmp_path):
+    image, label = samples.blob((6, 6, 2))
+    item = {name: str(tmp_path / f"{name}.mhd") for name in ("image", "label")}
+    samples.write_mhd(tmp_path / "image.mhd", image)
+    samples.write_mhd(tmp_path / "label.mhd", label)
+    began = tmp_path / "training_lists.json"
+    began.write_text(json.dumps(inputs({"labelled": [item]}, tmp_path)))
+    compare_inputs(began, inputs({"labelled": [item]}, tmp_path))
+    samples.write_mhd(tmp_path / "label.mhd", 1 - label)
+    with pytest.raises(InputError, match=r"received 1 that have changed since, label\.raw first"):
+        compare_inputs(began, inputs({"labelled": [item]}, tmp_path))
 
 
 def cases_of(*names: str, **options):

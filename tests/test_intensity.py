@@ -181,6 +181,21 @@ def test_padding_of_a_ct_that_was_resampled_counts_as_air():
     assert padding_value(phase) is None, "an image of other values below air, with a background"
 
 
+def test_numbers_below_zero_that_lost_their_sign_are_said(tmp_path, capsys):
+    """CT saved as uint16: air at 64536 was brightest, and nothing said so."""
+    for name in "abc":
+        image, label = samples.blob((20, 20, 3), seed=ord(name))
+        image = (image - 160).astype(np.int16)
+        image[:2] = np.arange(-1000, -940).reshape(20, 3)
+        image = image.view(np.uint16) if name == "a" else image
+        if name == "c":  # a white background of 16 bits
+            image = np.where(image < -900, 65535, image.clip(min=0)).astype(np.uint16)
+        samples.write_nifti(tmp_path / f"images/{name}.nii.gz", image)
+        samples.write_nifti(tmp_path / f"labels/{name}.nii.gz", label)
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "d.json"), class_names="b,t")
+    assert "1 images hold numbers from 0 on and just below 65536, and none between, a.nii.gz" in capsys.readouterr().out
+
+
 def test_create_recognises_ct_and_proposes_a_window(tmp_path, capsys):
     for case, outside in (("a", -3024), ("b", -1024), ("c", -3024)):
         image, label = samples.blob((20, 20, 3), seed=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,8 +232,7 @@ def _stray(layout: Layout, where: str) -> list[str]:
     """Labels that belong to no image, and images that are none, a line each; prints what is merely worth knowing."""
     used = {os.path.realpath(path) for name, path in layout.labels.items() if name in layout.images}
     stray = [
-        f"{path}: a label without an image of that name in {where}; rename or remove it, or say what label names end "
-        "with by --label_suffix."
+        f"{path}: a label without an image of that name in {where}; {_remedy(name, layout.images)}."
         for name, path in layout.labels.items()
         if name not in layout.images and os.path.realpath(path) not in used  # a link, as its image is
     ]
@@ -240,6 +241,17 @@ def _stray(layout: Layout, where: str) -> list[str]:
     for remark in remarks:
         print(remark)
     return stray + hidden
+
+
+def _remedy(label: str, images: Mapping[str, Any]) -> str:
+    """What to do with a label that has no image of its name, but perhaps some of a longer one."""
+    longer = sorted(name for name in images if re.match(rf"{re.escape(label)}[_.-]", name))
+    if not longer:
+        return "rename or remove it, or say what label names end with by --label_suffix"
+    return (
+        f"if it is that of {longer[0]} say what such names end with by --image_suffix {longer[0][len(label) :]}, which "
+        "leaves out others, else rename or remove it"
+    )
 
 
 def _masks(found: Survey) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -188,6 +189,16 @@ def _check_meta_image(name: str) -> None:
     if local and "CompressedDataSize" not in told:
         raise InputError(f"{name}: compressed, and without the CompressedDataSize that ITK needs; save it anew.")
     check_whole_stream(voxels, start)
+
+
+def voxel_file(name: str | os.PathLike) -> Path | None:
+    """The file in which the voxels of an .mhd lie; ``None`` for other formats, and where its header names none."""
+    path = Path(name)
+    if path.suffix.lower() != ".mhd" or not path.is_file():
+        return None
+    named = re.search(rb"^\s*ElementDataFile\s*=\s*([^\r\n]+?)\s*$", path.read_bytes(), flags=re.MULTILINE)
+    voxels = path.parent / os.fsdecode(named[1]) if named else path.parent
+    return voxels if voxels.is_file() else None
 
 
 def check_whole_stream(path: Path, start: int = 0) -> None:

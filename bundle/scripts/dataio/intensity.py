@@ -64,6 +64,19 @@ def looks_like_ct(array: Any) -> bool:
     return padding_value(array) is not None or (AIR - 100 < low < AIR + 124 and high > 0)
 
 
+def looks_wrapped(array: Any) -> bool:
+    """Whether small numbers below zero were saved in 16 bits without a sign: -1000 as 64536, so that air is brightest.
+
+    Then there are numbers at both ends of the range and none between; not of one value, as of a white background.
+    """
+    values = np.asarray(array)
+    if values.min() < 0 or not 2**15 < values.max() < 2**16:
+        return False
+    upper, lower = values[values >= 2**16 - 4096], int((values < 8192).sum())
+    between = values.size - upper.size - lower
+    return between == 0 < lower and upper.size > 0 and float(np.ptp(upper)) > 100
+
+
 class Intensityd(MapTransform):
     """Intensities of an image ``(C, ...)`` to [0, 1]: of a fixed window, or of each channel between its percentiles.
 

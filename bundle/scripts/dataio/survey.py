@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..errors import InputError, reason
 from .files import evenly, is_picture
 from .geometry import contradict, on_image_grid, states_grid
-from .intensity import AIR, looks_like_ct, padding_value
+from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
 from .readers import image_loader
 from .slice_axis import common_direction
 from .transforms import MOST_CLASSES, whole
@@ -50,6 +50,7 @@ class Facts:
         ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label, and of an image that shows a few whole ones like a label.
         content: digest of the voxels of an image; empty where they are all alike.
+        wrapped: whether numbers below zero seem to have lost their sign, see :func:`looks_wrapped`.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Facts:
     values: Mapping[float, int] = field(default_factory=dict)
     ct: bool = False
     content: str = ""
+    wrapped: bool = False
 
 
 def look(
@@ -135,7 +137,9 @@ def _of_image(facts: Facts, array: np.ndarray) -> Facts:
     if intensity[0] == intensity[3]:
         return replace(facts, intensity=intensity, ct=ct)
     content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-    return replace(facts, intensity=intensity, ct=ct, content=content, values=_few_values(array))
+    return replace(
+        facts, intensity=intensity, ct=ct, content=content, values=_few_values(array), wrapped=looks_wrapped(some)
+    )
 
 
 def _of_label(facts: Facts, array: np.ndarray, most_classes: int) -> Facts:

@@ -63,6 +63,10 @@ def describe(
         middle = np.median(table, axis=0)
         rows.append(("intensity", f"{table[:, 0].min():.4g} to {table[:, 3].max():.4g}; in the median image "
                      f"{middle[1]:.4g} to {middle[2]:.4g} (0.5 and 99.5 percentile)"))  # fmt: skip
+    if wrapped := [facts for facts in images if facts.wrapped]:
+        rows.append(("warning", f"{len(wrapped)} images hold numbers from 0 on and just below 65536, and none between, "
+                     f"{wrapped[0].path.name} first, as if negative ones had lost their sign: air is brightest; "
+                     "subtract 65536 from those above 32767"))  # fmt: skip
     if found.ct:
         others = [facts.path.name for facts in images if not facts.ct]
         rows.append(("CT", "Hounsfield units" + (

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..dataio.endings import voxel_file
 from ..dataio.files import image_files
 from ..dataio.storage import read_json
 from ..errors import InputError
@@ -29,8 +30,15 @@ def inputs(streams: Mapping[str, Sequence[Mapping[str, Any]] | None], dataset_di
     root = os.path.abspath(dataset_dir) if dataset_dir else ""
     known = {name: items for name, items in streams.items() if items is not None}
     lists: dict[str, Any] = {name: [_identity(item, root) for item in items] for name, items in known.items()}
-    lists[CONTENTS] = dict(pair for items in known.values() for item in items for pair in file_numbers(item, root))
+    files = [one for items in known.values() for item in items for one in (item, _voxels(item))]
+    lists[CONTENTS] = dict(pair for item in files for pair in file_numbers(item, root))
     return lists
+
+
+def _voxels(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item of the files that headers of MetaImage name, for these stay the same where voxels change."""
+    label = item.get("label")
+    return {"image": [*filter(None, map(voxel_file, image_files(item)))], "label": label and voxel_file(label)}
 
 
 def compare_inputs(path: Path, now: Mapping[str, Any]) -> None:
@@ -104,7 +112,7 @@ def file_numbers(item: Mapping[str, Any], root: str) -> Iterator[tuple[str, int]
         yield _shown(item["label"], root), checksum
 
 
-def _shown(path: str, root: str) -> str:
+def _shown(path: str | os.PathLike, root: str) -> str:
     """A path relative to ``root``; an absolute one outside."""
     path = os.path.abspath(path)
     return os.path.relpath(path, root) if root and os.path.commonpath([path, root]) == root else path
