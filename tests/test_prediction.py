@@ -76,8 +76,8 @@ def spoil(folder: Path) -> dict[str, str]:
     affine = nib.load(good).affine
     nib.save(nib.Nifti1Image(np.full((20, 20, 4), np.nan, np.float32), affine), folder / "nan.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 4, 3), np.float32), affine), folder / "time.nii.gz")
-    return {"cut.nii.gz": "could not be read", "text.nii.gz": "could not be read", "nan.nii.gz": "finite intensities",
-            "time.nii.gz": "time.nii.gz"}  # fmt: skip
+    return {"cut.nii.gz": "cut off or broken; copy it anew", "text.nii.gz": "could not be read",
+            "nan.nii.gz": "finite intensities", "time.nii.gz": "time.nii.gz"}  # fmt: skip
 
 
 def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tmp_path):

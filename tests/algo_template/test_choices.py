@@ -179,6 +179,8 @@ def test_the_log_of_a_training_says_why_it_ended(tmp_path):
     for number in range(4):
         for name, shape in ((f"{number}.nii.gz", (32, 32, 4)), (f"l{number}.nii.gz", (32, 32, 4, 2))):
             nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.diag([1.5, 1.5, 10, 1])), tmp_path / name)
+    items = [{"image": f"{k}.nii.gz", "label": f"l{k}.nii.gz", "fold": k % 2} for k in range(4)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": items}))
     algo.export_to_disk(str(tmp_path), "semsim_0", fold=0, spatial_size=[32, 32], epochs=1)
     assert train(tmp_path / "semsim_0", check=False).returncode == 1
     log = (tmp_path / "semsim_0" / "model_fold0" / "training.log").read_text()

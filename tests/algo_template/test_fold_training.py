@@ -153,11 +153,9 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_without_an_unlabelled_list(work, data, tmp_path, asked):
-    """Test images serve only where that is asked for; a fold that nothing validates scores 0, not NaN."""
+    """Test images serve only where that is asked for."""
     listed = json.loads((data / "a3d.json").read_text())
     del listed["unlabeled"]
-    for item in listed["training"]:
-        item["fold"] = 1
     (tmp_path / "list.json").write_text(json.dumps(listed))
     folder = generated(work, tmp_path / "fold", use_testing_as_unlabeled=not asked, epochs=1, batch_size=2)
     result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}",
@@ -166,8 +164,22 @@ def test_without_an_unlabelled_list(work, data, tmp_path, asked):
     assert settings["unlabeled_images"] == (2 if asked else 0)
     said = "2 images of `testing` as unlabelled ones" if asked else "Supervised training: the datalist has no images"
     assert said in result.stderr and ("left out unless" in result.stderr) == (not asked)
+
+
+def test_a_fold_that_nothing_validates(work, data, tmp_path):
+    """Its scans are labelled in part, so it scores 0, not NaN; a fold that is not in the list is refused."""
+    listed = json.loads((data / "a3d.json").read_text())
+    for item in listed["training"]:
+        item |= {"fold": 0, "labeled_slices": [1]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    folder = generated(work, tmp_path / "fold", epochs=1, batch_size=2)
+    train(folder, f"--data_list_file_path={tmp_path / 'list.json'}")
     (entry,) = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
     assert entry["best_avg_dice_score"] == 0.0 and entry["finished"]
+    (tmp_path / "list.json").write_text(json.dumps(listed).replace('"fold": 0', '"fold": 1'))
+    folder = generated(work, tmp_path / "other", epochs=1)
+    result = train(folder, f"--data_list_file_path={tmp_path / 'list.json'}", check=False)
+    assert result.returncode == 1 and "expected one of its folds 1, received fold 0" in result.stderr
 
 
 def test_several_processes(work, tmp_path):
