@@ -111,7 +111,8 @@ def test_default_trains_on_every_label_left(folders):
     "options, message",
     [
         ({"labeled": "p0", "validation": "p0"}, "one list only"),
-        ({"labeled": "p9"}, "no such patient"),
+        ({"labeled": "p9"}, "no such patient or case[.]"),
+        ({"labeled": "lists/labeled.txt"}, "no such patient or case, nor such a file of names[.]"),
         ({"labeled": "p5"}, "has no label of that name"),
         ({"labeled": 3, "validation": 2}, "only"),
         ({"labeled": 0}, "no case is left to train on"),

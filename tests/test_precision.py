@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from scripts import precision as module
@@ -21,8 +23,20 @@ def processor(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU with or without bfloat16."""
-    return lambda has: monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has)
+    """Sets whether the first and the second GPU have bfloat16; torch answers for the current one."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def use(device):
+        current.append(torch.device(device).index or 0)
+        yield
+        current.pop()
+
+    def set_to(*has: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "device", use)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has[current[-1]])
+
+    return set_to
 
 
 @pytest.mark.parametrize("feature, reason", [("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")])
@@ -48,10 +62,9 @@ def test_other_processors_and_devices_stay_with_float32_unless_told(processor):
 
 @pytest.mark.parametrize("amp", ["auto", True])
 def test_older_gpus_compute_in_float16_with_a_scaler(gpu, amp):
-    gpu(False)
+    gpu(True, False)
     chosen = precision(amp, "cuda:1")
     assert (chosen.device_type, chosen.dtype, chosen.scaled) == ("cuda", torch.float16, True)
-    gpu(True)
     chosen = precision(amp, "cuda")
     assert (chosen.dtype, chosen.scaled) == (torch.bfloat16, False)
     assert precision(False, "cuda").dtype == torch.float32

@@ -68,7 +68,9 @@ def precision(amp: bool | str, device: str | torch.device) -> Precision:
     if not amp:
         return Precision(kind, torch.float32, "amp is False")
     if kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        with torch.cuda.device(device):  # which may be older than the first GPU
+            has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if has_bfloat16:
             return Precision(kind, torch.bfloat16, "this GPU has it")
         return Precision(kind, torch.float16, "this GPU has no bfloat16")
     feature = bfloat16_of_processor() if kind == "cpu" else ""

@@ -222,12 +222,17 @@ def _choose(
         # names parted by blanks, unless a name holds one
         wanted = [part for name in wanted for part in ([name] if name in groups or name in by_case else name.split())]
         unknown = [name for name in wanted if name not in groups and name not in by_case]
-        raise_all(f"{name}: named for {use}, but there is no such patient or case." for name in unknown)
+        raise_all(f"{name}: named for {use}, but there is no such {_meant(name)}." for name in unknown)
         chosen = list(dict.fromkeys(by_case.get(name, name) for name in wanted))
     for group in chosen:
         if group in taken:
             raise InputError(f"{group}: a patient can stand in one list only, received {taken[group]} and {use}.")
         taken[group] = use
+
+
+def _meant(name: str) -> str:
+    a_file = os.path.basename(name) != name or name.lower().endswith((".txt", ".csv"))
+    return "patient or case, nor such a file of names" if a_file else "patient or case"
 
 
 def draw_folds(taken: Mapping[str, str], number: int, *, seed: int = 0) -> dict[str, int]:
