@@ -130,6 +130,16 @@ def test_labels_whose_names_begin_otherwise(tmp_path, caplog, image, label, pair
     assert pairs == {f"images/{image.format(k)}.nii.gz": f"labels/{label.format(k)}.nii.gz" for k in (1, 2, 3)}
     assert content["unlabeled"] == [{"image": f"images/{image.format(0)}.nii.gz"}]
     assert f"taken for the label of {image.format(1)}" in caplog.text
+    if "/" in image:
+        return
+    for path in (tmp_path / "labels").iterdir():  # the same in one folder
+        path.rename(tmp_path / "images" / path.name)
+    create(str(tmp_path / "images"), str(tmp_path / "images"), str(tmp_path / "one.json"), validation=1)
+    content = json.loads((tmp_path / "one.json").read_text())
+    assert {i["image"]: i["label"] for i in content["training"] + content["validation"]} == {
+        k.replace("images/", ""): v.replace("labels/", "") for k, v in pairs.items()
+    }
+    assert content["unlabeled"] == [{"image": f"{image.format(0)}.nii.gz"}]
 
 
 def test_every_bad_file_is_named_at_once_with_its_remedy(mixed):

@@ -305,12 +305,13 @@ def pair_files(
 
     Args:
         images: folder of images, with all below it but ``labels`` and what is a label by its name.
-        labels: folder of labels; with a ``label_suffix`` it may be the same.
+        labels: folder of labels; it may be the same with a ``label_suffix``, or if label names begin with ``label``,
+            ``segmentation`` or the like.
         image_suffix: what image names end with and label names do not; others are left out, with a warning.
         label_suffix: the same of labels.
 
     Raises:
-        InputError: one folder without a suffix to tell the two apart, or one of the two not there.
+        InputError: one folder without anything to tell the two apart, or one of the two not there.
     """
     if "," in image_suffix + label_suffix:
         raise InputError(
@@ -319,15 +320,16 @@ def pair_files(
         )
     images, labels = Path(images), Path(labels)
     same = images.resolve() == labels.resolve()
-    if same and not label_suffix:
-        raise InputError(
-            f"{images}: expected images and labels in two folders, received one; separate them, or say what the names "
-            "of the labels end with, for instance --label_suffix _seg."
-        )
     image_files, label_files = find_images(images, recursive=True), find_images(labels, recursive=True, labels=True)
     if same:
-        image_files = {name: path for name, path in image_files.items() if not name.endswith(label_suffix)}
-        label_files = {name: path for name, path in label_files.items() if name.endswith(label_suffix)}
+        told = {name for name in label_files if (name.endswith(label_suffix) if label_suffix else _label_begins(name))}
+        image_files = {name: path for name, path in image_files.items() if name not in told}
+        label_files = {name: path for name, path in label_files.items() if name in told}
+        if not label_suffix and not (image_files and label_files):
+            raise InputError(
+                f"{images}: expected images and labels in two folders, received one; separate them, or say what the "
+                "names of the labels end with, for instance --label_suffix _seg."
+            )
         if not image_files or not label_files:
             raise InputError(
                 f"{images}: expected images, and labels whose names end with {label_suffix}, received only one of the "
@@ -345,6 +347,12 @@ def pair_files(
         {name.removesuffix(image_suffix): path for name, path in image_files.items()},
         {name.removesuffix(label_suffix): path for name, path in label_files.items()},
     )
+
+
+def _label_begins(name: str) -> bool:
+    """Whether a name is ``segmentation-12`` and the like."""
+    match = FIRST_WORD.fullmatch(name)
+    return bool(match and re.fullmatch(LABEL_WORD, match[2].rstrip("_.-"), re.IGNORECASE))
 
 
 def _ending(found: Mapping[str, Path], suffix: str, folder: Path, kind: str) -> dict[str, Path]:
