@@ -219,9 +219,9 @@ def read_datalist(
 
 def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: int) -> list[str]:
     """What is wrong with a fold that nobody is in: without it every fold would be trained on, and none validate."""
-    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
-    if str(fold) in there:
+    if any(item.get("fold") in _names_of(fold) for item in training):
         return []
+    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
     if not there:
         remedy = "make them with `python -m scripts datalist create --folds N`, or leave --fold out"
         return [f"{datalist}: fold {fold}: expected a list `training` with folds, received one without; {remedy}."]
@@ -229,9 +229,14 @@ def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: i
     return [f"{datalist}: expected one of its folds {names}, received fold {fold}; give another --fold."]
 
 
+def _names_of(fold: int) -> tuple[int, str]:
+    """A fold as datalists write it: as a number, ``0.0`` included, or as text, which AutoRunner takes for one."""
+    return fold, str(fold)
+
+
 def _of_fold(training: Sequence[dict], fold: int) -> dict[str, list[dict]]:
     """``training`` and ``validation`` of a fold: a case that is not labelled throughout is trained on in every fold."""
-    own = (fold, str(fold))  # AutoRunner takes text for a number, too
+    own = _names_of(fold)
     validating = [item for item in training if item.get("fold") in own and item.get("labeled_slices") is None]
     return {"training": [item for item in training if item not in validating], "validation": validating}
 
