@@ -304,6 +304,14 @@ def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
         create(data=str(tmp_path), output=str(tmp_path / "l.json"))
 
 
+def test_what_files_of_bids_were_made_from_is_no_second_file(tmp_path):
+    bids(tmp_path)
+    before = recognise(tmp_path)
+    for kind in ("T1w", "T2w"):
+        scan(tmp_path / f"sourcedata/sub-00/ses-1/anat/sub-00_ses-1_{kind}.nii.gz", 1)
+    assert recognise(tmp_path) == before
+
+
 def test_files_of_datalad_that_were_not_fetched_are_said_to_be_missing(tmp_path, caplog, capsys):
     bids(tmp_path)
     for session in (1, 2):

@@ -210,6 +210,8 @@ def _entities(path: Path) -> tuple[dict[str, str], str]:
 
 def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
     named = [path for path in sorted(root.rglob("sub-*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    # BIDS keeps what its files were made from in `sourcedata`, often by the same names
+    named = [path for path in named if "sourcedata" not in path.relative_to(root).parts] or named
     if absent := [path for path in named if not path.exists()]:
         logger.warning(f"{len(absent)} files are links to what is not there and are left out, {absent[0]} first; fetch "
                        "them (`datalad get`, `git annex get`) to use them.")  # fmt: skip
