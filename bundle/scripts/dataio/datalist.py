@@ -30,11 +30,13 @@ from ..errors import InputError, raise_all
 from .files import (
     CHANNEL,
     IMAGE_SUFFIXES,
+    case_name,
     case_names,
     find_images,
     hidden_beside,
     image_files,
     join_channels,
+    without_labels,
     without_labels_told,
     without_predictions,
 )
@@ -413,15 +415,18 @@ def read_images(
     folder = Path(dataset_dir)
     if folder.is_file():
         return [{"image": str(folder)}]
+    beside: dict[str, Path] = {}
     if (folder / "images").is_dir():
-        beside = [path for path in sorted(folder.glob("[!.]*")) if _is_image(path.name) and path.is_file()]
+        beside = {case_name(p): p for p in sorted(folder.glob("[!.]*")) if _is_image(p.name) and p.is_file()}
         folder = folder / "images"
-        if beside:
-            logger.warning(
-                f"{len(beside)} images are not predicted, {beside[0]} first: where there is a folder `images`, "
-                f"{folder} here, only that is read; rename it, or give --dataset_dir apart, to predict the others."
-            )
-    found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
+    every = find_images(folder, recursive=True)
+    scans = without_labels({**every, **beside}) if beside else {}
+    if left := [path for name, path in beside.items() if name in scans]:
+        logger.warning(
+            f"{len(left)} images are not predicted, {left[0]} first: where there is a folder `images`, "
+            f"{folder} here, only that is read; rename it, or give --dataset_dir apart, to predict the others."
+        )
+    found = without_predictions(every, output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
     for lines in hidden_beside(images.values()):
         for line in lines:
