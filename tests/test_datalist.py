@@ -283,6 +283,9 @@ def test_folds_of_an_auto3dseg_datalist(folders, caplog):
     path.write_text(json.dumps({"training": content}))
     with pytest.raises(InputError, match="fold 0: expected a list `training` with folds, received one without; make"):
         read("training", fold=0)
+    for fold in ("0", 0.0):
+        path.write_text(json.dumps({"training": [{**i, "fold": fold} for i in items]}))
+        assert len(read("validation", fold=0)) == len(items) and read("training", fold=0) == []
     path.write_text(json.dumps({"training": [{**i, "fold": "0", "labeled_slices": [0]} for i in items]}))
     assert read("validation", fold=0) == [] and "has the fold 0, so none validates" in caplog.text
 

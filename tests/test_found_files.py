@@ -375,7 +375,11 @@ def test_what_is_no_number_of_channels_and_names_that_stand_twice_are_refused(tm
 
 
 def test_scans_beside_a_folder_of_images_are_said_not_to_be_predicted(tmp_path, caplog):
-    for name in ("P1", "P2", "images/P3"):
+    """And labels of images there are none, nor predictions of before."""
+    for name in ("P3_seg", "images/P3"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    assert len(read_images(tmp_path)) == 1 and not caplog.text
+    for name in ("P1", "P2"):
         samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
     assert [item["image"] for item in read_images(tmp_path)] == [str(tmp_path / "images/P3.nii.gz")]
     assert "2 images are not predicted, " in caplog.text and "P1.nii.gz first: where there is a folder" in caplog.text

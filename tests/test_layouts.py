@@ -304,15 +304,23 @@ def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
         create(data=str(tmp_path), output=str(tmp_path / "l.json"))
 
 
+def test_what_files_of_bids_were_made_from_is_no_second_file(tmp_path):
+    bids(tmp_path)
+    before = recognise(tmp_path)
+    for kind in ("T1w", "T2w"):
+        scan(tmp_path / f"sourcedata/sub-00/ses-1/anat/sub-00_ses-1_{kind}.nii.gz", 1)
+    assert recognise(tmp_path) == before
+
+
 def test_files_of_datalad_that_were_not_fetched_are_said_to_be_missing(tmp_path, caplog, capsys):
     bids(tmp_path)
-    for session in (1, 2):
-        scan = tmp_path / f"sub-04/ses-{session}/anat/sub-04_ses-{session}_T1w.nii.gz"
+    for patient, session in (("sub-00", 1), ("sub-04", 1), ("sub-04", 2)):  # a label of the first is there
+        scan = tmp_path / f"{patient}/ses-{session}/anat/{patient}_ses-{session}_T1w.nii.gz"
         scan.unlink()
         scan.symlink_to("../../../.git/annex/objects/4k/2j/MD5E-s1234.nii.gz")
     create(data=str(tmp_path), output=str(tmp_path / "l.json"), class_names="b,t")
-    assert "2 files are links to what is not there and are left out" in caplog.text and "datalad get" in caplog.text
-    assert "8 of 4 patients" in capsys.readouterr().out, "and the others are used"
+    assert "3 files are links to what is not there and are left out" in caplog.text and "datalad get" in caplog.text
+    assert "7 of 4 patients" in capsys.readouterr().out, "and the others are used"
     for n in range(4):
         for path in (tmp_path / f"sub-{n:02d}").rglob("*_T1w.nii.gz"):
             path.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -245,7 +244,7 @@ def _stray(layout: Layout, where: str) -> list[str]:
 
 def _remedy(label: str, images: Mapping[str, Any]) -> str:
     """What to do with a label that has no image of its name, but perhaps some of a longer one."""
-    longer = sorted(name for name in images if re.match(rf"{re.escape(label)}[_.-]", name))
+    longer = sorted(name for name in images if name.startswith((f"{label}_", f"{label}.", f"{label}-")))
     if not longer:
         return "rename or remove it, or say what label names end with by --label_suffix"
     return (

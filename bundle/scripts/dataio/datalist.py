@@ -30,11 +30,13 @@ from ..errors import InputError, raise_all
 from .files import (
     CHANNEL,
     IMAGE_SUFFIXES,
+    case_name,
     case_names,
     find_images,
     hidden_beside,
     image_files,
     join_channels,
+    without_labels,
     without_labels_told,
     without_predictions,
 )
@@ -219,9 +221,9 @@ def read_datalist(
 
 def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: int) -> list[str]:
     """What is wrong with a fold that nobody is in: without it every fold would be trained on, and none validate."""
-    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
-    if str(fold) in there:
+    if any(item.get("fold") in _names_of(fold) for item in training):
         return []
+    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
     if not there:
         remedy = "make them with `python -m scripts datalist create --folds N`, or leave --fold out"
         return [f"{datalist}: fold {fold}: expected a list `training` with folds, received one without; {remedy}."]
@@ -229,9 +231,14 @@ def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: i
     return [f"{datalist}: expected one of its folds {names}, received fold {fold}; give another --fold."]
 
 
+def _names_of(fold: int) -> tuple[int, str]:
+    """A fold as datalists write it: as a number, ``0.0`` included, or as text, which AutoRunner takes for one."""
+    return fold, str(fold)
+
+
 def _of_fold(training: Sequence[dict], fold: int) -> dict[str, list[dict]]:
     """``training`` and ``validation`` of a fold: a case that is not labelled throughout is trained on in every fold."""
-    own = (fold, str(fold))  # AutoRunner takes text for a number, too
+    own = _names_of(fold)
     validating = [item for item in training if item.get("fold") in own and item.get("labeled_slices") is None]
     return {"training": [item for item in training if item not in validating], "validation": validating}
 
@@ -408,15 +415,18 @@ def read_images(
     folder = Path(dataset_dir)
     if folder.is_file():
         return [{"image": str(folder)}]
+    beside: dict[str, Path] = {}
     if (folder / "images").is_dir():
-        beside = [path for path in sorted(folder.glob("[!.]*")) if _is_image(path.name) and path.is_file()]
+        beside = {case_name(p): p for p in sorted(folder.glob("[!.]*")) if _is_image(p.name) and p.is_file()}
         folder = folder / "images"
-        if beside:
-            logger.warning(
-                f"{len(beside)} images are not predicted, {beside[0]} first: where there is a folder `images`, "
-                f"{folder} here, only that is read; rename it, or give --dataset_dir apart, to predict the others."
-            )
-    found = without_predictions(find_images(folder, recursive=True), output_dir, f"_{output_postfix}{output_ext}")
+    every = find_images(folder, recursive=True)
+    scans = without_labels({**every, **beside}) if beside else {}
+    if left := [path for name, path in beside.items() if name in scans]:
+        logger.warning(
+            f"{len(left)} images are not predicted, {left[0]} first: where there is a folder `images`, "
+            f"{folder} here, only that is read; rename it, or give --dataset_dir apart, to predict the others."
+        )
+    found = without_predictions(every, output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
     for lines in hidden_beside(images.values()):
         for line in lines:

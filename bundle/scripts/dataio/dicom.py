@@ -171,7 +171,8 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
             "a folder of their own."
         )
     files = [f for f in inside if is_dicom(f)]
-    if broken := [f for f in inside if folder.is_dir() and f not in files and _looks_cut_off(f, files)]:
+    others = sorted({*inside} - {*files}) if folder.is_dir() else []
+    if broken := [f for f in others if _looks_cut_off(f, files)]:
         raise InputError(
             f"{broken[0]}: lies among the slices of a DICOM series, and is none by its first bytes, as of a copy that "
             "was cut off; copy it anew, or take it out."

@@ -210,9 +210,13 @@ def _entities(path: Path) -> tuple[dict[str, str], str]:
 
 def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
     named = [path for path in sorted(root.rglob("sub-*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    # BIDS keeps what its files were made from in `sourcedata`, often by the same names
+    named = [path for path in named if "sourcedata" not in path.relative_to(root).parts] or named
     if absent := [path for path in named if not path.exists()]:
         logger.warning(f"{len(absent)} files are links to what is not there and are left out, {absent[0]} first; fetch "
                        "them (`datalad get`, `git annex get`) to use them.")  # fmt: skip
+    without = [_entities(path)[0] for path in absent if not BIDS_LABELS.fullmatch(case_name(path))]
+    left_out = {(given.get("sub"), given.get("ses")) for given in without}
     truth, scans = [], []
     for path in filter(Path.is_file, named):
         if BIDS_LABELS.fullmatch(case_name(path)):
@@ -250,6 +254,8 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
         fits = [name for name, parts in groups.items()
                 if (own := _entities(next(iter(parts.values())))[0])["sub"] == given.get("sub")
                 and all(own.get(key) == given.get(key) for key in keys)]  # fmt: skip
+        if not fits and (given.get("sub"), given.get("ses")) in left_out:
+            continue  # its image is not there
         if len(fits) != 1:
             problems.append(f"{path}: {len(fits)} images of this subject and session, expected one; give "
                             "--label_suffix or --image_suffix, or rename it.")  # fmt: skip

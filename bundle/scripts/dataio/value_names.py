@@ -13,6 +13,8 @@ from .files import is_segmentation
 
 #: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
 SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)
+#: Endings of pictures that may have a palette.
+PALETTES = (".png", ".bmp")
 #: How a palette's black is called here.
 BLACK = "colour 0 0 0"
 #: Names that 3D Slicer makes up, or none.
@@ -34,7 +36,7 @@ def value_names(path: Path) -> dict[int, str]:
     if path.name.lower().endswith(".seg.nrrd"):
         named = {int(one.get("LabelValue", 1)): one.get("Name", "") for one in segments(path)}
         return {value: name for value, name in named.items() if not UNNAMED.fullmatch(name)}
-    if path.suffix.lower() in (".png", ".bmp"):
+    if path.suffix.lower() in PALETTES:
         with Image.open(path) as picture:
             palette = picture.getpalette() if picture.mode == "P" else None
         return {k: "colour {} {} {}".format(*rgb) for k, rgb in enumerate(np.reshape(palette or [], (-1, 3)))}
@@ -57,7 +59,7 @@ def background_elsewhere(labels: Iterable[tuple[Path, Mapping[float, int]]], ign
         ignore_label: value of voxels to ignore, whose colour says nothing.
     """
     for path, values in labels:
-        names = value_names(path)
+        names = value_names(path) if path.suffix.lower() in PALETTES else {}  # others are large
         black = [v for v in sorted(map(int, values)) if v != ignore_label and names.get(v) == BLACK]
         if black and (zero := names.get(0, BLACK)) != BLACK:
             return [
