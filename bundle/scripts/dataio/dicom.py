@@ -22,14 +22,13 @@ GAP_TOLERANCE = 0.05
 SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2, "0028|0002": 1}
 #: Slope, intercept, bits of a pixel, and whether it has a sign: what makes values of what is stored.
 VALUE_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
-#: What is told of each frame as it stands in a file, with or without the type of the value, and how many numbers it is.
-FRAME_TAGS = {
-    name: (re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL), count)
-    for name, tag, count in (
-        ("position", b"\x20\0\x32\0", 3), ("directions", b"\x20\0\x37\0", 6),
-        ("intercept", b"\x28\0\x52\x10", 1), ("slope", b"\x28\0\x53\x10", 1),
-    )
-}  # fmt: skip
+#: What is told of each frame as it stands in a file, and how many numbers it is.
+FRAME_TAGS = {"position": (b"\x20\0\x32\0", 3), "directions": (b"\x20\0\x37\0", 6),
+              "intercept": (b"\x28\0\x52\x10", 1), "slope": (b"\x28\0\x53\x10", 1)}  # fmt: skip
+#: The same of the size of a pixel, and of one on the detector of X-rays.
+PIXEL_TAGS = {"size": (b"\x28\0\x30\0", 2), "on the detector": (b"\x18\0\x64\x11", 2)}
+#: What follows the tag of a number: its length, with or without the type of the value.
+LENGTH = rb"(?:DS(..)|(..)\0\0)"
 #: The pixels and their length, and a table of values in place of slope and intercept, as they stand in a file.
 PIXELS = re.compile(rb"\xe0\x7f\x10\0(?:(?:O[BW]|UN)\0\0)?(.{4})", re.DOTALL)
 LOOKUP_TABLE = re.compile(rb"\x28\0\0\x30(?:SQ\0\0)?.{4}\xfe\xff\0\xe0", re.DOTALL)
@@ -136,17 +135,28 @@ def _check_pixels(path: str | os.PathLike, *, length: int, as_stored: bool) -> N
         )
 
 
-def _told_of_frames(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
-    """What a multi-frame file tells of its frames, by the names of ``FRAME_TAGS``, in the order in which it does.
+def _told_of_frames(
+    path: str | os.PathLike, tags: Mapping[str, tuple[bytes, int]] = FRAME_TAGS
+) -> dict[str, list[np.ndarray]]:
+    """What a multi-frame file tells of its frames, by the names of ``tags``, in the order in which it does.
 
     ITK stacks frames as they are stored, with the slope of the first, and does not tell their places, so they are
     looked for in the bytes of the file.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return {
-            name: [n for match in tag.finditer(content) if (n := _numbers(_text(content, match), count)) is not None]
-            for name, (tag, count) in FRAME_TAGS.items()
+            name: [
+                numbers
+                for match in re.finditer(re.escape(tag) + LENGTH, content, flags=re.DOTALL)
+                if (numbers := _numbers(_text(content, match), count)) is not None
+            ]
+            for name, (tag, count) in tags.items()
         }
+
+
+def states_unit_pixels(path: str | os.PathLike) -> bool:
+    """Whether a DICOM file of which ITK says that pixels measure 1 mm, as of all that do not tell, tells so."""
+    return any(np.allclose(size, 1.0) for sizes in _told_of_frames(path, PIXEL_TAGS).values() for size in sizes)
 
 
 def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:
