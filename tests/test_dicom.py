@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import samples
+from scripts.dataio.create import create
 from scripts.dataio.files import find_images
 from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.readers import LoadFilesd, image_loader
@@ -198,13 +199,18 @@ def test_a_table_of_values_is_not_passed_over(tmp_path, relation):
 
 def test_contours_are_named_as_such(tmp_path):
     """RTSTRUCT: an image's header says what the file stores; it has no pixels."""
-    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")
-    (path,) = (tmp_path / "s").iterdir()
+    samples.write_dicom(tmp_path / "labels/s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")
+    (path,) = (tmp_path / "labels/s").iterdir()
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"\x28\x00")])
-    for label in (path, tmp_path / "s"):
+    for label in (path, tmp_path / "labels/s"):
         with pytest.raises(InputError, match=r"contours \(RTSTRUCT\), which are not read; export them as a labelmap"):
             look(label, label=True)
+    samples.write_dicom(tmp_path / "images/p1", IMAGE)
+    for folder in (tmp_path / "labels/s", tmp_path / "labels"):  # alone, and in the folder of its patient
+        with pytest.raises(InputError) as caught:
+            create(str(tmp_path / "images"), str(folder), str(tmp_path / "list.json"))
+        assert re.fullmatch(rf"{path}: contours [^\n]* `plastimatch[^\n]*", str(caught.value)), "no line about its name"
 
 
 def test_a_single_slice_is_an_image(tmp_path):

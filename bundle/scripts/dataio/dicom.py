@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import CONTOURS, is_dicom, is_segmentation, stores
+from .files import contours_line, is_dicom, is_segmentation
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
@@ -78,12 +78,9 @@ def read_slice(path: str | os.PathLike) -> Slice:
     try:
         io.ReadImageInformation()
     except RuntimeError as error:
-        if stores(path, CONTOURS):
-            raise InputError(
-                f"{path}: contours (RTSTRUCT), which are not read; export them as a labelmap, by SlicerRT in 3D Slicer."
-            ) from error
         raise InputError(
-            f"{path}: a DICOM file without a readable image, or cut off; copy it anew, or take it out of the folder."
+            contours_line(path)
+            or f"{path}: a DICOM file without a readable image, or cut off; copy it anew, or take it out of the folder."
         ) from error
     tags = io.GetMetaDataDictionary()
 
