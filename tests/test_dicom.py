@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import samples
+from scripts.dataio.create import create
 from scripts.dataio.files import find_images
 from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.readers import LoadFilesd, image_loader
@@ -151,15 +152,65 @@ def test_a_last_slice_that_was_cut_off_is_not_left_out(tmp_path, ending):
             look(tmp_path / "s")
 
 
-def test_contours_are_named_as_such(tmp_path):
-    """RTSTRUCT: an image's header says what the file stores; it has no pixels."""
-    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")
+def test_pixels_that_were_cut_off_are_not_made_up(tmp_path):
+    """ITK fills them up with zeros, or with what lies in memory, where the file gives the length of what is left."""
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    path = sorted((tmp_path / "s").iterdir())[2]
+    multi_frame(tmp_path / "m" / "a.dcm", (0, 5, 10, 15))
+    for file, head, needed in ((path, 8, 160), (tmp_path / "m" / "a.dcm", 12, 384)):
+        content = file.read_bytes()
+        start = content.rindex(b"\xe0\x7f\x10\0") + head
+        file.write_bytes(content[: start - 4] + (needed - 6).to_bytes(4, "little") + content[start:-6])
+        with pytest.raises(InputError, match=rf"{file.name}: expected {needed} bytes of pixels, received {needed - 6}, "
+                                             r".* cut off; copy it anew"):  # fmt: skip
+            look(file.parent)
+        file.write_bytes(content[:-6])
+        with pytest.raises(InputError, match=rf"{file.name}: .* cut off; copy it anew, or take it out"):
+            look(file.parent)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0"])
+def test_an_odd_number_of_pixels_may_be_padded(tmp_path, padding):
+    samples.write_dicom(tmp_path / "s", IMAGE[:9, :7, :1])
+    (path,) = (tmp_path / "s").iterdir()
+    content = re.sub(rb"(\x28\0[\0\1\2]\x01\x02\0\0\0)(.)", lambda m: m[1] + bytes([m[2][0] - 8]), path.read_bytes())
+    head, pixels = content[: content.rindex(b"\xe0\x7f\x10\0") + 4], bytes(range(63)) + padding
+    path.write_bytes(head + len(pixels).to_bytes(4, "little") + pixels)
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0, ..., 0].T.ravel(), np.arange(63))
+
+
+@pytest.mark.parametrize("relation", ["", "LOG"])
+def test_a_table_of_values_is_not_passed_over(tmp_path, relation):
+    """ITK reads what is stored; the table of X-ray angiography is not for display."""
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], told=[{"0028|1040": relation}] if relation else [])
     (path,) = (tmp_path / "s").iterdir()
     content = path.read_bytes()
+    start = content.rindex(b"\xe0\x7f\x10\0")
+    item = b"\x28\0\x06\x30\4\0\0\0\0\1\0\2"  # its numbers alone
+    item = b"\xfe\xff\0\xe0" + len(item).to_bytes(4, "little") + item
+    table = b"\x28\0\0\x30" + len(item).to_bytes(4, "little") + item
+    path.write_bytes(content[:start] + table + content[start:])
+    if relation:
+        np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], IMAGE[..., :1])
+    else:
+        with pytest.raises(InputError, match=r"s1_001\.dcm: .*received a Modality LUT Sequence.*apply it with pydicom"):
+            look(tmp_path / "s")
+
+
+def test_contours_are_named_as_such(tmp_path):
+    """RTSTRUCT: an image's header says what the file stores; it has no pixels."""
+    samples.write_dicom(tmp_path / "labels/s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.3")
+    (path,) = (tmp_path / "labels/s").iterdir()
+    content = path.read_bytes()
     path.write_bytes(content[: content.index(b"\x28\x00")])
-    for label in (path, tmp_path / "s"):
+    for label in (path, tmp_path / "labels/s"):
         with pytest.raises(InputError, match=r"contours \(RTSTRUCT\), which are not read; export them as a labelmap"):
             look(label, label=True)
+    samples.write_dicom(tmp_path / "images/p1", IMAGE)
+    for folder in (tmp_path / "labels/s", tmp_path / "labels"):  # alone, and in the folder of its patient
+        with pytest.raises(InputError) as caught:
+            create(str(tmp_path / "images"), str(folder), str(tmp_path / "list.json"))
+        assert re.fullmatch(rf"{path}: contours [^\n]* `plastimatch[^\n]*", str(caught.value)), "no line about its name"
 
 
 def test_a_single_slice_is_an_image(tmp_path):

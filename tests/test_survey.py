@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -181,6 +182,26 @@ def test_volumes_that_suit_a_3d_network_are_told(tmp_path, capsys, shape, spacin
     commands = [line for line in lines if line.startswith("  python -m monai.bundle run training")]
     assert ["configs/volumes.yaml" in line for line in commands] == [False, True][: 1 + suits]
     assert lines[-1] == commands[-1] and any(line.startswith("3D ") for line in lines) == suits
+
+
+def test_images_that_state_no_voxel_size_are_counted(tmp_path, capsys):
+    """ITK takes 1 mm for it."""
+    folder = tmp_path / "images"
+    for seed, name in enumerate(f"{said}_{kind}" for said in ("stated", "unsaid") for kind in ("a.nrrd", "b.mha", "d")):
+        path, image = folder / name, samples.blob((12, 10, 3), seed)[0]
+        (samples.write_dicom if name.endswith("d_d") else samples.write_itk)(path, image, (1, 1, 1))
+        for file in path.iterdir() if path.is_dir() else [path]:
+            size = rb"(space directions|ElementSpacing)[^\n]*\n|\x28\0\x30\0\x04\0\0\0.{4}"
+            content, number = re.subn(size, b"", file.read_bytes(), flags=re.DOTALL)
+            assert number
+            if name.startswith("unsaid"):
+                file.write_bytes(content)
+    samples.write_nifti(tmp_path / "labels" / "stated_a.nii.gz", samples.blob((12, 10, 3))[1], (-1, -1, 1))
+    make(tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert re.search(
+        r"3 images state no voxel size, unsaid_a\.nrrd first, and count as 1 mm: .*mend their headers", line
+    )
 
 
 def test_channels_along_the_last_axis_on_request(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import hidden_beside, ignored_line, paired
+from .files import contours_line, hidden_beside, ignored_line, paired
 from .geometry import TRUST
 from .layouts import Layout, recognise
 from .split import (
@@ -231,7 +231,8 @@ def _stray(layout: Layout, where: str) -> list[str]:
     """Labels that belong to no image, and images that are none, a line each; prints what is merely worth knowing."""
     used = {os.path.realpath(path) for name, path in layout.labels.items() if name in layout.images}
     stray = [
-        f"{path}: a label without an image of that name in {where}; {_remedy(name, layout.images)}."
+        contours_line(path)  # as of whoever reads it: its name is not what is wrong
+        or f"{path}: a label without an image of that name in {where}; {_remedy(name, layout.images)}."
         for name, path in layout.labels.items()
         if name not in layout.images and os.path.realpath(path) not in used  # a link, as its image is
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import CONTOURS, is_dicom, is_segmentation, stores
+from .files import contours_line, is_dicom, is_segmentation
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
@@ -21,14 +22,16 @@ GAP_TOLERANCE = 0.05
 SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2, "0028|0002": 1}
 #: Slope, intercept, bits of a pixel, and whether it has a sign: what makes values of what is stored.
 VALUE_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
-#: What is told of each frame as it stands in a file, with or without the type of the value, and how many numbers it is.
-FRAME_TAGS = {
-    name: (re.compile(re.escape(tag) + rb"(?:DS(..)|(..)\0\0)", re.DOTALL), count)
-    for name, tag, count in (
-        ("position", b"\x20\0\x32\0", 3), ("directions", b"\x20\0\x37\0", 6),
-        ("intercept", b"\x28\0\x52\x10", 1), ("slope", b"\x28\0\x53\x10", 1),
-    )
-}  # fmt: skip
+#: What is told of each frame as it stands in a file, and how many numbers it is.
+FRAME_TAGS = {"position": (b"\x20\0\x32\0", 3), "directions": (b"\x20\0\x37\0", 6),
+              "intercept": (b"\x28\0\x52\x10", 1), "slope": (b"\x28\0\x53\x10", 1)}  # fmt: skip
+#: The same of the size of a pixel, and of one on the detector of X-rays.
+PIXEL_TAGS = {"size": (b"\x28\0\x30\0", 2), "on the detector": (b"\x18\0\x64\x11", 2)}
+#: What follows the tag of a number: its length, with or without the type of the value.
+LENGTH = rb"(?:DS(..)|(..)\0\0)"
+#: The pixels and their length, and a table of values in place of slope and intercept, as they stand in a file.
+PIXELS = re.compile(rb"\xe0\x7f\x10\0(?:(?:O[BW]|UN)\0\0)?(.{4})", re.DOTALL)
+LOOKUP_TABLE = re.compile(rb"\x28\0\0\x30(?:SQ\0\0)?.{4}\xfe\xff\0\xe0", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def read_slice(path: str | os.PathLike) -> Slice:
     """The header of a DICOM file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or ITK would read other values than it holds.
     """
     import itk  # slow, and few data sets need it
 
@@ -75,11 +78,10 @@ def read_slice(path: str | os.PathLike) -> Slice:
     try:
         io.ReadImageInformation()
     except RuntimeError as error:
-        if stores(path, CONTOURS):
-            raise InputError(
-                f"{path}: contours (RTSTRUCT), which are not read; export them as a labelmap, by SlicerRT in 3D Slicer."
-            ) from error
-        raise InputError(f"{path}: a DICOM file without a readable image; take it out of the folder.") from error
+        raise InputError(
+            contours_line(path)
+            or f"{path}: a DICOM file without a readable image, or cut off; copy it anew, or take it out of the folder."
+        ) from error
     tags = io.GetMetaDataDictionary()
 
     def value(tag: str) -> str:
@@ -91,20 +93,67 @@ def read_slice(path: str | os.PathLike) -> Slice:
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
     meaning = tuple(map(value, VALUE_TAGS))
+    bits, colors = _numbers(value("0028|0100"), 1), 2 if value("0028|0004").endswith("422") else size[-1]
+    _check_pixels(
+        path,
+        length=0 if bits is None else math.ceil(size[0] * size[1] * colors * max(number, 1) * bits[0] / 8),
+        as_stored=value("0028|1040") in ("LOG", "DISP"),  # of X-ray angiography, whose table is not for display
+    )
     return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, meaning)
 
 
-def _told_of_frames(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
-    """What a multi-frame file tells of its frames, by the names of ``FRAME_TAGS``, in the order in which it does.
+def _check_pixels(path: str | os.PathLike, *, length: int, as_stored: bool) -> None:
+    """That the pixels of a DICOM file are all there, and no table makes values of them: ITK makes up and ignores those.
+
+    ITK tells neither, so they are looked for in the bytes of the file.
+
+    Args:
+        path: the file.
+        length: bytes of all pixels where they are not compressed; those that are have no length of their own.
+        as_stored: whether a table does not matter.
+
+    Raises:
+        InputError: they are not.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start, longest = len(content), None
+        for match in PIXELS.finditer(content):  # a small picture of the image may come first
+            start, longest = match.start(), max(longest or 0, int.from_bytes(match[1], "little"))
+            if longest >= length:
+                break
+        table = not as_stored and LOOKUP_TABLE.search(content, 0, start)
+    if longest is not None and longest < length:
+        raise InputError(f"{path}: expected {length} bytes of pixels, received {longest}, as of a file that was cut "
+                         "off; copy it anew.")  # fmt: skip
+    if table:
+        raise InputError(
+            f"{path}: expected values by slope and intercept, received a Modality LUT Sequence, which is not read; "
+            "apply it with pydicom (pydicom.pixels.apply_modality_lut), and save the values, as NIfTI say."
+        )
+
+
+def _told_of_frames(
+    path: str | os.PathLike, tags: Mapping[str, tuple[bytes, int]] = FRAME_TAGS
+) -> dict[str, list[np.ndarray]]:
+    """What a multi-frame file tells of its frames, by the names of ``tags``, in the order in which it does.
 
     ITK stacks frames as they are stored, with the slope of the first, and does not tell their places, so they are
     looked for in the bytes of the file.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return {
-            name: [n for match in tag.finditer(content) if (n := _numbers(_text(content, match), count)) is not None]
-            for name, (tag, count) in FRAME_TAGS.items()
+            name: [
+                numbers
+                for match in re.finditer(re.escape(tag) + LENGTH, content, flags=re.DOTALL)
+                if (numbers := _numbers(_text(content, match), count)) is not None
+            ]
+            for name, (tag, count) in tags.items()
         }
+
+
+def states_unit_pixels(path: str | os.PathLike) -> bool:
+    """Whether a DICOM file of which ITK says that pixels measure 1 mm, as of all that do not tell, tells so."""
+    return any(np.allclose(size, 1.0) for sizes in _told_of_frames(path, PIXEL_TAGS).values() for size in sizes)
 
 
 def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:

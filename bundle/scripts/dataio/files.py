@@ -106,6 +106,14 @@ def stores(path: str | os.PathLike, storage: bytes) -> bool:
     return storage in _dicom_start(path)
 
 
+def contours_line(path: str | os.PathLike) -> str:
+    """A line for a file of contours (RTSTRUCT), or the first of them in a folder; empty for no such file."""
+    inside = sorted(Path(path).iterdir()) if os.path.isdir(path) else [path]
+    found = next((file for file in inside if stores(file, CONTOURS)), None)
+    remedy = "export them as a labelmap, by SlicerRT in 3D Slicer or `plastimatch convert`"
+    return f"{found}: contours (RTSTRUCT), which are not read; {remedy}." if found else ""
+
+
 def _dicom_start(path: str | os.PathLike) -> bytes:
     """The first bytes of a DICOM file; none of another file, and of one that another format's ending names."""
     if not os.path.isfile(path) or os.fspath(path).lower().endswith((*IMAGE_SUFFIXES, *COMPANIONS)):

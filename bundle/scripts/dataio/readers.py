@@ -22,7 +22,7 @@ from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
 from ..errors import InputError
-from .dicom import check_series, series_files
+from .dicom import check_series, series_files, states_unit_pixels
 from .dicom_seg import SegmentationReader
 from .endings import NIFTI, check_whole_stream, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
@@ -114,6 +114,23 @@ def _check_packed_nrrd(path: str) -> None:
     packed = re.search(rb"^encoding: *(gz|gzip)\s*$", header, flags=re.MULTILINE | re.IGNORECASE)
     if end and packed and not re.search(rb"^(data ?file|byte ?skip|line ?skip):", header, flags=re.MULTILINE):
         check_whole_stream(Path(path), end.end())
+
+
+def states_unit_size(path: str | os.PathLike) -> bool:
+    """Whether an image that was read with voxels of 1 mm says so: ITK takes that size for what states none.
+
+    Returns:
+        ``True`` for formats other than NRRD, MetaImage and DICOM.
+    """
+    name = os.fspath(path).lower()
+    if name.endswith((".nrrd", ".mha", ".mhd")):
+        with open(path, "rb") as file:
+            header = re.split(rb"\r?\n\r?\n" if name.endswith(".nrrd") else rb"ElementDataFile", file.read(65536))[0]
+        sizes = rb"^\s*(spacings|space directions|ElementSpacing|ElementSize)\s*[:=].*\d"
+        return bool(re.search(sizes, header, flags=re.MULTILINE | re.IGNORECASE))
+    inside = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
+    first = next(filter(is_dicom, inside), None)  # slices of one series measure the same
+    return first is None or states_unit_pixels(first)
 
 
 class ChannelLoader(LoadImage):

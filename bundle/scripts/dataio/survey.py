@@ -21,7 +21,7 @@ from ..errors import InputError, reason
 from .files import evenly, is_picture
 from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
-from .readers import image_loader
+from .readers import image_loader, states_unit_size
 from .slice_axis import common_direction
 from .transforms import MOST_CLASSES, whole
 
@@ -51,6 +51,7 @@ class Facts:
         values: how many voxels have which value; of a label, and of an image that shows a few whole ones like a label.
         content: digest of the voxels of an image; empty where they are all alike.
         wrapped: whether numbers below zero seem to have lost their sign, see :func:`looks_wrapped`.
+        sized: whether the size of 1 mm that an image was read with is stated, see :func:`states_unit_size`.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Facts:
     ct: bool = False
     content: str = ""
     wrapped: bool = False
+    sized: bool = True
 
 
 def look(
@@ -104,6 +106,8 @@ def look(
     if not states_grid(affine, tensor.meta):
         affine = np.eye(4)
     facts = Facts(path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
+    if not label and {*spacing[:2]} == {1.0}:
+        facts = replace(facts, sized=states_unit_size(path))
     return _of_label(facts, array, most_classes) if label else _of_image(facts, array)
 
 
@@ -220,7 +224,7 @@ class Survey:
     @property
     def has_spacing(self) -> bool:
         """Whether any image states a voxel size."""
-        return any(not np.allclose(facts.spacing, 1.0) for facts in self.images.values())
+        return any(not np.allclose(f.spacing, 1.0) or states_grid(f.affine) for f in self.images.values())
 
 
 def survey(

@@ -58,6 +58,9 @@ def describe(
         ("spacing", _range((facts.spacing for facts in images), "mm") if found.has_spacing else
          "not stated: distances will be in voxels"),
     ]  # fmt: skip
+    if unsized := [facts.path.name for facts in images if not facts.sized]:
+        rows.append(("warning", f"{len(unsized)} images state no voxel size, {unsized[0]} first, and count as 1 mm: "
+                     "distances go by it, and resampling in 3D; mend their headers if it is another"))  # fmt: skip
     table = np.array([facts.intensity for facts in images])
     if len(table):
         middle = np.median(table, axis=0)
@@ -100,7 +103,7 @@ def describe(
 def suits_3d(found: Survey) -> bool:
     """Whether most images suit a 3D network."""
     images = found.images.values()
-    suited = [facts for facts in images if worth_3d(facts.spacing, facts.shape)]
+    suited = [facts for facts in images if facts.sized and worth_3d(facts.spacing, facts.shape)]
     return found.has_spacing and len(suited) > len(images) / 2
 
 
