@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,27 @@ from pydicom.dataset import Dataset
 
 from lib import bundles
 from lib.labels import by_name
+from lib.studies import locked
 
 logger = logging.getLogger(__name__)
 
 
-class Archive(dicom.DICOMWebDatastore):
+class _Books(LocalDatastore):
+    """What a copy of an archive holds; the watch over its folder empties and fills these books anew."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.mutex = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+
+for _name in (
+    "add_image", "save_label", "get_image_info", "get_label_info", "update_image_info", "update_label_info",
+    "refresh", "_on_modify_event",
+):  # fmt: skip
+    setattr(_Books, _name, locked(getattr(LocalDatastore, _name)))
+
+
+class Archive(dicom.DICOMWebDatastore, _Books):
     """MONAI Label's datastore of an archive, for which the newest segmentation of an image is its label.
 
     MONAI Label's takes every one, of whatever organs, and keeps the one that it has stored itself.
@@ -59,25 +78,37 @@ class Archive(dicom.DICOMWebDatastore):
         return list(self.segmentations())
 
     def save_label(self, *args: Any, **kwargs: Any) -> str:
-        label = super().save_label(*args, **kwargs)
-        self._found = 0.0, {}
-        return label
-
-    def _download_labeled_data(self) -> None:
-        final = DefaultLabelTag.FINAL.value
-        folder = Path(self._datastore.label_path(final))
-        for image, uid in self.segmentations().items():
-            self.get_image_uri(image)
-            if self.get_label_info(image, final).get("SeriesInstanceUID") != uid:
-                for ending in (".nii.gz", ".nrrd"):  # of an earlier one, which the archive has
-                    (folder / f"{image}{ending}").unlink(missing_ok=True)
-                self.get_label_uri(uid, final, image)
+        try:
+            return super().save_label(*args, **kwargs)
+        finally:
+            self._found = 0.0, {}
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        self._download_labeled_data()
-        files = {self.get_image_uri(image) for image in self.segmentations()}
-        items = [item for item in LocalDatastore.datalist(self) if Path(item["label"]).is_file()]
-        return [item for item in items if item["image"] in files]
+        """From the files, for the books of the copy change under a reader: its watch and the server write them."""
+        items = []
+        for image, uid in self.segmentations().items():
+            file = Path(self._datastore.image_path()) / f"{image}.nii.gz"
+            if not file.is_file():
+                self.get_image_uri(image)
+            if label := self._converted(uid):
+                items.append({"image": os.path.realpath(file), "label": os.path.realpath(label)})
+        return items
+
+    def _converted(self, uid: str) -> Path | None:
+        """The file of a segmentation, numbered by name; none where it could not be read."""
+        file = Path(self._datastore_path) / "segmentations" / f"{uid}.nrrd"
+        if not file.is_file():
+            folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL.value)) / uid
+            if not folder.is_dir() or not any(folder.iterdir()):
+                dicom.dicom_web_download_series(None, uid, str(folder), self._client, self._fetch_by_frame)
+            made = dicom.dicom_to_nifti(str(folder), is_seg=True)
+            if not made:
+                return None
+            file.parent.mkdir(exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")
+            shutil.move(made, part)
+            os.replace(part, file)
+        return file
 
 
 def install(bundle: Path) -> None:

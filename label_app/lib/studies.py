@@ -33,11 +33,11 @@ OWN = ("labels", "labels_before")
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
-def _locked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """One caller at a time: requests, predictions and the watch over the folder each have a thread of their own."""
+def locked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One caller at a time, of what has a ``mutex``: requests, predictions and the watch each have their thread."""
 
     @functools.wraps(method)
-    def call(self: Studies, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self.mutex:
             return method(self, *args, **kwargs)
 
@@ -89,7 +89,7 @@ class Studies(LocalDatastore):
             raise refuse(f"{Path(path).name!r}: expected a place inside the studies.")
         return resolved
 
-    @_locked
+    @locked
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         name, ext = self._to_id(os.path.basename(image_filename))
         image_id = check_name("image", image_id or name)
@@ -104,7 +104,7 @@ class Studies(LocalDatastore):
                 target.unlink(missing_ok=True)
             raise
 
-    @_locked
+    @locked
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         image = self._datastore.objects.get(image_id)
         if image is None:
@@ -126,7 +126,7 @@ class Studies(LocalDatastore):
         self._update_datastore_file()
         return image_id
 
-    @_locked
+    @locked
     def remove_label(self, label_id: str, label_tag: str) -> None:
         self._set_aside(check_name("label", label_id), check_name("tag", label_tag))
         self.refresh()
@@ -143,7 +143,7 @@ class Studies(LocalDatastore):
             elif file.is_file():
                 file.unlink()
 
-    @_locked
+    @locked
     def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """``update_image_info`` for several images at once."""
         for image, info in infos.items():
@@ -212,7 +212,7 @@ class Studies(LocalDatastore):
                 changed += 1
         return changed
 
-    @_locked
+    @locked
     def strays(self) -> list[str]:
         """A line for each file among the final labels that belongs to no image."""
         folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL.value))
@@ -258,7 +258,7 @@ for _name in (
     "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_image_info", "update_label_info",
     "get_dataset_archive", "refresh", "_on_modify_event",
 ):  # fmt: skip
-    setattr(Studies, _name, _locked(getattr(LocalDatastore, _name)))
+    setattr(Studies, _name, locked(getattr(LocalDatastore, _name)))
 
 
 def known_image(datastore: Any, image: str) -> str:

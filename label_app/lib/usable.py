@@ -10,6 +10,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from lib import labels
+from lib.archive import Archive
 from lib.studies import Studies
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ def numbered(
         the items, with the copies in the place of such labels; and a line for each label that is left out.
     """
     final = DefaultLabelTag.FINAL.value
-    known = {datastore.get_image_uri(i): datastore.get_label_info(i, final) for i in datastore.get_labeled_images()}
+    known = {}
+    if not isinstance(datastore, Archive):  # which reads the names in the segmentation itself
+        known = {datastore.get_image_uri(i): datastore.get_label_info(i, final) for i in datastore.get_labeled_images()}
     usable, problems = [], []
     for item in items:
         info, label = known.get(item["image"], {}), item["label"]
