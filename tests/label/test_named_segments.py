@@ -229,6 +229,8 @@ def test_segmentations_of_an_archive(bundle, pacs, caplog):
     assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
 
     # a score counts once the books have the image, which another process may have fetched
+    datastore._observer.stop()
+    datastore._observer.join()
     scores, known = Scores(bundle, "https://archive.example.org"), datastore._datastore.objects
     scores._write({ct: {KEYS["entropy"]: 0.5}})
     gone = known.pop(ct)
