@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from monailabel.datastore import dicom
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces import app
 from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 
 from lib import bundles
@@ -85,30 +88,77 @@ class Archive(dicom.DICOMWebDatastore, _Books):
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """From the files, for the books of the copy change under a reader: its watch and the server write them."""
-        items = []
-        for image, uid in self.segmentations().items():
-            file = Path(self._datastore.image_path()) / f"{image}.nii.gz"
-            if not file.is_file():
-                self.get_image_uri(image)
-            if label := self._converted(uid):
-                items.append({"image": os.path.realpath(file), "label": os.path.realpath(label)})
-        return items
+        found = [(self.get_image_uri(image), self._label(uid)) for image, uid in self.segmentations().items()]
+        return [{"image": image, "label": label} for image, label in found if image and label]
 
-    def _converted(self, uid: str) -> Path | None:
-        """The file of a segmentation, numbered by name; none where it could not be read."""
-        file = Path(self._datastore_path) / "segmentations" / f"{uid}.nrrd"
+    def get_image_uri(self, image_id: str) -> str:
+        """The file of an image, or its folder; "" where the archive has no such series."""
+        folder = Path(self._datastore.image_path()).resolve() / image_id
+        file = folder.with_name(f"{image_id}.nii.gz")
+        if not self._convert_to_nifti:
+            return str(folder) if self._fetch(image_id, folder) else ""
+        if not file.is_file():
+            if not self._fetch(image_id, folder):
+                return ""
+            _put(dicom.dicom_to_nifti(str(folder)), file)
+            self.refresh()
+            with contextlib.suppress(
+                ImageNotFoundException
+            ):  # where the server, which keeps the books, has not seen it
+                self.update_image_info(image_id, self._dicom_info(image_id))
+        return str(file)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """The file of a label, by its image or, as MONAI Label asks, by its series; "" where there is none."""
+        if label_tag != DefaultLabelTag.FINAL:
+            return LocalDatastore.get_label_uri(self, label_id, label_tag)
+        return self._label(self.segmentations().get(label_id, label_id))
+
+    def _label(self, uid: str) -> str:
+        """The file of a segmentation, numbered by name; "" where there is none, or none that can be read."""
+        file = Path(self._datastore_path).resolve() / "segmentations" / f"{uid}.nrrd"
         if not file.is_file():
             folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL.value)) / uid
-            if not folder.is_dir() or not any(folder.iterdir()):
-                dicom.dicom_web_download_series(None, uid, str(folder), self._client, self._fetch_by_frame)
-            made = dicom.dicom_to_nifti(str(folder), is_seg=True)
+            made = dicom.dicom_to_nifti(str(folder), is_seg=True) if self._fetch(uid, folder) else None
             if not made:
-                return None
+                return ""
             file.parent.mkdir(exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}.part")
-            shutil.move(made, part)
-            os.replace(part, file)
-        return file
+            _put(made, file)
+        return str(file)
+
+    def _fetch(self, uid: str, folder: Path) -> bool:
+        """Download a series whole or not at all; whether the archive has it.
+
+        Raises:
+            ValueError: in one line, it sent fewer files than it says that the series has.
+        """
+        if folder.is_dir() and any(folder.iterdir()):
+            return True
+        listed = self._client.search_for_series(search_filters={"SeriesInstanceUID": uid})
+        if not listed:
+            return False
+        with tempfile.TemporaryDirectory(prefix=".download_", dir=self._datastore_path) as part:
+            whole = Path(part) / uid
+            dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
+            expected = Dataset.from_json(listed[0]).get("NumberOfSeriesRelatedInstances") or 1
+            if (received := len(list(whole.iterdir()))) < expected:
+                raise ValueError(
+                    f"{uid}: expected the {expected} files that the archive says this series has, received {received}; "
+                    "try again, or look into the archive."
+                )
+            try:
+                whole.rename(folder)
+            except OSError:  # another was faster
+                if not any(folder.iterdir()):
+                    raise
+        return True
+
+
+def _put(made: str, file: Path) -> None:
+    """Move a file to where others look for it, at once."""
+    part = file.with_name(f".{os.getpid()}_{threading.get_ident()}_{file.name}.part")
+    shutil.move(made, part)
+    os.replace(part, file)
 
 
 def install(bundle: Path) -> None:

@@ -267,6 +267,38 @@ def test_the_newest_segmentation_counts(pacs, monkeypatch):
                 other._datastore.objects.clear()  # as the watch over the folder does before it fills the books anew
 
 
+def test_a_download_that_breaks_off(pacs, monkeypatch):
+    """What came of it is no image: the slices that are missing would be missing for good."""
+    datastore, download, ct = in_archive(pacs, "cache"), dicom.dicom_web_download_series, "1.2.1"
+
+    def broken(study: str | None, uid: str, folder: str, *others: object) -> None:
+        download(study, uid, folder, *others)
+        sorted(Path(folder).iterdir())[-1].unlink()
+        raise ConnectionError("closed")
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(dicom, "dicom_web_download_series", broken)
+        datastore.get_image_uri(ct)
+    assert read(datastore.get_image_uri(ct)).shape == SHAPE
+    assert {"name", "PatientID"} <= datastore.get_image_info(ct).keys()
+    assert datastore.get_image_uri("1.2.9") == "" == datastore.get_label_uri("1.2.9", "final")
+
+    monkeypatch.setattr(Archive, "search_for_series", counted(Archive.search_for_series, SHAPE[2] + 1))
+    with pytest.raises(ValueError, match=r"1.2.2: expected the 5 files .* received 4"):
+        datastore.get_image_uri("1.2.2")
+    monkeypatch.setattr(Archive, "search_for_series", counted(Archive.search_for_series, SHAPE[2]))
+    assert read(datastore.get_image_uri("1.2.2")).shape == SHAPE
+
+
+def counted(search, number: int):
+    """A search that says how many files a series has, as many archives do."""
+
+    def call(self: Archive, search_filters: dict) -> list[dict]:
+        return [{**ds, "00201209": {"vr": "IS", "Value": [number]}} for ds in search(self, search_filters)]
+
+    return call
+
+
 def test_names_of_a_label_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
     """MONAI Label gives the segments of a SEG the first names of the list, whatever values there are."""
     templates = []
