@@ -70,9 +70,10 @@ def make_datalist(
 ) -> None:
     """Write the datalist of the protocol: labelled patients, the other training patients unlabelled, validation."""
     splits = common.read_splits(split_file, dataset)
-    if str(cases) not in splits["labelled"]:
-        raise SystemExit(f"--cases should be {', '.join(splits['labelled'])}, received {cases}.")
-    lists = common.protocol_lists(data, splits, splits["labelled"][str(cases)])
+    labelled = splits["labelled"] | {str(len(splits["training"])): splits["training"]}
+    if str(cases) not in labelled:
+        raise SystemExit(f"--cases should be one of {', '.join(labelled)}, received {cases}.")
+    lists = common.protocol_lists(data, splits, labelled[str(cases)])
     Path(output).write_text(json.dumps(lists, indent=1) + "\n")
 
 
@@ -128,7 +129,7 @@ def train(
     Args:
         data: folder with ``images`` and ``labels``.
         method: labeled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
-        cases: labelled patients: 1, 3 or 7; of LA 4, 8 or 16.
+        cases: labelled patients: 1, 3 or 7; of LA 4, 8 or 16; or all, 70 and 72, with ``--method labeled_only``.
         seed: of initialisation, batches and augmentation.
         spatial_size: pixels a side; three numbers train in 3D, on patches of so many voxels.
         iterations: steps, rounded up to whole passes over the unlabelled slices.
