@@ -147,3 +147,13 @@ def make_acdc(root: Path, patients, *, both: bool = False) -> Path:
     for ending, array in (("", image), ("_gt", label)):
         write_nifti(root / "testing" / "patient101" / f"patient101_frame01{ending}.nii.gz", array)
     return root
+
+
+def make_organs(root: Path, cases) -> Path:
+    """Folders as TotalSegmentator's: ``P1/ct.nii.gz``, and a mask of each class that a case is given."""
+    for seed, (case, classes) in enumerate(cases.items()):
+        image, label = blob((20, 24, 6), seed=seed, classes=len(classes) + 1)
+        write_nifti(root / case / "ct.nii.gz", image)
+        for value, name in enumerate(classes, 1):
+            write_nifti(root / case / "segmentations" / f"{name}.nii.gz", (label == value).astype(np.uint8))
+    return root

@@ -303,7 +303,8 @@ def test_test_patients_are_never_touched(tmp_path):
             "validation": 10,
         }
         assert all("label" not in item for item in lists["unlabeled"])
-        assert set(splits["labelled"].get(str(cases), splits["training"])) == {accuracy.patient_of(i["image"]) for i in lists["training"]}
+        labelled = splits["labelled"].get(str(cases), splits["training"])
+        assert set(labelled) == {accuracy.patient_of(i["image"]) for i in lists["training"]}
     with pytest.raises(SystemExit, match="1, 3, 7, 70, received 2"):
         accuracy.make_datalist(tmp_path, 2, tmp_path / "list.json")
     (tmp_path / "images" / "patient099_frame01.nii.gz").unlink()

@@ -69,6 +69,7 @@ def data(tmp_path_factory) -> Path:
         colour = np.repeat(image.clip(0, 255).astype(np.uint8), 3, axis=-1)
         samples.write_picture(folder / "skin" / "images" / f"skin{number}.jpg", colour)
         samples.write_picture(folder / "skin" / "labels" / f"skin{number}.png", label[..., 0] * 255)
+    samples.make_organs(folder / "organs", {f"P{n}": ("liver", "spleen") for n in (1, 2)} | {"P3": ()})
     (folder / "new").mkdir()
     shutil.copy(folder / "images" / "patient000.nii.gz", folder / "new" / "scan.nii.gz")
     return folder

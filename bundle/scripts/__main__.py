@@ -1,6 +1,7 @@
 """The command line: ``python -m scripts`` in the bundle's folder, and in any folder ``semsim`` of an installed package.
 
     semsim datalist create --images DIR --labels DIR --output FILE --labeled 7
+    semsim merge --data DIR --classes liver,spleen --output DIR
     semsim benchmark acdc --source DIR --output FILE --labeled 3
     semsim run training --config_file configs/train.yaml --dataset_dir DIR --datalist FILE
     semsim report OUTPUT_DIR
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Name of the command -> module that has its options in ``main``, loaded when asked for.
 COMMANDS = {
     "datalist": ".dataio.create",
+    "merge": ".dataio.merge",
     "benchmark": ".dataio.public_datasets",
     "report": ".report.build",
     "overlay": ".report.slices",

@@ -336,7 +336,7 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
                             "--label_suffix.")  # fmt: skip
     problems += [
         f"{root / patient}: {len(parts)} labels ({', '.join(path.name for _, path in parts)}), expected one; say which "
-        "by --label_suffix, or keep one."
+        "by --label_suffix, keep one, or join masks of one class each by `python -m scripts merge`."
         for patient, parts in truth.items()
         if len(parts) > 1
     ]

@@ -273,11 +273,11 @@ def next_lines(
 def bundle_command(run: str, overlay: str, root: str | Path, output: str | Path, options: str) -> str:
     """A command of MONAI's on a datalist with an overlay of ``train.yaml``. Arguments as above."""
     files = f"\"['configs/train.yaml','configs/{overlay}.yaml']\""
-    data = f"--dataset_dir {_quoted(root)} --datalist {_quoted(Path(output).absolute())}"
+    data = f"--dataset_dir {quoted(root)} --datalist {quoted(Path(output).absolute())}"
     return f"  python -m monai.bundle {run} --config_file {files} {data} {options}"
 
 
-def _quoted(path: str | Path) -> str:
+def quoted(path: str | Path) -> str:
     """A path as a shell takes it: as it stands, in double quotes where that is enough, else as shlex writes it."""
     text = str(path)
     if shlex.quote(text) == text or set('"$`!\\') & set(text):
