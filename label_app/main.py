@@ -25,7 +25,6 @@ from lib.names import LEVELS, checked, devices, refuse
 from lib.studies import Studies
 from lib.train import SemiSupervised
 from monailabel.config import settings
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -80,13 +79,8 @@ class SemSimApp(MONAILabelApp):
                 extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
-        archive.install(Path(next(iter(self.bundles.values()))))
-        datastore = super().init_datastore()
-        if (
-            isinstance(datastore, LocalDatastore) and not self.is_server
-        ):  # a copy of an archive: the server keeps its books
-            datastore._update_datastore_file = lambda lock=True: None
-        return datastore
+        archive.install(Path(next(iter(self.bundles.values()))), server=self.is_server)
+        return super().init_datastore()
 
     def datastore(self) -> Datastore:
         """The datastore; in the server with what a scoring has written meanwhile."""
