@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _checked_sample(original: Any) -> Any:
 def _checked_dataset(original: Any) -> Any:
     def download_dataset(limit_cases: int | None = None) -> Any:
         """An archive that is removed once it is sent."""
-        if not app_instance().datastore().get_labeled_images():
+        if not app_instance().datastore().datalist():
             raise refuse("dataset: no image has a label yet.", 404)
         response = original(limit_cases)
         response.background = BackgroundTask(os.unlink, response.path)
@@ -185,7 +186,7 @@ def update_model(background_tasks: Any, model: str, file: UploadFile) -> dict[st
     app.known("model", model, app.bundles)
     bundle = Path(app.bundles[model])
     target = bundle / "models" / "model.pt"
-    part = target.with_name(f"upload_{os.getpid()}.new")
+    part = target.with_name(f"upload_{os.getpid()}_{threading.get_ident()}.new")
     try:
         with part.open("wb") as buffer:
             shutil.copyfileobj(file.file, buffer)
