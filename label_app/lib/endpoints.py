@@ -7,15 +7,18 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import UploadFile
 from monailabel.endpoints import activelearning, datastore, infer, logs, model, session
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
 from starlette.background import BackgroundTask
 
@@ -27,6 +30,30 @@ from lib.uploads import check_upload
 logger = logging.getLogger(__name__)
 
 CHECKSUM = re.compile(r"((MD5|SHA256|SHA512):)?[0-9a-fA-F]{1,128}")
+
+
+class Heard(subprocess.Popen):
+    """A process that counts as running until all that it has said is read: MONAI Label would leave out the end.
+
+    That is where a training says why it has failed.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.speaking = True
+        assert self.stdout is not None
+        readline = self.stdout.readline
+
+        def heard() -> Any:
+            line = readline()
+            self.speaking = bool(line)
+            return line
+
+        self.stdout.readline = heard  # type: ignore[method-assign]
+
+    def poll(self) -> int | None:
+        code = super().poll()
+        return None if self.speaking else code
 
 
 def install() -> None:
@@ -46,6 +73,7 @@ def install() -> None:
     session.create_session = _checked_session(session.create_session)
     AsyncTask.run = staticmethod(_checked_task(AsyncTask.run))
     AsyncTask.semsim = True
+    utils.subprocess = SimpleNamespace(Popen=Heard, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
 
 
 def _suffix(file: UploadFile, *, dicom: bool = False) -> str:

@@ -26,6 +26,7 @@ from lib import endpoints, labels
 from lib.infer import Segmentation
 from monailabel.config import settings
 from monailabel.interfaces import app as stock
+from monailabel.utils.async_tasks import utils as tasks
 from monailabel.utils.sessions import Sessions
 
 CLASSES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
@@ -172,3 +173,20 @@ def test_two_uploads_of_weights_at_once(folder, monkeypatch):
         assert not list(model.parent.glob("upload_*"))
     finally:
         model.write_bytes(before)
+
+
+def test_a_training_that_fails_is_heard_to_the_end(monkeypatch):
+    """Its last lines say why; it may have ended before they are read."""
+    code = "import os, sys\nprint(*range(999), 'the reason', sep='\\n', flush=True)\nos._exit(1)"
+
+    def process(command: list[str], **options: object) -> endpoints.Heard:
+        made = endpoints.Heard([sys.executable, "-c", code], **options)
+        made.wait()
+        return made
+
+    monkeypatch.setattr(tasks, "subprocess", SimpleNamespace(Popen=process, PIPE=-1, STDOUT=-2))
+    monkeypatch.setitem(tasks.background_processes, "train", {})
+    monkeypatch.setenv("PYTHONPATH", "")
+    task = {"id": "1", "request": {}}
+    tasks._task_func(task, "train")
+    assert task["status"] == "ERROR" and list(task["details"])[-2:] == ["998", "the reason"]
