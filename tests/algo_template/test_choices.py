@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import stat
 import sys
 
 import nibabel as nib
@@ -149,6 +151,19 @@ def test_what_is_skipped_is_refused_where_nothing_may_be(tmp_path):
     with pytest.raises(ValueError, match="cannot take this input: its classes exclude each other") as error:
         algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
     assert error.type.__name__ == "InputError"
+
+
+def test_a_template_that_nobody_may_write(tmp_path):
+    """The folder of a fold is written into, and replaced, whatever the modes of what it is copied from."""
+    shutil.copytree(TEMPLATES / "semsim", tmp_path / "shared" / "semsim")
+    for path in (tmp_path / "shared").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), {})
+    algo.template_path = str(tmp_path / "shared")
+    for _ in range(2):
+        algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    fold = tmp_path / "semsim_0"
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (fold, *fold.rglob("*")))
 
 
 @pytest.mark.parametrize("source", ["input", "parameters"])
