@@ -261,6 +261,13 @@ def test_data_that_moved_along_are_found(tmp_path, caplog):
     assert moved_along(str(old / "list.json"), here, there) == str(new / "list.json") and here in caplog.text
     assert moved_along(str(old / "only.json"), here, there) == str(old / "only.json"), "it did not move"
     assert moved_along(str(old / "list.json"), None, there) == str(old / "list.json")
+    # above every folder there is another one, which is only then that of the images if it has them
+    listed = new / "list.json"
+    listed.write_text(json.dumps({"training": [{"image": ["images/a.nii.gz"]}]}))
+    assert moved_along(str(old), here, there, str(listed)) == str(old), "the folder moved alone"
+    (new / "images").mkdir()
+    (new / "images" / "a.nii.gz").touch()
+    assert moved_along(str(old), here, there, str(listed)) == str(new)
 
 
 def test_ct_names_and_input_keys(tmp_path, caplog):
