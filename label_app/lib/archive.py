@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the archive is asked again which segmentations it has.
 SECONDS = 30
+#: Seconds after which a download belongs to a process that was killed.
+ABANDONED = 24 * 3600
 
 
 class _Copy(Books):
@@ -66,6 +68,10 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         #: of each segmentation its image, the names of its segments and when it was written
         self._read: dict[str, tuple[str, list[str], str]] = {}
         super().__init__(*args, **kwargs)
+        for part in Path(self._datastore_path).glob(".download_*"):
+            with contextlib.suppress(OSError):
+                if self.server and part.stat().st_mtime < time.time() - ABANDONED:
+                    shutil.rmtree(part)
 
     def segmentations(self) -> dict[str, str]:
         """Series of the newest segmentation whose segments are classes, by the series of its image."""

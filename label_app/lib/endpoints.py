@@ -22,7 +22,7 @@ from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
 from starlette.background import BackgroundTask
 
-from lib import bundles
+from lib import bundles, labels
 from lib.names import check_image_info, check_name, read_object, refuse
 from lib.studies import known_image
 from lib.uploads import check_upload
@@ -61,6 +61,7 @@ def install() -> None:
     if getattr(AsyncTask, "semsim", False):
         return
     infer.run_inference = _checked_inference(infer.run_inference)
+    infer.nifti_to_dicom_seg = _named_by_value(infer.nifti_to_dicom_seg)
     datastore.add_image = _checked_image(datastore.add_image)
     datastore.download_image = _checked_download(datastore.download_image)
     datastore.save_label = save_label
@@ -101,8 +102,12 @@ def _checked_inference(original: Any) -> Any:
         if "image" in given or "model" in given:
             raise refuse("params: expected options; image and model belong into the address.")
         values = app.checked("infer", {**given, "model": model})
-        if given.get("label_info"):
-            values["label_info"] = given["label_info"]
+        if told := given.get("label_info"):
+            if not (isinstance(told, list) and all(isinstance(entry, dict) for entry in told)):
+                raise refuse("label_info: expected a list of segments with name and idx.")
+            known = {str(entry.get("name", "")).strip().lower(): entry for entry in told}
+            names = bundles.class_names(Path(app.bundles[model]))[1:]
+            values["label_info"] = [{**known.get(name.lower(), {}), "name": name} for name in names]
         if file:
             _suffix(file)
         elif not session_id:
@@ -113,6 +118,15 @@ def _checked_inference(original: Any) -> Any:
         return original(background_tasks, model, image, session_id, json.dumps(values), file, None, output)
 
     return run_inference
+
+
+def _named_by_value(original: Any) -> Any:
+    def nifti_to_dicom_seg(folder: str, label: str, label_info: list[dict[str, Any]], **options: Any) -> Any:
+        """A prediction may lack classes; MONAI Label would give the names of the first ones to those that it has."""
+        found = [label_info[value - 1] for value in labels.values_of(Path(label))]
+        return original(folder, label, found, **options)
+
+    return nifti_to_dicom_seg
 
 
 def _checked_image(original: Any) -> Any:

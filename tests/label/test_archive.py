@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -20,7 +23,7 @@ from test_named_segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import archive, gate
+from lib import archive, endpoints, gate
 from lib.active import KEYS, Scores
 from lib.train import SemiSupervised
 from monailabel.datastore import dicom
@@ -282,6 +285,37 @@ def test_the_server_alone_keeps_the_books(bundle, pacs):
     books.write_text('{"objects": {')
     with pytest.raises(ValueError, match=r"datastore_v2\.json: expected .*, received a damaged file; move it away"):
         in_archive(pacs, "cache")
+
+
+def test_parts_of_a_download_that_was_killed_go(pacs):
+    """And not those of one that runs."""
+    place = Path(alone(in_archive(pacs, "cache"))._datastore_path)
+    for name, ago in ((".download_old", 2 * 24 * 3600), (".download_new", 60)):
+        (place / name / "1.2.1").mkdir(parents=True)
+        os.utime(place / name, (time.time() - ago,) * 2)
+    alone(in_archive(pacs, "cache"))
+    assert [path.name for path in place.glob(".download_*")] == [".download_new"]
+
+
+def test_a_prediction_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
+    """As DICOM it has the names of the classes that it has, also where the client lists others first."""
+    templates = []
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", lambda label, folder, template: templates.append(template))
+    monkeypatch.setattr(endpoints, "app_instance", lambda: SimpleNamespace(
+        bundles={"semsim": str(bundle)}, checked=lambda _, given: {k: v for k, v in given.items() if k == "model"},
+        datastore=lambda: SimpleNamespace(get_image_uri=lambda _: str(tmp_path)),
+    ))  # fmt: skip
+    file = write(tmp_path / "label.nii.gz", np.where(truth() == TUMOUR, TUMOUR, 0).astype(np.uint8))
+    made = endpoints._named_by_value(convert.nifti_to_dicom_seg)
+
+    def stock(tasks, model, image, session, params, *others) -> None:
+        made(str(tmp_path), str(file), json.loads(params)["label_info"], use_itk=True)
+
+    told = [{"name": "Tumour", "color": [1, 2, 3]}, {"name": "liver"}]
+    endpoints._checked_inference(stock)(None, "semsim", "1.2.1", params=json.dumps({"label_info": told}))
+    (segment,) = templates[0]["segmentAttributes"][0]
+    assert (segment["SegmentLabel"], segment["labelID"]) == ("tumour", TUMOUR)
+    assert segment["recommendedDisplayRGBValue"] == [1, 2, 3]
 
 
 def test_nobody_sees_the_books_while_they_are_filled_anew(pacs):
