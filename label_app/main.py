@@ -9,9 +9,11 @@ the client's list), ``skip_scoring true``, ``origins`` (sites whose pages may se
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from lib.names import LEVELS, checked, devices, refuse
 from lib.studies import Studies
 from lib.train import SemiSupervised
 from monailabel.config import settings
-from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -80,13 +81,28 @@ class SemSimApp(MONAILabelApp):
                 extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
-        archive.install(Path(next(iter(self.bundles.values()))))
-        datastore = super().init_datastore()
-        if (
-            isinstance(datastore, LocalDatastore) and not self.is_server
-        ):  # a copy of an archive: the server keeps its books
-            datastore._update_datastore_file = lambda lock=True: None
-        return datastore
+        archive.install(Path(next(iter(self.bundles.values()))), server=self.is_server)
+        return super().init_datastore()
+
+    def _download_dcmqi_tools(self) -> None:
+        try:
+            super()._download_dcmqi_tools()
+        except Exception as error:
+            logger.warning(
+                f"itkimage2segimage: could not be fetched ({error}); without it the archive takes no label that is "
+                f"submitted. All else works. Put it into {self.app_dir}/bin."
+            )
+
+    def cleanup_sessions(self) -> None:
+        """Remove uploads whose time is over, also of earlier servers, and those that broke off."""
+        if self._sessions is None:
+            return
+        for folder in [path for path in Path(self._sessions.store_path).glob("*") if path.is_dir()]:
+            info, begun = None, folder.stat().st_mtime
+            with contextlib.suppress(ValueError):
+                info = self._sessions.get_session(folder.name, update_ts=False, fetch_cache=False)
+            if (info.last_access_ts + info.expiry if info else begun + self._sessions.expiry) < time.time():
+                self._sessions.remove_session(folder.name)
 
     def datastore(self) -> Datastore:
         """The datastore; in the server with what a scoring has written meanwhile."""

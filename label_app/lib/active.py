@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.epistemic import Epistemic
@@ -22,7 +21,7 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.class_utils import unload_module
 from monailabel.utils.others.generic import name_to_device
 
-from lib.studies import Studies
+from lib.studies import Books
 from lib.usable import numbered
 
 logger = logging.getLogger(__name__)
@@ -95,14 +94,12 @@ class Scores(ScoringMethod):
             self._entered = stamp
             known = set(datastore.list_images())
             new = {image: info for image, info in self.written().items() if image in known}
-            if isinstance(datastore, Studies):
-                datastore.update_images(new)
+            if isinstance(datastore, Books):
+                if not datastore.update_images(new):  # the copy of an archive has not noticed a file yet
+                    self._entered = 0
                 return
             for image, info in new.items():
-                try:
-                    datastore.update_image_info(image, info)
-                except ImageNotFoundException:  # the books of an archive's copy have not noticed the file yet
-                    self._entered = 0
+                datastore.update_image_info(image, info)
 
     def written(self) -> dict[str, dict[str, Any]]:
         """Scores by image, as far as they are written."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import json
 import logging
 import os
 import shutil
 import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,21 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 
 from lib import bundles
-from lib.labels import by_name
-from lib.studies import locked
+from lib.labels import by_name, present
+from lib.names import refuse
+from lib.studies import Books, locked
 
 logger = logging.getLogger(__name__)
 
 
-class _Books(LocalDatastore):
-    """What a copy of an archive holds; the watch over its folder empties and fills these books anew."""
+#: Seconds until the archive is asked again which segmentations it has.
+SECONDS = 30
+#: Seconds after which a download belongs to a process that was killed.
+ABANDONED = 24 * 3600
+
+
+class _Copy(Books):
+    """What the copy of an archive holds; the watch over its folder empties and fills these books anew."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.mutex = threading.RLock()
@@ -38,13 +48,13 @@ class _Books(LocalDatastore):
 
 
 for _name in (
-    "add_image", "save_label", "get_image_info", "get_label_info", "update_image_info", "update_label_info",
-    "refresh", "_on_modify_event",
+    "save_label", "get_image_info", "get_label_uri", "get_label_info", "get_labels_by_image_id", "update_image_info",
+    "update_label_info", "json", "refresh", "_on_modify_event",
 ):  # fmt: skip
-    setattr(_Books, _name, locked(getattr(LocalDatastore, _name)))
+    setattr(_Copy, _name, locked(getattr(LocalDatastore, _name)))
 
 
-class Archive(dicom.DICOMWebDatastore, _Books):
+class Archive(dicom.DICOMWebDatastore, _Copy):
     """MONAI Label's datastore of an archive, for which the newest segmentation of an image is its label.
 
     MONAI Label's takes every one, of whatever organs, and keeps the one that it has stored itself.
@@ -53,6 +63,15 @@ class Archive(dicom.DICOMWebDatastore, _Books):
     #: Folder of the bundle with the classes.
     bundle = Path()
     _found: tuple[float, dict[str, str]] = (0.0, {})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: of each segmentation its image, the names of its segments and when it was written
+        self._read: dict[str, tuple[str, list[str], str]] = {}
+        super().__init__(*args, **kwargs)
+        for part in Path(self._datastore_path).glob(".download_*"):
+            with contextlib.suppress(OSError):
+                if self.server and part.stat().st_mtime < time.time() - ABANDONED:
+                    shutil.rmtree(part)
 
     def segmentations(self) -> dict[str, str]:
         """Series of the newest segmentation whose segments are classes, by the series of its image."""
@@ -65,34 +84,71 @@ class Archive(dicom.DICOMWebDatastore, _Books):
         for listed in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(listed)
             uid = str(series.SeriesInstanceUID)
-            seg = Dataset.from_json(self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)[0])
-            image = next((str(part.SeriesInstanceUID) for part in seg.get("ReferencedSeriesSequence") or []), "")
-            names = [entry["name"] for entry in _segments(seg)]
+            told = uid in self._read
+            image, names, written = self._about(str(series.StudyInstanceUID), uid)
             if image in images and names and {name.strip().lower() for name in names} <= classes:
-                newest[image] = max(newest.get(image, ("", "")), (_written(seg), uid))
-            elif image in images:
+                newest[image] = max(newest.get(image, ("", "")), (written, uid))
+            elif image in images and not told:
                 shown = ", ".join(names)
                 logger.warning(f"Left out of the training: segmentation {uid} of the archive: no classes ({shown}).")
         found = {image: uid for image, (_, uid) in newest.items()}
-        self._found = time.monotonic() + settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY, found
+        self._found = time.monotonic() + min(SECONDS, settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY), found
         return found
+
+    def _about(self, study: str, uid: str) -> tuple[str, list[str], str]:
+        """What a segmentation says of itself; the archive is asked once."""
+        if uid not in self._read:
+            seg = Dataset.from_json(self._client.retrieve_series_metadata(study, uid)[0])
+            image = next((str(part.SeriesInstanceUID) for part in seg.get("ReferencedSeriesSequence") or []), "")
+            self._read[uid] = image, [entry["name"] for entry in _segments(seg)], _written(seg)
+        return self._read[uid]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         return list(self.segmentations())
 
-    def save_label(self, *args: Any, **kwargs: Any) -> str:
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        if label_tag == DefaultLabelTag.FINAL and not label_info.get("label_info"):  # a prediction
+            label_info = {**label_info, "label_info": present(self.bundle, Path(label_filename))}
         try:
-            return super().save_label(*args, **kwargs)
+            return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
+        except FileNotFoundError as error:
+            raise refuse(
+                f"{image_id}: itkimage2segimage has made no DICOM segmentation of it; the server's log says why.",
+                500,
+            ) from error
         finally:
             self._found = 0.0, {}
 
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        raise refuse(f"{image_id}: the studies are an archive; send images to the archive itself.")
+
+    def remove_image(self, image_id: str) -> None:
+        raise refuse(f"{image_id}: the studies are an archive; remove images there.")
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        if label_tag == DefaultLabelTag.FINAL:
+            raise refuse(f"{label_id}: the studies are an archive; remove segmentations there.")
+        super().remove_label(label_id, label_tag)
+
+    def status(self) -> dict[str, Any]:
+        entries = self.json()["objects"].values()
+        tags = collections.Counter(tag for entry in entries for tag in entry["labels"])
+        total, completed = len(self.list_images()), len(self.get_labeled_images())
+        return {"total": total, "completed": completed, "label_tags": dict(tags)}
+
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """From the files, for the books of the copy change under a reader: its watch and the server write them."""
-        found = [(self.get_image_uri(image), self._label(uid)) for image, uid in self.segmentations().items()]
+        found = [(self.get_image_uri(image), self._label(image, uid)) for image, uid in self.segmentations().items()]
         return [{"image": image, "label": label} for image, label in found if image and label]
 
     def get_image_uri(self, image_id: str) -> str:
-        """The file of an image, or its folder; "" where the archive has no such series."""
+        """The file of an image, or its folder; "" where the archive has no such series.
+
+        Raises:
+            InputError: it is no image, or the archive has not sent all of it.
+        """
         folder = Path(self._datastore.image_path()).resolve() / image_id
         file = folder.with_name(f"{image_id}.nii.gz")
         if not self._convert_to_nifti:
@@ -100,7 +156,12 @@ class Archive(dicom.DICOMWebDatastore, _Books):
         if not file.is_file():
             if not self._fetch(image_id, folder):
                 return ""
-            _put(dicom.dicom_to_nifti(str(folder)), file)
+            try:
+                made = dicom.dicom_to_nifti(str(folder))
+            except RuntimeError as error:
+                raise self._error(f"{image_id}: expected a series of images, could not read it.") from error
+            _put(made, file)
+        if image_id not in self._datastore.objects:  # the watch has not noticed it yet
             self.refresh()
             with contextlib.suppress(
                 ImageNotFoundException
@@ -109,28 +170,37 @@ class Archive(dicom.DICOMWebDatastore, _Books):
         return str(file)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """The file of a label, by its image or, as MONAI Label asks, by its series; "" where there is none."""
+        """The file of a label, by its image; "" where there is none."""
         if label_tag != DefaultLabelTag.FINAL:
-            return LocalDatastore.get_label_uri(self, label_id, label_tag)
-        return self._label(self.segmentations().get(label_id, label_id))
+            return _Copy.get_label_uri(self, label_id, label_tag)
+        uid = self.segmentations().get(label_id)
+        return self._label(label_id, uid) if uid else ""
 
-    def _label(self, uid: str) -> str:
-        """The file of a segmentation, numbered by name; "" where there is none, or none that can be read."""
-        file = Path(self._datastore_path).resolve() / "segmentations" / f"{uid}.nrrd"
+    def _label(self, image: str, uid: str) -> str:
+        """The file of a segmentation, called like its image and numbered by name; "" where none can be read.
+
+        Apps with other classes share the copy of an archive.
+        """
+        classes = zlib.crc32(json.dumps(bundles.class_names(self.bundle)).encode())
+        file = Path(self._datastore_path).resolve() / "segmentations" / f"{classes:08x}" / uid / f"{image}.nrrd"
         if not file.is_file():
             folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL.value)) / uid
             made = dicom.dicom_to_nifti(str(folder), is_seg=True) if self._fetch(uid, folder) else None
             if not made:
                 return ""
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             _put(made, file)
         return str(file)
+
+    def _error(self, message: str) -> ValueError:
+        error: ValueError = bundles.module(self.bundle, "errors").InputError(message)
+        return error
 
     def _fetch(self, uid: str, folder: Path) -> bool:
         """Download a series whole or not at all; whether the archive has it.
 
         Raises:
-            ValueError: in one line, it sent fewer files than it says that the series has.
+            InputError: it sent fewer files than it says that the series has.
         """
         if folder.is_dir() and any(folder.iterdir()):
             return True
@@ -142,7 +212,7 @@ class Archive(dicom.DICOMWebDatastore, _Books):
             dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
             expected = Dataset.from_json(listed[0]).get("NumberOfSeriesRelatedInstances") or 1
             if (received := len(list(whole.iterdir()))) < expected:
-                raise ValueError(
+                raise self._error(
                     f"{uid}: expected the {expected} files that the archive says this series has, received {received}; "
                     "try again, or look into the archive."
                 )
@@ -161,15 +231,16 @@ def _put(made: str, file: Path) -> None:
     os.replace(part, file)
 
 
-def install(bundle: Path) -> None:
+def install(bundle: Path, *, server: bool) -> None:
     """Have MONAI Label make an :class:`Archive`, and number the segments that it reads by name.
 
     It gives them their numbers in the file as values; OHIF numbers them by the alphabet.
 
     Args:
         bundle: folder of the bundle with the classes.
+        server: whether this is the server, which alone writes the books.
     """
-    app.DICOMWebDatastore = type("Archive", (Archive,), {"bundle": bundle})
+    app.DICOMWebDatastore = type("Archive", (Archive,), {"bundle": bundle, "server": server})
     original = getattr(dicom.dicom_to_nifti, "original", dicom.dicom_to_nifti)
 
     @functools.wraps(original)

@@ -7,18 +7,22 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import UploadFile
 from monailabel.endpoints import activelearning, datastore, infer, logs, model, session
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
 from starlette.background import BackgroundTask
 
-from lib import bundles
+from lib import bundles, labels
 from lib.names import check_image_info, check_name, read_object, refuse
 from lib.studies import known_image
 from lib.uploads import check_upload
@@ -28,11 +32,36 @@ logger = logging.getLogger(__name__)
 CHECKSUM = re.compile(r"((MD5|SHA256|SHA512):)?[0-9a-fA-F]{1,128}")
 
 
+class Heard(subprocess.Popen):
+    """A process that counts as running until all that it has said is read: MONAI Label would leave out the end.
+
+    That is where a training says why it has failed.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.speaking = True
+        assert self.stdout is not None
+        readline = self.stdout.readline
+
+        def heard() -> Any:
+            line = readline()
+            self.speaking = bool(line)
+            return line
+
+        self.stdout.readline = heard  # type: ignore[method-assign]
+
+    def poll(self) -> int | None:
+        code = super().poll()
+        return None if self.speaking else code
+
+
 def install() -> None:
     """Put the functions of this file in the place of MONAI Label's, which its routes call by name."""
     if getattr(AsyncTask, "semsim", False):
         return
     infer.run_inference = _checked_inference(infer.run_inference)
+    infer.nifti_to_dicom_seg = _named_by_value(infer.nifti_to_dicom_seg)
     datastore.add_image = _checked_image(datastore.add_image)
     datastore.download_image = _checked_download(datastore.download_image)
     datastore.save_label = save_label
@@ -45,6 +74,7 @@ def install() -> None:
     session.create_session = _checked_session(session.create_session)
     AsyncTask.run = staticmethod(_checked_task(AsyncTask.run))
     AsyncTask.semsim = True
+    utils.subprocess = SimpleNamespace(Popen=Heard, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
 
 
 def _suffix(file: UploadFile, *, dicom: bool = False) -> str:
@@ -72,8 +102,12 @@ def _checked_inference(original: Any) -> Any:
         if "image" in given or "model" in given:
             raise refuse("params: expected options; image and model belong into the address.")
         values = app.checked("infer", {**given, "model": model})
-        if given.get("label_info"):
-            values["label_info"] = given["label_info"]
+        if told := given.get("label_info"):
+            if not (isinstance(told, list) and all(isinstance(entry, dict) for entry in told)):
+                raise refuse("label_info: expected a list of segments with name and idx.")
+            known = {str(entry.get("name", "")).strip().lower(): entry for entry in told}
+            names = bundles.class_names(Path(app.bundles[model]))[1:]
+            values["label_info"] = [{**known.get(name.lower(), {}), "name": name} for name in names]
         if file:
             _suffix(file)
         elif not session_id:
@@ -84,6 +118,15 @@ def _checked_inference(original: Any) -> Any:
         return original(background_tasks, model, image, session_id, json.dumps(values), file, None, output)
 
     return run_inference
+
+
+def _named_by_value(original: Any) -> Any:
+    def nifti_to_dicom_seg(folder: str, label: str, label_info: list[dict[str, Any]], **options: Any) -> Any:
+        """A prediction may lack classes; MONAI Label would give the names of the first ones to those that it has."""
+        found = [label_info[value - 1] for value in labels.values_of(Path(label))]
+        return original(folder, label, found, **options)
+
+    return nifti_to_dicom_seg
 
 
 def _checked_image(original: Any) -> Any:
@@ -134,7 +177,7 @@ def _checked_sample(original: Any) -> Any:
 def _checked_dataset(original: Any) -> Any:
     def download_dataset(limit_cases: int | None = None) -> Any:
         """An archive that is removed once it is sent."""
-        if not app_instance().datastore().get_labeled_images():
+        if not app_instance().datastore().datalist():
             raise refuse("dataset: no image has a label yet.", 404)
         response = original(limit_cases)
         response.background = BackgroundTask(os.unlink, response.path)
@@ -185,7 +228,7 @@ def update_model(background_tasks: Any, model: str, file: UploadFile) -> dict[st
     app.known("model", model, app.bundles)
     bundle = Path(app.bundles[model])
     target = bundle / "models" / "model.pt"
-    part = target.with_name(f"upload_{os.getpid()}.new")
+    part = target.with_name(f"upload_{os.getpid()}_{threading.get_ident()}.new")
     try:
         with part.open("wb") as buffer:
             shutil.copyfileobj(file.file, buffer)

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from requests import RequestException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -48,6 +49,8 @@ def install(app: FastAPI, *, origins: Sequence[str] = (), token: str = "", archi
     app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(FileNotFoundError, _gone)
     app.add_exception_handler(OSError, _no_storage)
+    app.add_exception_handler(RequestException, _no_answer)
+    app.add_exception_handler(ValueError, _no_use)
     app.add_exception_handler(RuntimeError, _gone_meanwhile)
     app.add_middleware(Gate, origins=origins, token=token, archive=archive)
     app.middleware_stack = app.build_middleware_stack()
@@ -80,6 +83,23 @@ def _no_storage(_: Request, error: Exception) -> JSONResponse:
     remedy = "free some space on the server" if full else "see to the server's disk and permissions"
     what = f"{ascii(name)[1:-1][:80] or 'this request'}: could not be served ({os.strerror(number or errno.EIO)})"
     told = refuse(f"{what}; {remedy} and send it again.", 507 if full else 500)
+    return JSONResponse({"detail": told.detail}, told.status_code)
+
+
+def _no_answer(_: Request, error: Exception) -> JSONResponse:
+    """An archive, say, that is down or lets this server not in."""
+    asked, answer = getattr(error, "request", None), getattr(error, "response", None)
+    place = _place(str(getattr(asked, "url", ""))) or "the archive"
+    what = f"answers {answer.status_code}" if answer is not None else f"gives no answer ({type(error).__name__})"
+    told = refuse(f"{place}: {what}; see that it runs and lets this server in, and send the request again.", 502)
+    return JSONResponse({"detail": told.detail}, told.status_code)
+
+
+def _no_use(_: Request, error: Exception) -> JSONResponse:
+    """An image of an archive that cannot be used."""
+    if type(error).__name__ != "InputError":
+        raise error
+    told = refuse(str(error), 422)
     return JSONResponse({"detail": told.detail}, told.status_code)
 
 

@@ -160,6 +160,11 @@ def present(bundle: Path, file: Path) -> list[dict[str, Any]]:
     return [{"name": names[value], "idx": value} for value in sorted(_values(_whole(np.asarray(label), file)))]
 
 
+def values_of(file: Path) -> list[int]:
+    """The values of a label file, ascending and without the background."""
+    return sorted(_values(_array(file)))
+
+
 def _array(file: Path) -> np.ndarray:
     array = np.asanyarray(nib.load(file).dataobj) if _is_nifti(file) else itk.array_from_image(itk.imread(str(file)))
     return _whole(array, file)

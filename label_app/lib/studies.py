@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -44,8 +46,64 @@ def locked(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Studies(LocalDatastore):
-    """MONAI Label's folder, whose books are renamed into place and whose replaced labels are kept.
+class Books(LocalDatastore):
+    """What MONAI Label knows of images and labels. The server alone writes it, at once or not at all.
+
+    A class of these sets ``server`` (whether this process is the server) and ``mutex``.
+    """
+
+    server: bool
+    mutex: Any
+
+    @locked
+    def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> bool:
+        """``update_image_info`` for several images at once; whether the books know all of them."""
+        known = {image: entry.image.info for image in infos if (entry := self._datastore.objects.get(image))}
+        new = [image for image, info in known.items() if info != {**info, **infos[image]}]
+        for image in new:
+            known[image].update(infos[image])
+        if new:
+            self._update_datastore_file()
+        return len(known) == len(infos)
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """As MONAI Label's, which leaves its file behind where it fails, and would hold up every other request."""
+        pairs = self.datalist()
+        handle, name = tempfile.mkstemp(suffix=".zip")
+        try:
+            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+                for pair in pairs[: limit_cases if (limit_cases or 0) > 0 else None]:
+                    for kind, path in pair.items():
+                        archive.write(path, f"{kind}/{os.path.basename(path)}")
+                archive.writestr("metadata.json", json.dumps(self.json(), indent=2, default=str))
+        except BaseException:
+            os.unlink(name)
+            raise
+        return name
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        try:
+            super()._init_from_datastore_file(throw_exception)
+        except ValueError:
+            raise ValueError(
+                f"{self._datastore_config_path}: expected MONAI Label's notes on images and labels, received a damaged "
+                "file; move it away and start again: images and labels are found anew, scores are computed anew."
+            ) from None
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        if not self.server:
+            return
+        path = Path(self._datastore_config_path)
+        part = path.with_suffix(".part")
+        content = self._datastore.model_dump(exclude={"base_path"})
+        with self.mutex:
+            part.write_text(json.dumps(content, indent=2, default=str))
+            os.replace(part, path)
+            self._config_ts = os.stat(path).st_mtime
+
+
+class Studies(Books):
+    """MONAI Label's folder, whose replaced labels are kept.
 
     A label that is submitted again, or removed, moves to ``labels_before/<tag>`` below the studies.
     """
@@ -143,13 +201,6 @@ class Studies(LocalDatastore):
             elif file.is_file():
                 file.unlink()
 
-    @locked
-    def update_images(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
-        """``update_image_info`` for several images at once."""
-        for image, info in infos.items():
-            self._datastore.objects[image].image.info.update(info)
-        self._update_datastore_file()
-
     def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
         """The newest first: of several files of one label it counts. Segmentations beside the images are none."""
         found = super()._list_files(path, patterns)
@@ -224,26 +275,6 @@ class Studies(LocalDatastore):
             if not name.endswith(endings) or self._to_id(name)[0] not in self._datastore.objects
         ]
 
-    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        try:
-            super()._init_from_datastore_file(throw_exception)
-        except ValueError:
-            raise ValueError(
-                f"{self._datastore_config_path}: expected MONAI Label's notes on images and labels, received a damaged "
-                "file; move it away and start again: images and labels are found anew, scores are computed anew."
-            ) from None
-
-    def _update_datastore_file(self, lock: bool = True) -> None:
-        if not self.server:
-            return
-        path = Path(self._datastore_config_path)
-        part = path.with_suffix(".part")
-        content = self._datastore.model_dump(exclude={"base_path"})
-        with self.mutex:
-            part.write_text(json.dumps(content, indent=2, default=str))
-            os.replace(part, path)
-            self._config_ts = os.stat(path).st_mtime
-
 
 def _written(path: str) -> int:
     """When a file was written last; 0 where it has gone since it was listed."""
@@ -256,7 +287,7 @@ def _written(path: str) -> int:
 for _name in (
     "datalist", "get_image_uri", "get_image_info", "get_label_uri", "get_label_info", "get_labeled_images",
     "get_unlabeled_images", "list_images", "status", "json", "remove_image", "update_image_info", "update_label_info",
-    "get_dataset_archive", "refresh", "_on_modify_event",
+    "refresh", "_on_modify_event",
 ):  # fmt: skip
     setattr(Studies, _name, locked(getattr(LocalDatastore, _name)))
 

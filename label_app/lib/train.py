@@ -75,7 +75,7 @@ class SemiSupervised(BundleTrainTask):
             problems = " ".join(self.left_out[:3])
             raise ValueError(f"No image has a label yet: annotate one, submit its label and train again. {problems}")
         unlabelled = datastore.get_unlabeled_images() if request.get("use_unlabeled", True) else []
-        files = sorted(datastore.get_image_uri(image) for image in unlabelled)
+        files = sorted(filter(None, map(datastore.get_image_uri, unlabelled)))  # some may be gone
         self.request = request
         self.unlabelled = [{"image": file, "stream": "unlabeled"} for file in files]
         return labelled

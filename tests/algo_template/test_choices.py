@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import stat
 import sys
 
 import nibabel as nib
@@ -151,6 +153,19 @@ def test_what_is_skipped_is_refused_where_nothing_may_be(tmp_path):
     assert error.type.__name__ == "InputError"
 
 
+def test_a_template_that_nobody_may_write(tmp_path):
+    """The folder of a fold is written into, and replaced, whatever the modes of what it is copied from."""
+    shutil.copytree(TEMPLATES / "semsim", tmp_path / "shared" / "semsim")
+    for path in (tmp_path / "shared").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), {})
+    algo.template_path = str(tmp_path / "shared")
+    for _ in range(2):
+        algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    fold = tmp_path / "semsim_0"
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (fold, *fold.rglob("*")))
+
+
 @pytest.mark.parametrize("source", ["input", "parameters"])
 def test_a_window_takes_the_place_of_the_range_in_the_data(tmp_path, source):
     given = {"window": [-150, 250]}
@@ -246,6 +261,13 @@ def test_data_that_moved_along_are_found(tmp_path, caplog):
     assert moved_along(str(old / "list.json"), here, there) == str(new / "list.json") and here in caplog.text
     assert moved_along(str(old / "only.json"), here, there) == str(old / "only.json"), "it did not move"
     assert moved_along(str(old / "list.json"), None, there) == str(old / "list.json")
+    # above every folder there is another one, which is only then that of the images if it has them
+    listed = new / "list.json"
+    listed.write_text(json.dumps({"training": [{"image": ["images/a.nii.gz"]}]}))
+    assert moved_along(str(old), here, there, str(listed)) == str(old), "the folder moved alone"
+    (new / "images").mkdir()
+    (new / "images" / "a.nii.gz").touch()
+    assert moved_along(str(old), here, there, str(listed)) == str(new)
 
 
 def test_ct_names_and_input_keys(tmp_path, caplog):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import socket
 import sys
 import tempfile
@@ -22,10 +24,12 @@ from monailabel.client import MONAILabelClient  # noqa: E402
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens at."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port of the loopback address that nobody listens at, and that no outgoing connection gets meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""A label means what its segments are called, wherever it comes from: Slicer's files, other apps, DICOM archives."""
+"""A label means what its segments are called, wherever it comes from: Slicer's files, other apps."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 from fastapi import HTTPException
 from label_server import assemble
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import archive, labels, names
-from lib.active import KEYS, Scores
+from lib import labels, names
 from lib.studies import Studies
 from lib.train import SemiSupervised
 from monailabel.config import settings
-from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
-from monailabel.interfaces import app
 
 LIVER, TUMOUR = 1, 2
 GRID = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -136,167 +130,6 @@ def test_files_that_would_be_passed_over(bundle, studies, tmp_path):
     learnt, left_out = fetched(bundle, datastore, tmp_path)
     assert np.array_equal(learnt["a"], truth())
     assert len(left_out) == 1 and "a_seg.nii.gz" in left_out[0]
-
-
-def series(folder: Path) -> None:
-    """A CT of the shape and grid of the other images."""
-    folder.mkdir(parents=True)
-    study, frame = generate_uid(), generate_uid()
-    for number in range(SHAPE[2]):
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        slice_ = FileDataset(str(folder / f"{number}.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-        values = {
-            "SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "Modality": "CT",
-            "SeriesInstanceUID": folder.name, "StudyInstanceUID": study, "FrameOfReferenceUID": frame,
-            "InstanceNumber": number + 1, "PatientID": "p", "PatientName": "p", "PatientBirthDate": "",
-            "PatientSex": "", "StudyID": "1", "StudyDate": "", "StudyTime": "", "AccessionNumber": "",
-            "ReferringPhysicianName": "", "SeriesNumber": 1, "Rows": SHAPE[1], "Columns": SHAPE[0],
-            "PixelSpacing": [1, 1], "SliceThickness": 2, "ImagePositionPatient": [0, 0, 2 * number],
-            "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15,
-            "SamplesPerPixel": 1, "PixelRepresentation": 1, "PhotometricInterpretation": "MONOCHROME2",
-            "PixelData": np.random.default_rng(number).integers(0, 99, SHAPE[1::-1]).astype(np.int16).tobytes(),
-        }  # fmt: skip
-        for key, value in values.items():
-            setattr(slice_, key, value)
-        slice_.is_little_endian, slice_.is_implicit_VR = True, False
-        slice_.save_as(folder / f"{number}.dcm", write_like_original=False)
-
-
-class Archive:
-    """A DICOMweb server with one CT and its segmentations."""
-
-    base_url = "https://archive.example.org"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def _first(self, uid: str) -> Dataset:
-        return pydicom.dcmread(sorted((self.folder / uid).iterdir())[0])
-
-    def search_for_series(self, search_filters: dict) -> list[dict]:
-        found = [self._first(path.name) for path in sorted(self.folder.iterdir())]
-        for key, value in search_filters.items():
-            found = [ds for ds in found if ds[key].value == value]
-        return [ds.to_json_dict() for ds in found]
-
-    def retrieve_series_metadata(self, study: str, uid: str) -> list[dict]:
-        return [self._first(uid).to_json_dict(bulk_data_threshold=10**9)]
-
-    def retrieve_series(self, study: str, uid: str) -> list[Dataset]:
-        return [pydicom.dcmread(path) for path in sorted((self.folder / uid).iterdir())]
-
-
-def add_segmentation(pacs: Path, ct: str, array: np.ndarray, names: list[str], day: str) -> str:
-    """Store a SEG of a CT, its segments numbered in the order of their names here; returns its series."""
-    file = write(pacs.parent / "seg.nii.gz", array)
-    info = [{"name": name} for name in names]
-    made = pydicom.dcmread(convert.nifti_to_dicom_seg(str(pacs / ct), str(file), info, use_itk=False))
-    made.ContentDate = day
-    (pacs / made.SeriesInstanceUID).mkdir()
-    made.save_as(pacs / made.SeriesInstanceUID / "seg.dcm")
-    return made.SeriesInstanceUID
-
-
-@pytest.fixture
-def pacs(bundle, tmp_path, monkeypatch):
-    """An archive's folder with two CTs, one of them with a segmentation of other organs."""
-    monkeypatch.setattr(dicom, "dicom_to_nifti", dicom.dicom_to_nifti)  # restored afterwards
-    monkeypatch.setattr(app, "DICOMWebDatastore", app.DICOMWebDatastore)
-    archive.install(bundle)
-    for ct in ("1.2.1", "1.2.2"):
-        series(tmp_path / "pacs" / ct)
-        add_segmentation(tmp_path / "pacs", ct, turned(), ["lung", "rib"], "20300101")
-    return tmp_path / "pacs"
-
-
-def in_archive(pacs: Path, cache: str):
-    return app.DICOMWebDatastore(Archive(pacs), {"Modality": "CT"}, str(pacs.parent / cache))
-
-
-def test_segmentations_of_an_archive(bundle, pacs, caplog):
-    """OHIF numbers its segments by the alphabet; a segmentation of other organs is no label."""
-    ct = "1.2.1"
-    add_segmentation(pacs, ct, turned(), ["tumour", "liver"], "20200101")
-    datastore = in_archive(pacs, "cache")
-    assert datastore.get_unlabeled_images() == ["1.2.2"]
-    (item,) = datastore.datalist()
-    assert ct in item["image"] and np.array_equal(read(item["label"]), truth())
-    assert "lung" in caplog.text and "Left out" in caplog.text
-    task = SemiSupervised(str(bundle), {})
-    task.copies = pacs
-    assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
-
-    # a score counts once the books have the image, which another process may have fetched
-    datastore._observer.stop()
-    datastore._observer.join()
-    scores, known = Scores(bundle, "https://archive.example.org"), datastore._datastore.objects
-    scores._write({ct: {KEYS["entropy"]: 0.5}})
-    gone = known.pop(ct)
-    scores.enter(datastore)
-    known[ct] = gone
-    scores.enter(datastore)
-    assert datastore.get_image_info(ct)[KEYS["entropy"]] == 0.5
-
-
-def test_the_newest_segmentation_counts(pacs, monkeypatch):
-    """A correction in OHIF of what was submitted in Slicer; and a submitted label is known at once."""
-    datastore, ct = in_archive(pacs, "cache"), "1.2.1"
-    assert datastore.datalist() == [] and sorted(datastore.get_unlabeled_images()) == [ct, "1.2.2"]
-
-    def store(folder: str, label: str, info: list[dict]) -> str:
-        uid = add_segmentation(pacs, ct, read(label), [entry["name"] for entry in info], "20200101")
-        monkeypatch.setattr(dicom, "dicom_web_upload_dcm", lambda file, client: uid)
-        (pacs.parent / "made.dcm").touch()
-        return str(pacs.parent / "made.dcm")
-
-    monkeypatch.setattr(dicom, "nifti_to_dicom_seg", store)
-    file = write(pacs.parent / "mine.nii.gz", np.where(truth() == LIVER, LIVER, 0).astype(np.uint8))
-    datastore.save_label(ct, str(file), "final", {"label_info": [{"name": "liver", "idx": 1}]})
-    assert datastore.get_unlabeled_images() == ["1.2.2"]
-    (item,) = datastore.datalist()
-    assert set(np.unique(read(item["label"]))) == {0, LIVER}
-    add_segmentation(pacs, ct, turned(), ["tumour", "liver"], "20210101")
-    add_segmentation(pacs, ct, np.flip(turned()), ["tumour", "liver"], "20190101")
-    for other in (in_archive(pacs, "cache"), in_archive(pacs, "another")):
-        for _ in range(2):
-            (item,) = other.datalist()
-            assert np.array_equal(read(item["label"]), truth())
-            with other.mutex:
-                other._datastore.objects.clear()  # as the watch over the folder does before it fills the books anew
-
-
-def test_a_download_that_breaks_off(pacs, monkeypatch):
-    """What came of it is no image: the slices that are missing would be missing for good."""
-    datastore, download, ct = in_archive(pacs, "cache"), dicom.dicom_web_download_series, "1.2.1"
-
-    def broken(study: str | None, uid: str, folder: str, *others: object) -> None:
-        download(study, uid, folder, *others)
-        sorted(Path(folder).iterdir())[-1].unlink()
-        raise ConnectionError("closed")
-
-    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
-        patch.setattr(dicom, "dicom_web_download_series", broken)
-        datastore.get_image_uri(ct)
-    assert read(datastore.get_image_uri(ct)).shape == SHAPE
-    assert {"name", "PatientID"} <= datastore.get_image_info(ct).keys()
-    assert datastore.get_image_uri("1.2.9") == "" == datastore.get_label_uri("1.2.9", "final")
-
-    monkeypatch.setattr(Archive, "search_for_series", counted(Archive.search_for_series, SHAPE[2] + 1))
-    with pytest.raises(ValueError, match=r"1.2.2: expected the 5 files .* received 4"):
-        datastore.get_image_uri("1.2.2")
-    monkeypatch.setattr(Archive, "search_for_series", counted(Archive.search_for_series, SHAPE[2]))
-    assert read(datastore.get_image_uri("1.2.2")).shape == SHAPE
-
-
-def counted(search, number: int):
-    """A search that says how many files a series has, as many archives do."""
-
-    def call(self: Archive, search_filters: dict) -> list[dict]:
-        return [{**ds, "00201209": {"vr": "IS", "Value": [number]}} for ds in search(self, search_filters)]
-
-    return call
 
 
 def test_names_of_a_label_without_one_of_the_classes(bundle, tmp_path, monkeypatch):

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import itk
 import nibabel as nib
@@ -15,8 +22,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import labels
+from lib import endpoints, labels
 from lib.infer import Segmentation
+from monailabel.config import settings
+from monailabel.interfaces import app as stock
+from monailabel.utils.async_tasks import utils as tasks
+from monailabel.utils.sessions import Sessions
 
 CLASSES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 
@@ -95,3 +106,87 @@ def test_the_app_asks_where_a_request_is_in_doubt(folder, monkeypatch):
     app.studies = "https://archive.example.org"
     with pytest.raises(HTTPException, match="empty: no archive"):
         app.checked_label(str(image), folder / "label.nii.gz", {"empty": True}, "final")
+
+
+def test_uploads_whose_time_is_over_go(folder, tmp_path):
+    """Also one that broke off, at which MONAI Label's own would stop and keep all the others for good."""
+    import main
+
+    (tmp_path / "studies").mkdir()
+    app = main.SemSimApp(str(folder / "app"), str(tmp_path / "studies"), {"skip_scoring": "true"})
+    image = tmp_path / "image.nii.gz"
+    image.touch()
+    app._sessions = Sessions(str(tmp_path / "sessions"))
+    app.cleanup_sessions()  # nothing is there yet
+    Sessions(str(tmp_path / "sessions")).add_session(str(image), session_id="over")  # of an earlier server
+    image.touch()
+    app._sessions.add_session(str(image), session_id="new")
+    for name, ago in (("broken", 9999), ("cut", 9999), ("begun", 0)):
+        place = tmp_path / "sessions" / name
+        place.mkdir()
+        if name == "cut":
+            (place / "meta.info").touch()
+        os.utime(place, (time.time() - ago,) * 2)
+    told = tmp_path / "sessions" / "over" / "meta.info"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "last_access_ts": int(time.time()) - 9999}))
+    app.cleanup_sessions()
+    assert sorted(path.name for path in (tmp_path / "sessions").iterdir()) == ["begun", "new"]
+
+
+def test_the_tool_for_submitting_to_an_archive_may_be_missing(folder, tmp_path, monkeypatch, caplog):
+    """MONAI Label fetches it from the internet, and a server without that would not start."""
+    import main
+
+    def nothing(**_: str) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(stock, "download_and_extract", nothing)
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    main.SemSimApp(str(folder / "app"), "https://archive.example.org", {"skip_scoring": "true"})
+    assert "itkimage2segimage: could not be fetched (no network)" in caplog.text
+
+
+def test_two_uploads_of_weights_at_once(folder, monkeypatch):
+    """Neither is mixed with the other."""
+    bundle = folder / "app" / "model" / "semsim"
+    model = bundle / "models" / "model.pt"
+    before = model.read_bytes()
+    app = SimpleNamespace(known=lambda *_: None, bundles={"semsim": bundle}, model_info=lambda _: model.read_bytes())
+    monkeypatch.setattr(endpoints, "app_instance", lambda: app)
+    monkeypatch.setattr(endpoints.bundles, "loaded", lambda *_: None)
+    monkeypatch.setattr(endpoints.bundles, "check_told", lambda *_: None)
+
+    class Slow(io.BytesIO):
+        """Of which half is sent before another upload, and half after."""
+
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() == 4:
+                with ThreadPoolExecutor() as pool:
+                    other = SimpleNamespace(filename="b.pt", file=io.BytesIO(b"second"))
+                    assert pool.submit(endpoints.update_model, None, "semsim", other).result() == b"second"
+            return super().read(4)
+
+    slow = SimpleNamespace(filename="a.pt", file=Slow(b"the first"))
+    try:
+        assert endpoints.update_model(None, "semsim", slow) == b"the first"
+        assert not list(model.parent.glob("upload_*"))
+    finally:
+        model.write_bytes(before)
+
+
+def test_a_training_that_fails_is_heard_to_the_end(monkeypatch):
+    """Its last lines say why; it may have ended before they are read."""
+    code = "import os, sys\nprint(*range(999), 'the reason', sep='\\n', flush=True)\nos._exit(1)"
+
+    def process(command: list[str], **options: object) -> endpoints.Heard:
+        made = endpoints.Heard([sys.executable, "-c", code], **options)
+        made.wait()
+        return made
+
+    monkeypatch.setattr(tasks, "subprocess", SimpleNamespace(Popen=process, PIPE=-1, STDOUT=-2))
+    monkeypatch.setitem(tasks.background_processes, "train", {})
+    monkeypatch.setenv("PYTHONPATH", "")
+    task = {"id": "1", "request": {}}
+    tasks._task_func(task, "train")
+    assert task["status"] == "ERROR" and list(task["details"])[-2:] == ["998", "the reason"]

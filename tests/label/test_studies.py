@@ -6,7 +6,10 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,3 +125,27 @@ def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             save()
     assert sorted(tmp_path.rglob("*")) == before and label.read_bytes() == b"before"
+
+
+def test_a_data_set_to_take_away_holds_nobody_up(tmp_path, monkeypatch):
+    """However long it takes; and where it fails, no part of it stays on the disk."""
+    fill(tmp_path, 2)
+    fill(tmp_path / "labels", 0)
+    fill(tmp_path / "labels" / "final", 2)
+    datastore, made = opened(tmp_path), tmp_path.with_name(f"{tmp_path.name}_made")
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    with ThreadPoolExecutor() as pool, monkeypatch.context() as patch:
+        asked = []
+
+        def full(*_: object, **__: object) -> None:
+            asked.append(pool.submit(datastore.list_images).result(30))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(zipfile.ZipFile, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            datastore.get_dataset_archive(None)
+    assert [sorted(names) for names in asked] == [["scan0000", "scan0001"]] and not list(made.iterdir())
+    for limit, number in ((None, 2), (1, 1), (-1, 2), (5, 2)):
+        with zipfile.ZipFile(datastore.get_dataset_archive(limit)) as file:
+            assert len(file.namelist()) == 2 * number + 1

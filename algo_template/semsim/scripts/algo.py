@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -216,6 +217,9 @@ class SemsimAlgo(BundleAlgo):
         fill = kwargs.pop("fill_template", True)
         content = _content(Path(source)) if copied else {}
         super().export_to_disk(output_path, algo_name, **{**kwargs, "fill_template": False} if copied else kwargs)
+        folder = Path(self.output_path)
+        for path in (folder, *folder.rglob("*")) if copied else ():  # of a template that nobody may write
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
         for relative, data in content.items():
             target = Path(self.output_path) / relative
             target.parent.mkdir(parents=True, exist_ok=True)

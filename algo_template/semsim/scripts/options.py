@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -34,13 +35,15 @@ def layers(spatial_dims: int | None) -> list[str]:
     return ["train", *(["volumes"] if spatial_dims == 3 else []), "hyper_parameters"]
 
 
-def moved_along(path: str, generated_in: str | None, bundle_root: str) -> str:
+def moved_along(path: str, generated_in: str | None, bundle_root: str, datalist: str = "") -> str:
     """Where a file or folder of the data is, that may have been copied or moved together with a generated folder.
 
     Args:
         path: as the folder was generated.
         generated_in: where that was.
         bundle_root: where the folder is now.
+        datalist: file with the images in the folder ``path``, if it is one. Every folder has one above it, which is no
+            other place of the data unless they are there.
 
     Returns:
         the one that lies to the folder as ``path`` lay to it then, if there is one; otherwise ``path``.
@@ -49,10 +52,19 @@ def moved_along(path: str, generated_in: str | None, bundle_root: str) -> str:
     if not path or not generated_in or here == Path(generated_in):
         return path
     beside = Path(os.path.normpath(here / os.path.relpath(path, generated_in)))
-    if beside.exists():
+    if beside.exists() and (not datalist or _has_images(beside, datalist)):
         logger.info(f"{beside}: taken in the place of {path}, for this folder was generated in {generated_in}.")
         return str(beside)
     return path
+
+
+def _has_images(folder: Path, datalist: str) -> bool:
+    """Whether the first image of a datalist is there; a list that cannot be read is told by who reads it."""
+    try:
+        image = json.loads(Path(datalist).read_text())["training"][0]["image"]
+        return (folder / (image if isinstance(image, str) else image[0])).exists()
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
 
 
 def understood(given: Mapping[str, Any], known: Any, *, source: str) -> dict[str, Any]:
