@@ -269,6 +269,20 @@ def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, opt
         look(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("second, found", [
+    (np.ones((24, 32), np.uint8), r"16 x 12 \(L\) and 32 x 24 \(L\)"),
+    (np.ones((12, 16, 3), np.uint8), r"16 x 12 \(L\) and 16 x 12 \(RGB\)"),
+    (np.ones((12, 16), np.uint16), r"16 x 12 \(I;16\) and 16 x 12 \(L\)"),
+])  # fmt: skip
+def test_pages_of_tiff_that_differ_are_no_slices(tmp_path, second, found):
+    """ITK cut the second to the size of the first, or took its bytes for numbers of the first's kind."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(np.ones((12, 16), np.uint8), photometric="minisblack", metadata=None)
+        file.write(second, photometric="rgb" if second.ndim == 3 else "minisblack", metadata=None)
+    with pytest.raises(InputError, match=rf"a\.tif: expected pages of one size and kind, .*received {found}"):
+        look(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("ending", [".mha", ".mhd"])
 def test_compressed_voxels_that_are_broken_are_not_made_up(tmp_path, ending):
     """As of a download that was cut off, whose file has its full size: ITK reads whatever the memory held."""
