@@ -219,6 +219,14 @@ def test_a_single_slice_is_an_image(tmp_path):
     np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)
 
 
+def test_a_single_slice_in_colours_is_an_image_of_three_channels(tmp_path):
+    """As of ultrasound and of secondary capture: it was taken for three volumes."""
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], coloured=[0])
+    facts = look(tmp_path / "s")
+    assert (facts.channels, facts.shape) == (3, (10, 8, 1))
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s"), np.stack([IMAGE[..., :1].astype(np.uint8)] * 3))
+
+
 def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarray:
     """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored."""
 
