@@ -71,12 +71,14 @@ def test_a_slice_that_only_itk_knows_is_not_passed_over(tmp_path):
         look(tmp_path / "none")
 
 
-def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
+@pytest.mark.parametrize("storage", [b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.66.7"])  # of labelmaps
+def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch, storage):
     samples.write_dicom(tmp_path / "images/p1", IMAGE)
     samples.write_dicom(tmp_path / "images/p2", IMAGE)
     for patient in ("p1", "p2"):
-        storage = "1.2.840.10008.5.1.4.1.1.66.4"
-        samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage=storage)
+        samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.66.4")
+        file = tmp_path / "labels" / patient / "s1_001.dcm"
+        file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.66.4", storage))
         (tmp_path / "labels" / patient / ".DS_Store").touch()
     assert set(find_images(tmp_path / "labels", recursive=True, labels=True)) == {"p1", "p2"}
     assert set(find_images(tmp_path, recursive=True)) == {"images/p1", "images/p2"}, "none is predicted"
@@ -88,7 +90,8 @@ def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
         look(tmp_path / "images/p1")
 
 
-def test_segmentation_objects_are_read_by_highdicom(tmp_path):
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_segmentation_objects_are_read_by_highdicom(tmp_path, kind):
     """Frames that show nothing are left out of the file, and its frames come in another order."""
     hd, dcm = pytest.importorskip("highdicom"), pytest.importorskip("pydicom")
     samples.write_dicom(tmp_path / "image", IMAGE)
@@ -103,7 +106,7 @@ def test_segmentation_objects_are_read_by_highdicom(tmp_path):
     label[2:5, 3:6, 1:4] = 1
     code = hd.sr.CodedConcept("10200004", "SCT", "Liver")
     segment = hd.seg.SegmentDescription(1, "liver", code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
-    made = hd.seg.Segmentation(source, label.transpose(2, 1, 0), hd.seg.SegmentationTypeValues.BINARY, [segment],
+    made = hd.seg.Segmentation(source, label.transpose(2, 1, 0), kind, [segment],
                                hd.UID(), 2, hd.UID(), 1, "m", "m", "1", "1")  # fmt: skip
     made.save_as(tmp_path / "label.dcm")
     image, read = image_loader()(tmp_path / "image"), image_loader(label=True)(tmp_path / "label.dcm")

@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: Storage classes of DICOM segmentation objects, and of contours (RTSTRUCT).
-SEGMENTATION, CONTOURS = b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.481.3"
+#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, and of contours (RTSTRUCT).
+SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
+CONTOURS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.3(?![.\d])")
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
@@ -93,7 +94,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
     start = _dicom_start(path)
     if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
         return False
-    return bool(start) and SEGMENTATION not in start
+    return bool(start) and not SEGMENTATION.search(start)
 
 
 def is_segmentation(path: str | os.PathLike) -> bool:
@@ -101,9 +102,9 @@ def is_segmentation(path: str | os.PathLike) -> bool:
     return stores(path, SEGMENTATION)
 
 
-def stores(path: str | os.PathLike, storage: bytes) -> bool:
+def stores(path: str | os.PathLike, storage: re.Pattern[bytes]) -> bool:
     """Whether a file is DICOM of a storage class, by its first bytes."""
-    return storage in _dicom_start(path)
+    return bool(storage.search(_dicom_start(path)))
 
 
 def contours_line(path: str | os.PathLike) -> str:
