@@ -247,6 +247,8 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
 def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[list[str], list[str]]:
     """A line for each DICOM series in whose folder other volumes lie, or series below it: nothing reads those.
 
+    One file below a series of many is no series but a report, say; below one of a single file, an X-ray, it is another.
+
     Args:
         images: files and folders of DICOM series.
         labels: what is read as a label.
@@ -258,6 +260,7 @@ def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[
     grave: list[str] = []
     slight: list[str] = []
     for folder in (path for path in images if path.is_dir()):
+        few, remark = min(2, sum(map(is_dicom, folder.iterdir()))), ""
         for path in sorted(folder.rglob("*")):
             image = path.name.lower().endswith(IMAGE_SUFFIXES)
             if path.name.startswith(".") or not (image or path.parent != folder) or is_picture(path):
@@ -267,13 +270,17 @@ def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[
                 continue
             named = LABEL_NAMES.fullmatch(re.split(r"[_.-]", case_name(path))[-1]) or path.name.endswith(".seg.nrrd")
             label = (image and bool(named)) or is_segmentation(path)
-            series = not image and not label and is_dicom(path) and sum(map(is_dicom, path.parent.iterdir())) > 1
-            if image or label or series:
-                (grave if label or series else slight).append(
-                    f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each "
-                    "series and each label in a folder of its own."
-                )
+            series = not image and not label and is_dicom(path) and sum(map(is_dicom, path.parent.iterdir())) >= few
+            line = (
+                f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each series "
+                "and each label in a folder of its own."
+            )
+            if label or series:
+                grave.append(line)
                 break
+            if image:
+                remark = remark or line
+        slight += [remark] if remark else []
     return grave, slight
 
 
