@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import samples
 import tifffile
+from monai.transforms import EnsureChannelFirstd
 from PIL import Image
 from scripts.dataio.files import find_images
 from scripts.dataio.loaders import read_item
@@ -336,6 +337,23 @@ def test_what_is_compressed_by_gzip_is_whole(tmp_path, ending):
         for read_it in (look, lambda file: read_item(LoadFilesd("image"), {"image": str(file)})):
             with pytest.raises(InputError, match=rf"a{ending}: expected compressed voxels, .* broken; copy it anew"):
                 read_it(path)
+
+
+def test_channels_in_files_of_several_formats_are_each_looked_at(tmp_path):
+    """MONAI gave them all to ITK, which reads what is broken in a NIfTI file, too."""
+    samples.write_itk(tmp_path / "a.nrrd", IMAGE, (1.5, 1.5, 8.0))
+    samples.write_nifti(tmp_path / "b.nii.gz", IMAGE + 1, (-1.5, -1.5, 8.0))
+    for names in (["a.nrrd", "b.nii.gz"], ["b.nii.gz", "a.nrrd"]):
+        files = [str(tmp_path / name) for name in names]
+        item = EnsureChannelFirstd("image")(LoadFilesd("image")({"image": files}))
+        for read in (image_loader()(files), item["image"]):
+            np.testing.assert_array_equal(read, np.stack([IMAGE + (name == "b.nii.gz") for name in names]))
+            np.testing.assert_allclose(read.affine, np.diag([-1.5, -1.5, 8.0, 1.0]))
+            assert read.meta["filename_or_obj"] == files[0]
+    content = (tmp_path / "b.nii.gz").read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(content[:-100] + bytes(100))
+    with pytest.raises(InputError, match=r"b\.nii\.gz: expected compressed voxels, received some that are cut off"):
+        image_loader()(files)
 
 
 def test_files_that_are_whole_but_called_otherwise_or_alone_are_not_called_broken(tmp_path):
