@@ -339,6 +339,18 @@ def test_what_is_compressed_by_gzip_is_whole(tmp_path, ending):
                 read_it(path)
 
 
+def test_a_jpeg_that_ends_with_zeros_is_not_made_up(tmp_path):
+    path = tmp_path / "a.jpg"
+    samples.write_picture(path, np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(10))  # padded, and whole
+    assert look(path).shape == (40, 30)
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(InputError, match=r"a\.jpg: expected a whole JPEG, received one that is cut off; copy it anew"):
+        look(path)
+
+
 def test_channels_in_files_of_several_formats_are_each_looked_at(tmp_path):
     """MONAI gave them all to ITK, which reads what is broken in a NIfTI file, too."""
     samples.write_itk(tmp_path / "a.nrrd", IMAGE, (1.5, 1.5, 8.0))

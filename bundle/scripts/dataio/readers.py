@@ -42,6 +42,9 @@ class PictureReader(PILReader):
     """Reads PNG, JPG and BMP as viewers show them: turned as EXIF says, a palette as the colours that it stands for.
 
     In a label the numbers of the palette are the values.
+
+    Raises:
+        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download.
     """
 
     def __init__(self, *, label: bool = False) -> None:
@@ -50,6 +53,14 @@ class PictureReader(PILReader):
             label: whether pictures are labels.
         """
         super().__init__(converter=functools.partial(_as_seen, label=label))
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        for path in map(Path, ensure_tuple(data)):
+            content = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+            last = content[content.rfind(b"\xff\xda") :]  # the last scan; only at its end are these two bytes
+            if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in last:
+                raise InputError(f"{path}: expected a whole JPEG, received one that is cut off; copy it anew.")
+        return super().read(data, **kwargs)
 
 
 def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
