@@ -214,6 +214,9 @@ def test_contours_are_named_as_such(tmp_path):
         with pytest.raises(InputError) as caught:
             create(str(tmp_path / "images"), str(folder), str(tmp_path / "list.json"))
         assert re.fullmatch(rf"{path}: contours [^\n]* `plastimatch[^\n]*", str(caught.value)), "no line about its name"
+    path.rename(tmp_path / "images/p1/RS.dcm")  # among the slices, as planning systems export it
+    with pytest.raises(InputError, match=r"RS\.dcm: contours .*, and take the file out of the folder of the slices\."):
+        look(tmp_path / "images/p1")
 
 
 def test_a_single_slice_is_an_image(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import contours_line, is_dicom, is_segmentation
+from .files import CONTOURS, contours_line, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
@@ -220,6 +220,8 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
             "a folder of their own."
         )
     files = [f for f in inside if is_dicom(f)]
+    if 0 < sum(stores(f, CONTOURS) for f in files) < len(files):
+        raise InputError(f"{contours_line(path).rstrip('.')}, and take the file out of the folder of the slices.")
     others = sorted({*inside} - {*files}) if folder.is_dir() else []
     if broken := [f for f in others if _looks_cut_off(f, files)]:
         raise InputError(
