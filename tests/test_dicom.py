@@ -233,8 +233,11 @@ def test_a_single_slice_in_colours_is_an_image_of_three_channels(tmp_path):
     np.testing.assert_array_equal(image_loader()(tmp_path / "s"), np.stack([IMAGE[..., :1].astype(np.uint8)] * 3))
 
 
-def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarray:
-    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored."""
+def multi_frame(path, places, *, implicit: bool = False, slopes=(), philips: bool = False) -> np.ndarray:
+    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored.
+
+    With ``philips`` each frame tells its place once more, as in that maker's files.
+    """
 
     def element(group, number, kind, value) -> bytes:
         value = value if isinstance(value, bytes) else value.encode()
@@ -256,6 +259,9 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarra
     shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
     shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
     each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
+    for k, place in enumerate(places if philips else ()):
+        again = element(0x20, 0x32, "DS", f"0\\0\\{place}") + element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0")
+        each[k] += element(0x2005, 0x14, "LO", "Philips MR Imaging DD 005") + sequence(0x2005, 0x140F, again)
     for k, slope in enumerate(slopes):
         scale = element(0x28, 0x1052, "DS", "0") + element(0x28, 0x1053, "DS", str(slope))
         each[k] += sequence(0x28, 0x9145, scale + element(0x28, 0x1054, "LO", "US"))
@@ -273,23 +279,26 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarra
     return frames
 
 
-@pytest.mark.parametrize("implicit", [False, True])
+KINDS = [{}, {"implicit": True}, {"philips": True}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("places", [(0, 5, 10, 15), (15, 10, 5, 0)])
-def test_frames_of_one_volume_pass(tmp_path, places, implicit):
-    frames = multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+def test_frames_of_one_volume_pass(tmp_path, places, kind):
+    frames = multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     read = image_loader()(tmp_path / "s")
     np.testing.assert_array_equal(read[0], frames)
     np.testing.assert_allclose(read.affine[2, 2:], (places[1] - places[0], places[0]))
 
 
-@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("places", "message"), [
     ((0, 5, 0, 5), "2 of 4 slices lie where another does"), ((0, 5, 10, 30), "gaps of 5 mm and one of 20 mm"),
     ((5, 0, 15, 10), "not stored in the order in which they lie"),
 ])  # fmt: skip
-def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implicit):
+def test_frames_of_several_volumes_are_refused(tmp_path, places, message, kind):
     """Time points, echoes or stacks in one file, which ITK takes for one volume."""
-    multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+    multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")
 
