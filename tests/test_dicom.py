@@ -71,12 +71,14 @@ def test_a_slice_that_only_itk_knows_is_not_passed_over(tmp_path):
         look(tmp_path / "none")
 
 
-def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
+@pytest.mark.parametrize("storage", [b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.66.7"])  # of labelmaps
+def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch, storage):
     samples.write_dicom(tmp_path / "images/p1", IMAGE)
     samples.write_dicom(tmp_path / "images/p2", IMAGE)
     for patient in ("p1", "p2"):
-        storage = "1.2.840.10008.5.1.4.1.1.66.4"
-        samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage=storage)
+        samples.write_dicom(tmp_path / "labels" / patient, IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.66.4")
+        file = tmp_path / "labels" / patient / "s1_001.dcm"
+        file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.66.4", storage))
         (tmp_path / "labels" / patient / ".DS_Store").touch()
     assert set(find_images(tmp_path / "labels", recursive=True, labels=True)) == {"p1", "p2"}
     assert set(find_images(tmp_path, recursive=True)) == {"images/p1", "images/p2"}, "none is predicted"
@@ -88,7 +90,8 @@ def test_segmentation_objects_are_labels_and_no_images(tmp_path, monkeypatch):
         look(tmp_path / "images/p1")
 
 
-def test_segmentation_objects_are_read_by_highdicom(tmp_path):
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_segmentation_objects_are_read_by_highdicom(tmp_path, kind):
     """Frames that show nothing are left out of the file, and its frames come in another order."""
     hd, dcm = pytest.importorskip("highdicom"), pytest.importorskip("pydicom")
     samples.write_dicom(tmp_path / "image", IMAGE)
@@ -103,7 +106,7 @@ def test_segmentation_objects_are_read_by_highdicom(tmp_path):
     label[2:5, 3:6, 1:4] = 1
     code = hd.sr.CodedConcept("10200004", "SCT", "Liver")
     segment = hd.seg.SegmentDescription(1, "liver", code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
-    made = hd.seg.Segmentation(source, label.transpose(2, 1, 0), hd.seg.SegmentationTypeValues.BINARY, [segment],
+    made = hd.seg.Segmentation(source, label.transpose(2, 1, 0), kind, [segment],
                                hd.UID(), 2, hd.UID(), 1, "m", "m", "1", "1")  # fmt: skip
     made.save_as(tmp_path / "label.dcm")
     image, read = image_loader()(tmp_path / "image"), image_loader(label=True)(tmp_path / "label.dcm")
@@ -211,6 +214,9 @@ def test_contours_are_named_as_such(tmp_path):
         with pytest.raises(InputError) as caught:
             create(str(tmp_path / "images"), str(folder), str(tmp_path / "list.json"))
         assert re.fullmatch(rf"{path}: contours [^\n]* `plastimatch[^\n]*", str(caught.value)), "no line about its name"
+    path.rename(tmp_path / "images/p1/RS.dcm")  # among the slices, as planning systems export it
+    with pytest.raises(InputError, match=r"RS\.dcm: contours .*, and take the file out of the folder of the slices\."):
+        look(tmp_path / "images/p1")
 
 
 def test_a_single_slice_is_an_image(tmp_path):
@@ -219,8 +225,19 @@ def test_a_single_slice_is_an_image(tmp_path):
     np.testing.assert_allclose(look(tmp_path / "s").spacing[:2], (0.9, 0.9), atol=1e-4)
 
 
-def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarray:
-    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored."""
+def test_a_single_slice_in_colours_is_an_image_of_three_channels(tmp_path):
+    """As of ultrasound and of secondary capture: it was taken for three volumes."""
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], coloured=[0])
+    facts = look(tmp_path / "s")
+    assert (facts.channels, facts.shape) == (3, (10, 8, 1))
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s"), np.stack([IMAGE[..., :1].astype(np.uint8)] * 3))
+
+
+def multi_frame(path, places, *, implicit: bool = False, slopes=(), philips: bool = False) -> np.ndarray:
+    """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored.
+
+    With ``philips`` each frame tells its place once more, as in that maker's files.
+    """
 
     def element(group, number, kind, value) -> bytes:
         value = value if isinstance(value, bytes) else value.encode()
@@ -242,6 +259,9 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarra
     shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
     shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
     each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
+    for k, place in enumerate(places if philips else ()):
+        again = element(0x20, 0x32, "DS", f"0\\0\\{place}") + element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0")
+        each[k] += element(0x2005, 0x14, "LO", "Philips MR Imaging DD 005") + sequence(0x2005, 0x140F, again)
     for k, slope in enumerate(slopes):
         scale = element(0x28, 0x1052, "DS", "0") + element(0x28, 0x1053, "DS", str(slope))
         each[k] += sequence(0x28, 0x9145, scale + element(0x28, 0x1054, "LO", "US"))
@@ -259,23 +279,26 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=()) -> np.ndarra
     return frames
 
 
-@pytest.mark.parametrize("implicit", [False, True])
+KINDS = [{}, {"implicit": True}, {"philips": True}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("places", [(0, 5, 10, 15), (15, 10, 5, 0)])
-def test_frames_of_one_volume_pass(tmp_path, places, implicit):
-    frames = multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+def test_frames_of_one_volume_pass(tmp_path, places, kind):
+    frames = multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     read = image_loader()(tmp_path / "s")
     np.testing.assert_array_equal(read[0], frames)
     np.testing.assert_allclose(read.affine[2, 2:], (places[1] - places[0], places[0]))
 
 
-@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("places", "message"), [
     ((0, 5, 0, 5), "2 of 4 slices lie where another does"), ((0, 5, 10, 30), "gaps of 5 mm and one of 20 mm"),
     ((5, 0, 15, 10), "not stored in the order in which they lie"),
 ])  # fmt: skip
-def test_frames_of_several_volumes_are_refused(tmp_path, places, message, implicit):
+def test_frames_of_several_volumes_are_refused(tmp_path, places, message, kind):
     """Time points, echoes or stacks in one file, which ITK takes for one volume."""
-    multi_frame(tmp_path / "s" / "a.dcm", places, implicit=implicit)
+    multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")
 

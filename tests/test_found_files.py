@@ -120,10 +120,19 @@ def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidde
         samples.write_dicom(tmp_path / "images" / "p" / "later", IMAGE)
     else:
         samples.write_nifti(tmp_path / "images" / "p" / hidden, LABEL)
+        samples.write_nifti(tmp_path / "images" / "p" / "by_dcm2niix.nii.gz", IMAGE)  # first, and no loss
     with pytest.raises(InputError, match=rf"images/p/{hidden}: lies in the folder of a DICOM series .*nothing reads"):
         create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "m.json"))
     assert [item["image"] for item in read_images(tmp_path / "images")] == [str(tmp_path / "images" / "p")]
     assert f"{hidden}: lies in the folder" in caplog.text
+
+
+def test_images_of_one_file_below_another_one_are_named(tmp_path, caplog):
+    """X-rays in a folder each, and one beside the folders: all but that were passed over without a word."""
+    for name, noise in (("images", 0), ("images/p1", 1), ("images/p2", 2)):
+        samples.write_dicom(tmp_path / name, IMAGE[..., :1] + noise, series=noise + 1)
+    assert len(read_images(tmp_path)) == 1
+    assert "images/p1/s2_001.dcm: lies in the folder of a DICOM series" in caplog.text
 
 
 def test_what_is_no_loss_among_the_slices_of_a_series_is_said_and_not_refused(tmp_path, capsys):

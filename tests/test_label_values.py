@@ -53,6 +53,7 @@ def with_rim(value: int) -> np.ndarray:
         ([with_rim(-1)], {"class_names": "a,b,c"}, '--label_values "0,-1,1"'),
         ([with_rim(255)], {}, r'255 \(in .*--label_values "0,1,255".*--ignore_label 255'),
         ([with_rim(255)], {"class_names": "background,organ"}, "--ignore_label 255"),
+        ([organ(0, 4) * 85], {}, "170, 255, and 255 .*edges that were smoothed: then save masks of 0 and 255 alone"),
         ([organ(), organ(1) * 255], {}, r"Masks of 0 and 1 beside masks of 0 and 255: .*p0.*p1.*store them alike"),
         ([organ() + 1], {}, 'no 0 for the background.*--label_values "1,2"'),
         ([organ() * 0], {}, 'nothing but background.*--label_values "0,1"'),

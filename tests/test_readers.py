@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import samples
 import tifffile
+from monai.transforms import EnsureChannelFirstd
 from PIL import Image
 from scripts.dataio.files import find_images
 from scripts.dataio.loaders import read_item
@@ -269,6 +270,20 @@ def test_tiff_that_cannot_be_read_as_it_is_is_refused(tmp_path, shape, kind, opt
         look(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("second, found", [
+    (np.ones((24, 32), np.uint8), r"16 x 12 \(L\) and 32 x 24 \(L\)"),
+    (np.ones((12, 16, 3), np.uint8), r"16 x 12 \(L\) and 16 x 12 \(RGB\)"),
+    (np.ones((12, 16), np.uint16), r"16 x 12 \(I;16\) and 16 x 12 \(L\)"),
+])  # fmt: skip
+def test_pages_of_tiff_that_differ_are_no_slices(tmp_path, second, found):
+    """ITK cut the second to the size of the first, or took its bytes for numbers of the first's kind."""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(np.ones((12, 16), np.uint8), photometric="minisblack", metadata=None)
+        file.write(second, photometric="rgb" if second.ndim == 3 else "minisblack", metadata=None)
+    with pytest.raises(InputError, match=rf"a\.tif: expected pages of one size and kind, .*received {found}"):
+        look(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("ending", [".mha", ".mhd"])
 def test_compressed_voxels_that_are_broken_are_not_made_up(tmp_path, ending):
     """As of a download that was cut off, whose file has its full size: ITK reads whatever the memory held."""
@@ -322,6 +337,35 @@ def test_what_is_compressed_by_gzip_is_whole(tmp_path, ending):
         for read_it in (look, lambda file: read_item(LoadFilesd("image"), {"image": str(file)})):
             with pytest.raises(InputError, match=rf"a{ending}: expected compressed voxels, .* broken; copy it anew"):
                 read_it(path)
+
+
+def test_a_jpeg_that_ends_with_zeros_is_not_made_up(tmp_path):
+    path = tmp_path / "a.jpg"
+    samples.write_picture(path, np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(10))  # padded, and whole
+    assert look(path).shape == (40, 30)
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(InputError, match=r"a\.jpg: expected a whole JPEG, received one that is cut off; copy it anew"):
+        look(path)
+
+
+def test_channels_in_files_of_several_formats_are_each_looked_at(tmp_path):
+    """MONAI gave them all to ITK, which reads what is broken in a NIfTI file, too."""
+    samples.write_itk(tmp_path / "a.nrrd", IMAGE, (1.5, 1.5, 8.0))
+    samples.write_nifti(tmp_path / "b.nii.gz", IMAGE + 1, (-1.5, -1.5, 8.0))
+    for names in (["a.nrrd", "b.nii.gz"], ["b.nii.gz", "a.nrrd"]):
+        files = [str(tmp_path / name) for name in names]
+        item = EnsureChannelFirstd("image")(LoadFilesd("image")({"image": files}))
+        for read in (image_loader()(files), item["image"]):
+            np.testing.assert_array_equal(read, np.stack([IMAGE + (name == "b.nii.gz") for name in names]))
+            np.testing.assert_allclose(read.affine, np.diag([-1.5, -1.5, 8.0, 1.0]))
+            assert read.meta["filename_or_obj"] == files[0]
+    content = (tmp_path / "b.nii.gz").read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(content[:-100] + bytes(100))
+    with pytest.raises(InputError, match=r"b\.nii\.gz: expected compressed voxels, received some that are cut off"):
+        image_loader()(files)
 
 
 def test_files_that_are_whole_but_called_otherwise_or_alone_are_not_called_broken(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import contours_line, is_dicom, is_segmentation
+from .files import CONTOURS, contours_line, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
@@ -161,17 +161,32 @@ def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:
     return content[match.end() : match.end() + length].decode("ascii", "replace")
 
 
-def _frames(told: Mapping[str, list[np.ndarray]]) -> list[Slice]:
+def _frames(told: Mapping[str, list[np.ndarray]], number: int) -> list[Slice]:
     """The frames of a multi-frame file as slices in the order in which they are stored.
 
+    Philips tells both of each frame once more, in a sequence of its own.
+
+    Args:
+        told: by :func:`_told_of_frames`.
+        number: of frames.
+
     Returns:
-        none for a file of one frame, and where not every frame has a position.
+        none where not every frame has a position.
     """
-    positions, directions = told["position"], told["directions"]
-    if len(positions) < 2 or len(directions) not in (1, len(positions)):
+    positions, directions = (_once_a_frame(told[name], number) for name in ("position", "directions"))
+    if not directions and told["directions"] and np.allclose(told["directions"], told["directions"][0], atol=1e-3):
+        directions = told["directions"][:1] * number  # shared, or shared and in the copies
+    if not positions or not directions:
         return []
-    directions = directions * (len(positions) // len(directions))
     return [Slice(f"frame {k + 1}", "", (), p, d) for k, (p, d) in enumerate(zip(positions, directions))]
+
+
+def _once_a_frame(values: Sequence[np.ndarray], number: int) -> list[np.ndarray]:
+    """Values that stand as often for each of several frames, once for each; none where they do not."""
+    if not values or len(values) % number:
+        return []
+    copies = np.reshape(values, (number, -1, len(values[0])))
+    return list(copies[:, 0]) if np.allclose(copies, copies[:, :1], atol=1e-3) else []
 
 
 def _rescaled(told: Mapping[str, list[np.ndarray]]) -> str:
@@ -220,6 +235,8 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
             "a folder of their own."
         )
     files = [f for f in inside if is_dicom(f)]
+    if 0 < sum(stores(f, CONTOURS) for f in files) < len(files):
+        raise InputError(f"{contours_line(path).rstrip('.')}, and take the file out of the folder of the slices.")
     others = sorted({*inside} - {*files}) if folder.is_dir() else []
     if broken := [f for f in others if _looks_cut_off(f, files)]:
         raise InputError(
@@ -237,9 +254,8 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
             raise InputError(f"{path}: {problem}")
     elif slices[0].frames > 1:
         told = _told_of_frames(files[0])
-        frames = _frames(told)
-        placed = len(frames) == slices[0].frames
-        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if placed else ""
+        frames = _frames(told, slices[0].frames)
+        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if frames else ""
         if problem := problem or _rescaled(told):
             reason = problem.rpartition(";")[0] or problem.rstrip(".")
             raise InputError(

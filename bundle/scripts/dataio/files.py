@@ -19,8 +19,9 @@ T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: Storage classes of DICOM segmentation objects, and of contours (RTSTRUCT).
-SEGMENTATION, CONTOURS = b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.481.3"
+#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, and of contours (RTSTRUCT).
+SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
+CONTOURS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.3(?![.\d])")
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
@@ -93,7 +94,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
     start = _dicom_start(path)
     if os.path.basename(path).upper() == "DICOMDIR":  # the directory of a medium, in the same format
         return False
-    return bool(start) and SEGMENTATION not in start
+    return bool(start) and not SEGMENTATION.search(start)
 
 
 def is_segmentation(path: str | os.PathLike) -> bool:
@@ -101,9 +102,9 @@ def is_segmentation(path: str | os.PathLike) -> bool:
     return stores(path, SEGMENTATION)
 
 
-def stores(path: str | os.PathLike, storage: bytes) -> bool:
+def stores(path: str | os.PathLike, storage: re.Pattern[bytes]) -> bool:
     """Whether a file is DICOM of a storage class, by its first bytes."""
-    return storage in _dicom_start(path)
+    return bool(storage.search(_dicom_start(path)))
 
 
 def contours_line(path: str | os.PathLike) -> str:
@@ -246,6 +247,8 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
 def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[list[str], list[str]]:
     """A line for each DICOM series in whose folder other volumes lie, or series below it: nothing reads those.
 
+    One file below a series of many is no series but a report, say; below one of a single file, an X-ray, it is another.
+
     Args:
         images: files and folders of DICOM series.
         labels: what is read as a label.
@@ -257,6 +260,7 @@ def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[
     grave: list[str] = []
     slight: list[str] = []
     for folder in (path for path in images if path.is_dir()):
+        few, remark = min(2, sum(map(is_dicom, folder.iterdir()))), ""
         for path in sorted(folder.rglob("*")):
             image = path.name.lower().endswith(IMAGE_SUFFIXES)
             if path.name.startswith(".") or not (image or path.parent != folder) or is_picture(path):
@@ -266,13 +270,17 @@ def hidden_beside(images: Iterable[Path], labels: Iterable[Path] = ()) -> tuple[
                 continue
             named = LABEL_NAMES.fullmatch(re.split(r"[_.-]", case_name(path))[-1]) or path.name.endswith(".seg.nrrd")
             label = (image and bool(named)) or is_segmentation(path)
-            series = not image and not label and is_dicom(path) and sum(map(is_dicom, path.parent.iterdir())) > 1
-            if image or label or series:
-                (grave if label or series else slight).append(
-                    f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each "
-                    "series and each label in a folder of its own."
-                )
+            series = not image and not label and is_dicom(path) and sum(map(is_dicom, path.parent.iterdir())) >= few
+            line = (
+                f"{path}: lies in the folder of a DICOM series ({folder}), where nothing reads it; keep each series "
+                "and each label in a folder of its own."
+            )
+            if label or series:
+                grave.append(line)
                 break
+            if image:
+                remark = remark or line
+        slight += [remark] if remark else []
     return grave, slight
 
 

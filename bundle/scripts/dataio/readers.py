@@ -13,11 +13,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.config import KeysCollection
-from monai.data import ITKReader, PILReader
+from monai.data import ITKReader, MetaTensor, PILReader
 from monai.data.image_reader import ImageReader
 from monai.data.utils import to_affine_nd
-from monai.transforms import LoadImage, LoadImaged
+from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged
 from monai.utils import ensure_tuple
 from PIL import Image, ImageOps
 
@@ -26,7 +27,7 @@ from .dicom import check_series, series_files, states_unit_pixels
 from .dicom_seg import SegmentationReader
 from .endings import NIFTI, check_whole_stream, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
-from .geometry import compared
+from .geometry import APART, compared, voxels_apart
 from .itk_read import itk_read
 from .tiff import TiffReader
 
@@ -41,6 +42,9 @@ class PictureReader(PILReader):
     """Reads PNG, JPG and BMP as viewers show them: turned as EXIF says, a palette as the colours that it stands for.
 
     In a label the numbers of the palette are the values.
+
+    Raises:
+        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download.
     """
 
     def __init__(self, *, label: bool = False) -> None:
@@ -49,6 +53,14 @@ class PictureReader(PILReader):
             label: whether pictures are labels.
         """
         super().__init__(converter=functools.partial(_as_seen, label=label))
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        for path in map(Path, ensure_tuple(data)):
+            content = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+            last = content[content.rfind(b"\xff\xda") :]  # the last scan; only at its end are these two bytes
+            if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in last:
+                raise InputError(f"{path}: expected a whole JPEG, received one that is cut off; copy it anew.")
+        return super().read(data, **kwargs)
 
 
 def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
@@ -136,31 +148,47 @@ def states_unit_size(path: str | os.PathLike) -> bool:
 class ChannelLoader(LoadImage):
     """MONAI's ``LoadImage``, which says which of several files does not lie on the grid of the first, and how it lies.
 
+    Files of several formats are read each by its own reader; MONAI gives them all to one, which looks at none.
+
     Raises:
         InputError: they are not the channels of one image.
     """
 
     def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
+        names = ensure_tuple(filename)
+        if reader is None and len({next(r for r in self.readers[::-1] if r.verify_suffix(name)) for name in names}) > 1:
+            return self._joined(names)
         try:
             return super().__call__(filename, reader)
         except RuntimeError as error:
             if "channel-wise" not in str(error):
                 raise
-            first, *others = [(name, super(ChannelLoader, self).__call__(name, reader)) for name in filename]
-            apart = [other for other in others if not _on_one_grid(first[1], other[1])]
-            name, image = (apart or others)[0]
-            shape, found = (tuple(one.meta["spatial_shape"].tolist()) for one in (first[1], image))
-            grids = compared(*(to_affine_nd(3, one.affine.numpy()) for one in (image, first[1])))
-            raise InputError(
-                f"{name}: expected {' x '.join(map(str, shape))} voxels at the place of {first[0]}, for both are "
-                f"channels of one image, received {' x '.join(map(str, found))} voxels ({grids}); resample it to that "
-                "grid."
-            ) from error
+        return self._joined(names)
+
+    def _joined(self, names: Sequence[Any]) -> MetaTensor:
+        """Files as the channels of one image, ``(C, *spatial)``."""
+        parts: list[Any] = [super(ChannelLoader, self).__call__(name) for name in names]
+        for name, part in zip(names, parts):
+            if not _on_one_grid(parts[0], part):
+                raise _apart(names[0], parts[0], name, part)
+        channels: list[Any] = parts if self.ensure_channel_first else [EnsureChannelFirst()(part) for part in parts]
+        return MetaTensor(torch.cat([channel.as_tensor() for channel in channels]), affine=parts[0].affine,
+                          meta={**parts[0].meta, "original_channel_dim": 0})  # fmt: skip
 
 
 def _on_one_grid(image: Any, other: Any) -> bool:
-    same = np.array_equal(image.meta["spatial_shape"], other.meta["spatial_shape"])
-    return same and np.allclose(image.affine, other.affine)
+    shape, found = (one.meta["spatial_shape"].tolist() for one in (image, other))
+    return shape == found and voxels_apart(image.affine, other.affine, shape) < APART  # formats round it
+
+
+def _apart(first: Any, image: Any, name: Any, other: Any) -> InputError:
+    """What is wrong with a channel, and its file, that does not lie on the grid of the first."""
+    shape, found = (tuple(one.meta["spatial_shape"].tolist()) for one in (image, other))
+    grids = compared(*(to_affine_nd(3, one.affine.numpy()) for one in (other, image)))
+    return InputError(
+        f"{name}: expected {' x '.join(map(str, shape))} voxels at the place of {first}, for both are channels of one "
+        f"image, received {' x '.join(map(str, found))} voxels ({grids}); resample it to that grid."
+    )
 
 
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:

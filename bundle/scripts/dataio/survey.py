@@ -18,7 +18,7 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..errors import InputError, reason
-from .files import evenly, is_picture
+from .files import evenly, is_dicom, is_picture
 from .geometry import contradict, on_image_grid, states_grid
 from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
 from .readers import image_loader, states_unit_size
@@ -89,7 +89,8 @@ def look(
     """
     tensor = _loaded(path, files, label)
     spatial = tensor.ndim - 1
-    if not label and (spatial > 3 or (spatial == 3 and tensor.shape[0] > 1 and tensor.shape[0] != channels)):
+    several = tensor.shape[0] > 1 and not path.is_dir() and not is_dicom(path)  # the channels of DICOM are colours
+    if not label and (spatial > 3 or (spatial == 3 and several and tensor.shape[0] != channels)):
         volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
         raise InputError(
             f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "

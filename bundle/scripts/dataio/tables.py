@@ -190,9 +190,10 @@ def class_values(
                          "store them alike, or give 255 as --ignore_label if it marks voxels to ignore.")  # fmt: skip
     if values[0] < 0 or (255 in values and len(values) > 2 and len(names) != len(values)):
         odd = values[0] if values[0] < 0 else 255
+        smeared = f"; values between 0 and {odd} may be edges that were smoothed: then save masks of 0 and {odd} alone"
         raise InputError(
             f"The labels show the values {shown}, and {odd} (in {_first(found, odd)}) may be a class or mark voxels "
-            f"to ignore; {ask}, or give --ignore_label {odd}."
+            f"to ignore; {ask}, or give --ignore_label {odd}{smeared if 128 <= values[-2] < 255 else ''}."
         )
     if 0 not in values or (len(values) == 1 and not names):
         missing = "no 0 for the background" if 0 not in values else "nothing but background"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,16 +54,23 @@ class TiffReader(ITKReader):
                 raise InputError(_odd_tiff(name, "numbers or channels of another kind")) from None
             with picture:
                 picture.seek(getattr(picture, "n_frames", 1) - 1)  # ITK leaves out a last page that is cut off
+                kinds = sorted({(*page.size, page.mode) for page in _pages(picture)})
                 picture.seek(0)
                 turn, mode = picture.getexif().get(ORIENTATION_TAG, 1), picture.mode
                 described = str(getattr(picture, "tag_v2", {}).get(DESCRIPTION_TAG, ""))
                 axes = _page_axes(described, getattr(picture, "n_frames", 1))
-                image = None if axes or turn != 1 or mode == "P" else _by_pillow(picture, name)
+                image = None if axes or len(kinds) > 1 or turn != 1 or mode == "P" else _by_pillow(picture, name)
             if axes:
                 raise InputError(
                     f"{name}: a TIFF stack whose pages are {' times '.join(axes)} in turn; save each channel or frame "
                     "as a stack of its own (in ImageJ: Image > Color > Split Channels, or Hyperstacks > Reduce "
                     "Dimensionality)."
+                )
+            if len(kinds) > 1:
+                found = " and ".join(f"{width} x {height} ({mode})" for width, height, mode in kinds)
+                raise InputError(
+                    f"{name}: expected pages of one size and kind, as of the slices of a volume, received {found}, as "
+                    "of a preview beside an image; save the pages that are wanted as a file of their own."
                 )
             if turn != 1 or mode == "P":
                 what = "a palette" if mode == "P" else f"an orientation ({turn}) that viewers turn it by"
@@ -76,6 +83,11 @@ class TiffReader(ITKReader):
 
     def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
         return np.eye(img.GetImageDimension() + 1)
+
+
+def _pages(picture: Any) -> Iterator[Any]:
+    """The pages of an open TIFF, one after the other, without those that show another one in small."""
+    return (p for p in ImageSequence.Iterator(picture) if not getattr(p, "tag_v2", {}).get(TIFF["small"], 0) & 1)
 
 
 def _odd_tiff(name: str, found: str) -> str:
@@ -103,9 +115,8 @@ def _by_pillow(picture: Any, name: str) -> Any:
     if samples not in (1, 3, 4) or (samples > 1 and {*bits} != {8}):
         raise InputError(_odd_tiff(name, f"{samples} channels of {bits[0]} bits"))
     pages = []
-    for page in ImageSequence.Iterator(picture):
-        if not getattr(page, "tag_v2", {}).get(TIFF["small"], 0) & 1:
-            pages.append(np.asarray(page.convert("RGB") if page.mode == "CMYK" else page))
+    for page in _pages(picture):
+        pages.append(np.asarray(page.convert("RGB") if page.mode == "CMYK" else page))
     array = np.stack(pages) if len(pages) > 1 else pages[0]
     array = np.ascontiguousarray(array, np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="))
     return itk.image_from_array(array, is_vector=samples > 1)
