@@ -268,7 +268,7 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=(), philips: boo
     numbers = {0x02: 1, 0x10: 6, 0x11: 8, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
     image = {number: element(0x28, number, "US", value.to_bytes(2, "little")) for number, value in numbers.items()}
     image[4], image[8] = element(0x28, 4, "CS", "MONOCHROME2"), element(0x28, 8, "IS", str(len(places)))
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         b"\0" * 128 + b"DICM" + element(2, 0, "UL", len(meta).to_bytes(4, "little")) + meta
         + element(8, 8, "CS", "ORIGINAL\\PRIMARY\\M\\NONE") + element(8, 0x16, "UI", storage)
@@ -300,6 +300,19 @@ def test_frames_of_several_volumes_are_refused(tmp_path, places, message, kind):
     """Time points, echoes or stacks in one file, which ITK takes for one volume."""
     multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
+        look(tmp_path / "s")
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_files_of_several_frames_are_no_slices_of_one_volume(tmp_path, other):
+    multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15))
+    if other:
+        (tmp_path / "s" / "b.dcm").write_bytes((tmp_path / "s" / "a.dcm").read_bytes())
+    else:
+        samples.write_dicom(tmp_path / "s", IMAGE[..., :1], told=[{"0020|000e": "1.2.9"}])
+    with pytest.raises(
+        InputError, match=rf"s: {1 + other} of 2 files hold several frames, .*\(a\.dcm first\); put each"
+    ):
         look(tmp_path / "s")
 
 

@@ -229,6 +229,7 @@ def odd_tiffs() -> dict:
         "compressed, big-endian": (grey, grey, {**tiles, "compression": "zlib", "byteorder": ">"}),
         "fractions": (grey / np.float32(7), grey / np.float32(7), tiles),
         "stack": (np.stack([grey, grey + 1]), np.stack([grey, grey + 1], -1), {**tiles, "photometric": "minisblack"}),
+        "0 is white": (colour[..., 0], colour[..., 0], {**tiles, "photometric": "miniswhite"}),
         "colour": (colour, colour, {**tiles, "photometric": "rgb"}),
         "planes": (np.moveaxis(colour, -1, 0), colour, {"photometric": "rgb", "planarconfig": "separate"}),
         "colour of 16 bits": (257 * colour.astype(np.uint16), 257.0 * colour, {"photometric": "rgb"}),

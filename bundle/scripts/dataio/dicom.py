@@ -295,6 +295,11 @@ def _mixed(slices: Sequence[Slice]) -> str:
     series = {one.series for one in slices}
     if len(series) > 1:
         return f"{len(series)} DICOM series in one folder; put each into its own folder."
+    if several := [one.file for one in slices if one.frames > 1]:
+        return (
+            f"{len(several)} of {len(slices)} files hold several frames, a volume or a clip of its own each "
+            f"({several[0]} first); put each into its own folder."
+        )
     if any(one.position is None or one.directions is None for one in slices):
         return (
             f"{len(slices)} DICOM files without a position, which may be single images; give each a "

@@ -118,6 +118,8 @@ def _by_pillow(picture: Any, name: str) -> Any:
     for page in _pages(picture):
         pages.append(np.asarray(page.convert("RGB") if page.mode == "CMYK" else page))
     array = np.stack(pages) if len(pages) > 1 else pages[0]
+    if tags.get(TIFF["colours"]) == 0 and bits[0] == 8:
+        array = 255 - array  # Pillow turns numbers of which 0 is white round, ITK leaves them
     array = np.ascontiguousarray(array, np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="))
     return itk.image_from_array(array, is_vector=samples > 1)
 
