@@ -185,7 +185,9 @@ def test_an_image_that_becomes_unreadable(phantom_dir, tmp_path):
     for image in (tmp_path / "data" / "images").glob("*.nii.gz"):
         image.write_bytes(image.read_bytes()[:2000])
     line = ended(process)
-    assert str(tmp_path / "data" / "images") in line and "cut off or broken; copy it anew" in line
+    assert str(tmp_path / "data" / "images") in line
+    # found before it is read; or by nibabel, where it was cut off in between
+    assert "cut off or broken; copy it anew" in line or ("Compressed file ended" in line and "replace the file" in line)
     assert resume_checkpoints(tmp_path / "out")
 
 
