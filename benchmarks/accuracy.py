@@ -150,6 +150,8 @@ def train(
         raise SystemExit(f"--dataset should be one of {', '.join(DATASETS)}, received {dataset}.")
     if method not in METHODS:
         raise SystemExit(f"--method should be one of {', '.join(METHODS)}, received {method}.")
+    if method != "labeled_only" and cases == len(common.read_splits(splits, dataset)["training"]):
+        raise SystemExit(f"--cases {cases}: leaves no scans without labels; expected --method labeled_only with it.")
     applied = _as_list(change)
     unknown = [c for c in applied if c not in changes()]
     if unknown:

@@ -312,6 +312,12 @@ def test_test_patients_are_never_touched(tmp_path):
         accuracy.make_datalist(tmp_path, 3, tmp_path / "list.json")
 
 
+def test_all_labelled_leaves_nothing_to_learn_from_without_labels(tmp_path):
+    with pytest.raises(SystemExit, match="--cases 70: leaves no scans without labels; expected --method labeled_only"):
+        accuracy.train(str(tmp_path), "fixmatch", cases=70, work=str(tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
+
+
 def released(root, patients):
     """ACDC as it is released, whose sform says 1 mm and turns by 180 degrees, whose qform has the size."""
     source = samples.make_acdc(root, patients) / "training"

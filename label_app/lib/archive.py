@@ -32,7 +32,6 @@ from lib.studies import Books, locked
 
 logger = logging.getLogger(__name__)
 
-
 #: Seconds until the archive is asked again which segmentations it has.
 SECONDS = 30
 #: Seconds after which a download belongs to a process that was killed.
@@ -163,9 +162,8 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
             _put(made, file)
         if image_id not in self._datastore.objects:  # the watch has not noticed it yet
             self.refresh()
-            with contextlib.suppress(
-                ImageNotFoundException
-            ):  # where the server, which keeps the books, has not seen it
+            # not known yet to a process that reads the server's books
+            with contextlib.suppress(ImageNotFoundException):
                 self.update_image_info(image_id, self._dicom_info(image_id))
         return str(file)
 

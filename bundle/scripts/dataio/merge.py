@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, find_images, is_picture
-from .geometry import compared
+from .geometry import APART, compared, voxels_apart
 from .readers import image_loader
 from .storage import check_new
 from .tables import quoted
@@ -147,7 +147,7 @@ def _joined(files: list[Path], names: list[str], overlap: str) -> nib.Nifti1Imag
         inside = array != 0
         if value == 1:
             label, grid = np.zeros(array.shape, np.uint8 if len(files) < 256 else np.uint16), affine
-        if array.shape != label.shape or not np.allclose(affine, grid, atol=1e-3):
+        if array.shape != label.shape or voxels_apart(affine, grid, array.shape) >= APART:
             raise InputError(
                 f"{file}: expected the grid of {files[0].name}, {' x '.join(map(str, label.shape))} voxels, received "
                 f"{' x '.join(map(str, array.shape))} ({compared(affine, grid)}); resample it to that grid."

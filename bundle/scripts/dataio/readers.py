@@ -156,7 +156,7 @@ class ChannelLoader(LoadImage):
 
     def __call__(self, filename: Any, reader: ImageReader | None = None) -> Any:
         names = ensure_tuple(filename)
-        if reader is None and len({next(r for r in self.readers[::-1] if r.verify_suffix(name)) for name in names}) > 1:
+        if reader is None and len(names) > 1 and len({*map(self._reader_of, names)}) > 1:
             return self._joined(names)
         try:
             return super().__call__(filename, reader)
@@ -164,6 +164,9 @@ class ChannelLoader(LoadImage):
             if "channel-wise" not in str(error):
                 raise
         return self._joined(names)
+
+    def _reader_of(self, name: Any) -> ImageReader | None:
+        return next((reader for reader in self.readers[::-1] if reader.verify_suffix(name)), None)
 
     def _joined(self, names: Sequence[Any]) -> MetaTensor:
         """Files as the channels of one image, ``(C, *spatial)``."""
