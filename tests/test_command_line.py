@@ -6,6 +6,7 @@ import re
 
 import pytest
 from conftest import BUNDLE, config_args
+from scripts.__main__ import COMMANDS, main
 from scripts.command_line import command
 from scripts.dataio import create, public_datasets
 from scripts.errors import InputError, raise_all
@@ -94,24 +95,73 @@ def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
     monkeypatch.setattr("sys.argv", ["overlay", "a.png", "--slices", "-3"])
     command(draw)
     assert ran == [("a.png", -3)]
-    for main, words, wrong in (
+    for start, words, wrong in (
         (create.main, ["create", "--images", "x"], "validaton"),
         (public_datasets.main, ["acdc"], "spilt"),
     ):
         monkeypatch.setattr("sys.argv", ["program", *words, f"--{wrong}", "1"])
         with pytest.raises(InputError, match=f"Unknown option --{wrong}; see --help"):
-            main()
+            start()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "overlay: expected --image, --output as well; see --help"),
+        (["a.png"], "overlay: expected --output as well"),
+        (["--output=b.png"], "overlay: expected --image as well"),
+        (["a.png", "b.png", "c.png"], "overlay: 'c.png' belongs to no option. Several values"),
+        (["--image", "a.png", "c.png", "--output", "b.png"], "overlay: 'c.png' belongs to no option"),  # --image *.png
+        (["a.png", "b.png", "--slices", "1", "2"], "overlay: '2' belongs to no option"),
+    ],
+)
+def test_no_word_goes_to_an_option_that_nobody_named(monkeypatch, words, said):
+    """Fire gives a second file of `--image *.png`, or a second value, to the next option that was left out."""
+    ran = []
+
+    def overlay(image: str, output: str, slices: int = 5, truth: str = "") -> None:
+        ran.append(image)
+
+    monkeypatch.setattr("sys.argv", ["overlay", *words])
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        command(overlay)
+    assert not ran and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_how_to_call_it_and_every_option(capsys, monkeypatch, name):
+    """In the words of the docstring, and without what fire makes of it: GROUP, FIRE_METADATA, Optional['Any']."""
+    words = [name, "create"] if name == "datalist" else [name]
+    monkeypatch.setattr("sys.argv", ["semsim", *words, "--help"])
+    main()
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: semsim {' '.join(words)} ") and not re.search(
+        "FIRE|GROUPS|GROUP |Optional|Any|``", said
+    )
+    options = {"datalist": "--group_by GROUP_BY +Regular expression", "merge": "--classes CLASSES +Names of the",
+               "benchmark": "--release RELEASE +acdc,", "report": "--output_dir OUTPUT_DIR\\s+Its folder",
+               "overlay": "--slices SLICES +how many.*\n.*default: 5", "export": "--output OUTPUT +File"}  # fmt: skip
+    assert re.search(options[name], said)
+
+
+def test_a_command_of_another_name_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["semsim", "datalist", "make", "--images", "x"])
+    with pytest.raises(InputError, match="Expected semsim datalist create, received 'make'"):
+        main()
+    monkeypatch.setattr("sys.argv", ["semsim", "datalist"])
+    main()
+    assert "usage: semsim datalist create [options]" in capsys.readouterr().out
 
 
 def test_a_folder_may_be_called_by_a_number(monkeypatch):
     ran = []
 
-    def write(output_dir: str, seed: int = 0) -> None:
-        ran.append((output_dir, seed))
+    def write(output_dir: str, ckpt_path: str | None = None, seed: int = 0) -> None:
+        ran.append((output_dir, ckpt_path, seed))
 
-    monkeypatch.setattr("sys.argv", ["report", "20241105", "--seed", "3"])
+    monkeypatch.setattr("sys.argv", ["report", "20241105", "--ckpt_path", "007", "--seed", "3"])
     command(write)
-    assert ran == [("20241105", 3)]
+    assert ran == [("20241105", "007", 3)]
 
 
 @pytest.mark.parametrize("words", [["--output_dir=~/run"], ["--output-dir", "~"]])

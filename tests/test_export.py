@@ -44,7 +44,7 @@ SIZES = [(1, 2, 64, 64), (5, 2, 96, 176), (2, 2, 224, 32)]
 
 def test_it_tells_of_these_weights_and_computes_the_same(liver, tmp_path):
     network = trained_network(liver)
-    script, onnx = export(str(liver), str(tmp_path / "m.ts")), export(str(liver), str(tmp_path / "m.onnx"))
+    script, onnx = export(str(tmp_path / "m.ts"), str(liver)), export(str(tmp_path / "m.onnx"), str(liver))
     extra = {"metadata.json": ""}
     loaded = torch.jit.load(str(script), _extra_files=extra).eval()
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
@@ -91,13 +91,15 @@ def test_what_cannot_be_exported(liver, tmp_path):
     (tmp_path / "there.ts").touch()
     for output, word in (("m.h5", r"\.ts, \.pt or \.onnx"), ("there.ts", "exists already")):
         with pytest.raises(InputError, match=word):
-            export(str(liver), str(tmp_path / output))
+            export(str(tmp_path / output), str(liver))
     alone = shutil.copy(liver, tmp_path / "a.pt")
     (tmp_path / "training.json").unlink()
     with pytest.raises(InputError, match="no settings beside the weights"):
-        export(str(alone), str(tmp_path / "m.ts"))
+        export(str(tmp_path / "m.ts"), str(alone))
     with pytest.raises(InputError, match="nothing: no such weights"):
-        export(str(tmp_path / "nothing"), str(tmp_path / "m.ts"))
+        export(str(tmp_path / "m.ts"), str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="no such weights"):  # --ckpt_path "$RUN" where RUN is not set
+        export(str(tmp_path / "m.ts"), "")
 
 
 def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsys):

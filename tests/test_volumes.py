@@ -399,8 +399,8 @@ def test_exports_of_3d_compute_what_the_network_does(trained, tmp_path):
     image = torch.rand(1, 1, 32, 16, 48)
     with torch.no_grad():
         expected = network(image)
-    export(str(trained), str(tmp_path / "m.ts"))
-    export(str(trained), str(tmp_path / "m.onnx"))
+    export(str(tmp_path / "m.ts"), str(trained))
+    export(str(tmp_path / "m.onnx"), str(trained))
     scripted = torch.jit.load(str(tmp_path / "m.ts"))
     with torch.no_grad():
         torch.testing.assert_close(scripted(image), expected, atol=1e-4, rtol=0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError, one_line_errors
@@ -39,22 +41,76 @@ def left_tilde(text: str) -> str:
     )
 
 
-def command(function: Callable[..., Any], name: str = "") -> None:
-    """Run a function as a command by fire, which would refuse an option that it has not after it has run.
+def bare_words(argv: Sequence[str]) -> list[str]:
+    """The words that are neither an option nor the text of one."""
+    before = ["", *argv]
+    return [
+        word for last, word in zip(before, argv) if not FLAG.match(word) and ("=" in last or not OPTION.match(last))
+    ]
+
+
+def required(function: Callable[..., Any]) -> list[str]:
+    """Arguments that have no default."""
+    known = inspect.signature(function).parameters.items()
+    return [name for name, parameter in known if parameter.default is parameter.empty]
+
+
+def help_of(function: Callable[..., Any], program: str) -> str:
+    """What ``--help`` says of a function: its docstring as it is, its arguments as options.
 
     Args:
-        function: its arguments are the options.
+        function: its docstring is in Google's style.
+        program: the words of the command.
+    """
+    from fire import docstrings
+
+    said = docstrings.parse(inspect.getdoc(function) or "")
+    described = {argument.name: argument.description or "" for argument in said.args or ()}
+    known, needed = inspect.signature(function).parameters, required(function)
+    usage = [program, *(f"--{name} {name.upper()}" for name in needed), *["[options]"] * (len(known) > len(needed))]
+    parser = argparse.ArgumentParser(
+        program,
+        " ".join(usage),
+        "\n\n".join(filter(None, (said.summary, said.description))),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    groups = {True: parser.add_argument_group("required"), False: parser.add_argument_group("options")}
+    for name, parameter in known.items():
+        default, text = parameter.default, described.get(name, "").replace("%", "%%")
+        if default not in (parameter.empty, None, "", (), False):
+            text += f" (default: {default})"
+        action: Any = "store_true" if default is False else "store"
+        groups[name in needed].add_argument(f"--{name}", help=text, action=action)
+    return parser.format_help()
+
+
+def command(function: Callable[..., Any], name: str = "") -> None:
+    """Run a function as a command by fire, which would refuse what it cannot take after it has run.
+
+    Args:
+        function: its arguments are the options; those without a default may be given by their place instead.
         name: of the command, where it is the first word; empty: there is none.
 
     Raises:
-        InputError: an option that the function has not, or another text than True or False for a switch: fire takes
-            any text for true, ``false`` as well; or a path that begins with ``~``.
+        InputError: an option that the function has not, one that it lacks, or a word that belongs to no option;
+            another text than True or False for a switch: fire takes any text for true, ``false`` as well; or a path
+            that begins with ``~``.
     """
     import fire
     from fire.decorators import SetParseFns
 
     one_line_errors()
-    known, given = inspect.signature(function).parameters, options_of(sys.argv[1:])
+    known, argv, program = inspect.signature(function).parameters, sys.argv[1:], Path(sys.argv[0]).name
+    if name:
+        program += f" {name}"
+        if argv and argv[0] != name and not FLAG.match(argv[0]):
+            raise InputError(f"Expected {program}, received {argv[0]!r}; see --help.")
+        argv = argv[argv[:1] == [name] :]
+    given, bare = options_of(argv), bare_words(argv)
+    if {"help", "h"} & {*given} or (name and len(sys.argv) == 1):
+        sys.stdout.write(help_of(function, program))
+        return
     if unknown := [option for option in given if option not in {*known, "help", "h"}]:
         raise InputError(f"Unknown option --{unknown[0]}; see --help.")
     for option, text in given.items():
@@ -62,6 +118,15 @@ def command(function: Callable[..., Any], name: str = "") -> None:
             raise InputError(f"--{option}: expected True or False, received {text!r}.")
         if line := left_tilde(text):
             raise InputError(f"--{option}: {line}")
-    texts = {option: str for option, parameter in known.items() if parameter.annotation in (str, "str")}
+    lacking = [option for option in required(function) if option not in given]
+    if len(bare) > len(lacking):
+        raise InputError(
+            f"{program}: {bare[len(lacking)]!r} belongs to no option. Several values of one are joined by commas, and "
+            "a * that the shell replaces by names of files is no folder; see --help."
+        )
+    if missing := lacking[len(bare) :]:
+        raise InputError(f"{program}: expected {', '.join(f'--{option}' for option in missing)} as well; see --help.")
+    kinds = (str, "str", "str | None")
+    texts = {option: str for option, parameter in known.items() if parameter.annotation in kinds}
     function = SetParseFns(**texts)(function)  # a folder may be called 2024, which fire would make a number of
-    fire.Fire({name: function} if name else function)
+    fire.Fire(function, argv)

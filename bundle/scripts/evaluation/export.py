@@ -1,17 +1,12 @@
 """Weights as a file for other programs: TorchScript or ONNX, with the metadata of these weights.
 
-    python -m scripts export --ckpt_path models/model.pt --output model.ts
-    python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
-
-The file takes batches of any size, of slices ``(B, C, X, Y)`` or in 3D patches ``(B, C, X, Y, Z)`` whose sides are
-multiples of 16, scaled as in training. X runs to the right, Y to the front, of pictures down, Z to the head.
+python -m scripts export --ckpt_path models/model.pt --output model.ts
+python -m scripts export --ckpt_path run/model_best.pt --output model.onnx
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +15,11 @@ from typing import Any
 import torch
 from monai.data import save_net_with_metadata
 
-from ..command_line import left_tilde
+from ..command_line import command
 from ..dataio.intensity import NAME, OWN
-from ..errors import InputError, one_line_errors
+from ..errors import InputError
 from ..training.checkpoints import weights_file
 from ..training.settings import saved, trained_network
-
-logger = logging.getLogger("semsim")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,12 +77,15 @@ def metadata_of(ckpt_path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def export(ckpt_path: str, output: str) -> Path:
-    """Write weights as TorchScript (``.ts``, ``.pt``) or ONNX (``.onnx``).
+def export(output: str, ckpt_path: str | None = None) -> Path:
+    """Write weights as TorchScript (.ts, .pt) or ONNX (.onnx), with their metadata, for other programs.
+
+    The file takes batches of any size, of slices (B, C, X, Y) or in 3D patches (B, C, X, Y, Z) whose sides are
+    multiples of 16, scaled as in training. X runs to the right, Y to the front, of pictures down, Z to the head.
 
     Args:
-        ckpt_path: weights, with ``training.json`` beside them.
-        output: file to write.
+        output: File to write, which must not exist yet
+        ckpt_path: Folder of a training, or its weights with training.json beside them; by default the shipped weights
 
     Returns:
         the file; the metadata lie in it, for ONNX among its properties.
@@ -97,7 +93,8 @@ def export(ckpt_path: str, output: str) -> Path:
     Raises:
         InputError: another ending, a file that is there, no weights, or no settings beside them.
     """
-    weights, target = Path(weights_file(ckpt_path)), Path(output)
+    weights = Path(weights_file(str(ROOT / "models" / "model.pt") if ckpt_path is None else ckpt_path))
+    target = Path(output)
     if target.suffix not in (".ts", ".pt", ".onnx"):
         raise InputError(f"{target}: expected a file that ends with .ts, .pt or .onnx.")
     if target.exists():
@@ -114,7 +111,6 @@ def export(ckpt_path: str, output: str) -> Path:
         _onnx(network, example, target, metadata)
     else:
         save_net_with_metadata(torch.jit.script(network), str(target), meta_values=metadata, append_timestamp=False)
-    logger.info(f"{target}: {', '.join(settings['class_names'])}")
     return target
 
 
@@ -151,16 +147,5 @@ def _onnx(network: torch.nn.Module, example: torch.Tensor, target: Path, metadat
 
 
 def main() -> None:
-    """Command line."""
-    one_line_errors()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--ckpt_path", default=str(ROOT / "models" / "model.pt"), help="weights; default: the shipped ones"
-    )
-    parser.add_argument("--output", required=True, help="file to write: .ts, .pt or .onnx")
-    options = parser.parse_args()
-    for name, path in vars(options).items():
-        if line := left_tilde(path):
-            raise InputError(f"--{name}: {line}")
-    export(options.ckpt_path, options.output)
+    """Command line of this module."""
+    command(export)
