@@ -110,6 +110,26 @@ def test_labelmaps_beside_slicers_segmentations_are_no_images(tmp_path):
     assert made(tmp_path, data=tmp_path) == {"training": ["a.nrrd"], "unlabeled": ["b.nrrd"]}
 
 
+@pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Nifti1Pair])
+def test_images_of_kinds_that_are_not_read_are_named_with_the_remedy(tmp_path, caplog, kind):
+    """One of three labels, say: its image was one without a label; where left is Analyze does not say."""
+    for folder, array in (("images", IMAGE), ("labels", LABEL)):
+        for noise, name in enumerate(("a", "b")):
+            samples.write_nifti(tmp_path / folder / f"{name}.nii.gz", array + noise * (folder == "images"))
+    (tmp_path / "labels" / "b.nii.gz").unlink()
+    nib.save(kind(LABEL, np.diag([1.5, 1.5, 8, 1])), tmp_path / "labels" / "b.img")
+    expected = {"training": ["images/a.nii.gz"], "unlabeled": ["images/b.nii.gz"]}
+    assert made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels") == expected
+    assert "2 files of kinds that are not read (.hdr, .img), " in caplog.text and "convert them to NIfTI" in caplog.text
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / "images" / name).rename(tmp_path / name)
+    (tmp_path / "labels" / "b.img").rename(tmp_path / "images" / "b.img")
+    with pytest.raises(InputError, match=r"found none, but 1 files of kinds that are not read \(\.img\), .* convert"):
+        read_images(tmp_path / "images")
+    with pytest.raises(InputError, match=r"b\.img: NIfTI or Analyze in two files, which is not read; convert it"):
+        read_item(LoadFilesd("image"), {"image": str(tmp_path / "images" / "b.img")})
+
+
 @pytest.mark.parametrize("hidden", ["seg.nii.gz", "later/s1_001.dcm"])
 def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidden):
     samples.write_dicom(tmp_path / "images" / "p", IMAGE)

@@ -27,6 +27,10 @@ logger = logging.getLogger("semsim")
 
 #: Share by which two sizes of a voxel differ where they were rounded.
 ROUNDING = 0.01
+#: Units other than mm, as headers of NRRD and MetaImage spell them.
+OTHER_UNITS = re.compile(
+    r"[cdun\u00b5\u03bc\ufffd]?m|(centi|deci|micro|nano)?met(er|re)s?|microns?|in|inch(es)?", re.IGNORECASE
+)
 #: Endings by which nibabel knows NIfTI.
 NIFTI = (".nii", ".nii.gz", ".NII", ".NII.GZ")
 
@@ -163,8 +167,26 @@ class MetaReader(ITKReader):
         return images if len(images) > 1 else images[0]
 
 
+def check_unit(name: str, units: Sequence[str]) -> None:
+    """That sizes and places are told in mm: ITK takes their numbers for that, whatever the header calls them.
+
+    Args:
+        name: the file.
+        units: as its header spells them, one an axis; what is no unit of length does not matter.
+
+    Raises:
+        InputError: they are not.
+    """
+    if other := [unit for unit in units if OTHER_UNITS.fullmatch(unit.strip())]:
+        raise InputError(
+            f"{name}: expected sizes and places in mm, received {other[0]} by its header; save it anew with its "
+            "spacing and its origin in mm."
+        )
+
+
 def _check_meta_image(name: str) -> None:
-    """That the voxels of a MetaImage are there, and whole where they are compressed: ITK makes up what it cannot read.
+    """That a MetaImage is told in mm, and its voxels are there, and whole where they are compressed: ITK makes up what
+    it cannot read.
 
     Raises:
         InputError: they are not.
@@ -174,6 +196,7 @@ def _check_meta_image(name: str) -> None:
         while "ElementDataFile" not in told and (line := file.readline(4096)):
             key, _, value = line.decode("utf-8", "replace").partition("=")
             told[key.strip()] = value.strip()
+        check_unit(name, [told.get("DistanceUnits", "")])
         where = told.get("ElementDataFile", "")
         local = where.lower() == "local"
         voxels = Path(name) if local else Path(name).parent / where
