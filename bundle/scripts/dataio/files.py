@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, and of contours (RTSTRUCT).
+#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, of contours (RTSTRUCT) and doses.
 SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
 CONTOURS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.3(?![.\d])")
+DOSE = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.2(?![.\d])")
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
