@@ -183,6 +183,26 @@ def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     assert flow.parser.get_parsed_content("images") == found
 
 
+def test_predictions_beside_their_images_are_not_predicted_again(tmp_path, caplog):
+    """Whatever ending they are given; nor is an image whose name happens to have it left out."""
+    for name in ("a", "b", "b_new", "c_new"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    found = read_images(tmp_path, output_dir=tmp_path, output_postfix="new", output_ext=".nii.gz")
+    assert [item["image"] for item in found] == [str(tmp_path / f"{name}.nii.gz") for name in ("a", "b", "c_new")]
+    assert f"1 files in {tmp_path} are predictions and not predicted again" in caplog.text
+
+
+def test_a_time_series_beside_its_frames_is_to_be_taken_out(tmp_path):
+    """As ACDC is released."""
+    root = samples.make_acdc(tmp_path, (1, 2)) / "training"
+    folders = {"images": root, "labels": root, "label_suffix": "_gt"}
+    with pytest.raises(InputError, match=r"patient001_4d\.nii\.gz: a 4D image of 12 volumes; .* or take it out if its"):
+        made(tmp_path, **folders)
+    for path in root.rglob("*_4d.nii.gz"):
+        path.unlink()
+    assert len(made(tmp_path, **folders)["training"]) == 4
+
+
 @pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3), ((1, 1), 3)])
 def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, unit):
     """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres. And both

@@ -18,6 +18,7 @@ from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImage
 from monai.utils import ensure_tuple
 from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
 from .geometry import APART, voxels_apart
@@ -55,6 +56,11 @@ def with_one_size(image: Any, name: str) -> Any:
     size, zooms = np.linalg.norm(before[:3, :3], axis=0), image.header.get_zooms()
     number = min(3, len(zooms))
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
+        if found := _two_places(image):
+            _tell(
+                f"{name}: its header states two places in space, of which {found}; that of the sform is used: mend the "
+                "header if left and right or the place are wrong."
+            )
         image.header["pixdim"][1 : 1 + number] = size[:number]
     image = correct_nifti_header_if_necessary(image)
     axes = image.affine[:3, :3] if number == 3 else np.eye(3)
@@ -71,6 +77,24 @@ def with_one_size(image: Any, name: str) -> Any:
             "which is not used, nor the directions in it; mend the header if left and right or the voxels are wrong."
         )
     return image
+
+
+def _two_places(image: Any) -> str:
+    """How the two places of a NIfTI header contradict each other; empty where they do not.
+
+    By their codes they may lie in different spaces, that of the scanner and that of an atlas, but none is a mirror.
+    """
+    try:
+        places = [image.header.get_qform(coded=True), image.header.get_sform(coded=True)]
+    except (ValueError, HeaderDataError):  # no rotation
+        return ""
+    if any(matrix is None or not np.isfinite(matrix).all() for matrix, _ in places):
+        return ""
+    (quaternion, code), (matrix, other) = places
+    if np.linalg.det(quaternion[:3, :3]) * np.linalg.det(matrix[:3, :3]) < 0:
+        return "one mirrors the other"
+    apart = voxels_apart(matrix, quaternion, image.shape[:3]) if code == other else 0.0
+    return f"the corners lie {apart:.3g} voxels apart, in one space by their codes" if apart > APART else ""
 
 
 def _without_single_axes(image: Any, name: str) -> Any:

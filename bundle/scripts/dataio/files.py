@@ -250,14 +250,16 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
 
     Args:
         found: files by case name.
-        output_dir: folder of the predictions, which counts where other images lie outside of it.
+        output_dir: folder of the predictions. If all images lie in it, those are predictions whose image does.
         ending: of the predictions' names.
     """
     folder = os.path.join(os.path.abspath(output_dir), "")
     inside = {name for name, path in found.items() if os.path.abspath(path).startswith(folder)}
-    if not output_dir or ending.startswith("_.") or len(inside) == len(found):
+    if not output_dir or ending.startswith("_."):
         return dict(found)
     old = {name for name in inside if found[name].name.endswith(ending)}
+    if len(inside) == len(found):  # of images that lie there, too
+        old = {name for name in old if name.removesuffix(case_name(ending)) in found}
     if old:
         logger.warning(f"{len(old)} files in {output_dir} are predictions and not predicted again.")
     return {name: path for name, path in found.items() if name not in old}

@@ -93,8 +93,9 @@ def look(
     if not label and (spatial > 3 or (spatial == 3 and several and tensor.shape[0] != channels)):
         volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
         raise InputError(
-            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
-            f"channels (modalities), say so with --channels {volumes}{_leading_axis(tensor.shape[1:])}."
+            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or take it out if "
+            "its frames lie there already; if these are channels (modalities), say so with --channels "
+            f"{volumes}{_leading_axis(tensor.shape[1:])}."
         )
     if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
         kind = "label" if label else "image"
