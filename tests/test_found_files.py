@@ -227,6 +227,9 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
 
 @pytest.mark.parametrize(("described", "refused"), [
     ("ImageJ=1.53\nimages=3\nchannels=3\nslices=1\n", False), ("ImageJ=1.53\nimages=3\nslices=3\n", False),
+    ("ImageJ=1.53\nimages=3\nchannels=3\nmode=grayscale\n", False),  # as tifffile calls slices
+    ("ImageJ=1.53\nimages=3\nchannels=3\nhyperstack=true\nmode=composite\n", 3),
+    ("ImageJ=1.53\nimages=3\nslices=3\nmode=color\n", False), ('{"shape": [3, 10, 12], "axes": "CYX"}', 3),
     ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=20\nslices=4\nframes=5\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=6\nchannels=2\nframes=3\nhyperstack=true\n", True),

@@ -166,6 +166,25 @@ def test_a_palette_is_colours_in_an_image_and_numbers_in_a_label(tmp_path):
     assert shown(tmp_path / "grey.png").shape == (1, 12, 10)
 
 
+@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_png_of_16_bits_keeps_them_or_is_refused(tmp_path, kind, channels):
+    """Pillow drops the lower 8 of each colour: 16 levels of grey were left of a camera of 12 bits."""
+    values = np.random.default_rng(0).integers(0, 4096, (10, 12, channels)).astype(">u2")
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+    head = (12).to_bytes(4) + (10).to_bytes(4) + bytes([16, kind, 0, 0, 0])
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    if channels == 1:
+        np.testing.assert_array_equal(shown(tmp_path / "a.png")[0], values[..., 0].T)
+        return
+    with pytest.raises(InputError, match=r"a\.png: expected PNG of 8 bits a colour, .* of 16 bits; save it"):
+        look(tmp_path / "a.png")
+
+
 def test_tiff_that_viewers_turn_is_refused(tmp_path):
     samples.write_tiff(tmp_path / "a.tif", IMAGE.astype(np.uint8), dpi=300, orientation=3)
     with pytest.raises(InputError, match=r"a\.tif: a TIFF with an orientation \(3\).*PNG"):

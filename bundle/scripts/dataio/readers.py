@@ -38,13 +38,18 @@ logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
+#: PNG: kinds of several channels.
+DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
+
+
 class PictureReader(PILReader):
     """Reads PNG, JPG and BMP as viewers show them: turned as EXIF says, a palette as the colours that it stands for.
 
     In a label the numbers of the palette are the values.
 
     Raises:
-        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download.
+        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download;
+            PNG of 16 bits a colour, the lower 8 of which Pillow drops.
     """
 
     def __init__(self, *, label: bool = False) -> None:
@@ -60,6 +65,13 @@ class PictureReader(PILReader):
             last = content[content.rfind(b"\xff\xda") :]  # the last scan; only at its end are these two bytes
             if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in last:
                 raise InputError(f"{path}: expected a whole JPEG, received one that is cut off; copy it anew.")
+            with path.open("rb") as file:
+                start = file.read(26)
+            if start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in DEEP_COLOURS:
+                raise InputError(
+                    f"{path}: expected PNG of 8 bits a colour, or of one channel, received {DEEP_COLOURS[start[25]]} "
+                    "of 16 bits; save it with 8 bits, or as TIFF, of which all are read (magick FILE.png FILE.tif)."
+                )
         return super().read(data, **kwargs)
 
 
