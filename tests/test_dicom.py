@@ -11,6 +11,7 @@ import samples
 from scripts.dataio.create import create
 from scripts.dataio.files import find_images
 from scripts.dataio.geometry import on_image_grid
+from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader
 from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
@@ -127,6 +128,53 @@ def test_a_slope_for_every_slice_keeps_its_fractions(tmp_path):
         path.write_bytes(content[:pixels] + told + content[pixels:])
     read = image_loader()(tmp_path / "s").numpy()[0]
     np.testing.assert_allclose(np.sort(read, axis=None), np.sort(IMAGE * np.array(slopes), axis=None), rtol=1e-5)
+
+
+def replaced(path, old: bytes, new: bytes) -> None:
+    """One place of a file, whose length stays the same."""
+    content = path.read_bytes()
+    assert content.count(old) == 1 and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+
+
+def test_slices_whose_numbers_mean_the_opposite_brightness_are_not_mixed(tmp_path):
+    """ITK turns the order of MONOCHROME1 round: an X-ray is read as it is shown, and CT would lose its unit."""
+    samples.write_dicom(tmp_path / "s", IMAGE)
+    files = sorted((tmp_path / "s").iterdir(), reverse=True)
+    for path in files[:2]:
+        replaced(path, b"MONOCHROME2", b"MONOCHROME1")
+    with pytest.raises(InputError, match=r"2 of 6 slices have small numbers bright \(MONOCHROME1, s1_005\.dcm first\)"):
+        look(tmp_path / "s")
+    for path in files[2:]:
+        replaced(path, b"MONOCHROME2", b"MONOCHROME1")
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], -1 - IMAGE)  # of 16 bits with a sign
+    samples.write_dicom(tmp_path / "ct", IMAGE[..., :1], told=[{"0008|0060": "CT"}])
+    replaced(tmp_path / "ct" / "s1_001.dcm", b"MONOCHROME2", b"MONOCHROME1")
+    with pytest.raises(InputError, match=r"s1_001\.dcm: expected CT with large numbers bright \(MONOCHROME2\)"):
+        look(tmp_path / "ct")
+
+
+def test_bits_that_end_elsewhere_are_refused_and_an_overlay_above_them_is_no_image(tmp_path):
+    """Of 12 bits of a word of 16 GDCM reads the lower ones, wherever they are said to end."""
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1])
+    (path,) = (tmp_path / "s").iterdir()
+    bits = b"\x28\0\1\1\2\0\0\0%c\0\x28\0\2\1\2\0\0\0%c\0\x28\0\3\1\2\0\0\0%c\0"
+    replaced(path, bits % (16, 15, 1), bits % (12, 11, 0))
+    content = path.read_bytes()
+    path.write_bytes(content[:-160] + (IMAGE[..., 0].T | np.eye(8, 10, dtype=np.int16) << 12).astype("<i2").tobytes())
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], IMAGE[..., :1])
+    replaced(path, bits % (12, 11, 0), bits % (12, 15, 0))
+    with pytest.raises(InputError, match=r"s1_001\.dcm: expected its 12 bits to end at bit 11, received bit 15"):
+        look(tmp_path / "s")
+
+
+def test_a_dose_is_not_read_without_its_scale(tmp_path):
+    samples.write_dicom(tmp_path / "s", IMAGE[..., :1], storage="1.2.840.10008.5.1.4.1.1.481.2")
+    with pytest.raises(InputError, match=r"s1_001\.dcm: a dose \(RTDOSE\), .* without their scale .* take it out, or"):
+        look(tmp_path / "s")
+    samples.write_nifti(tmp_path / "a.nii.gz", IMAGE, (-0.9, -0.9, 6.0))
+    with pytest.raises(InputError, match=r"s1_001\.dcm: a dose"):  # as a channel, too
+        read_item(LoadFilesd("image"), {"image": [str(tmp_path / "a.nii.gz"), str(tmp_path / "s")]})
 
 
 def test_slices_with_a_sign_beside_some_without_keep_what_is_below_zero(tmp_path):

@@ -110,6 +110,26 @@ def test_labelmaps_beside_slicers_segmentations_are_no_images(tmp_path):
     assert made(tmp_path, data=tmp_path) == {"training": ["a.nrrd"], "unlabeled": ["b.nrrd"]}
 
 
+@pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Nifti1Pair])
+def test_images_of_kinds_that_are_not_read_are_named_with_the_remedy(tmp_path, caplog, kind):
+    """One of three labels, say: its image was one without a label; where left is Analyze does not say."""
+    for folder, array in (("images", IMAGE), ("labels", LABEL)):
+        for noise, name in enumerate(("a", "b")):
+            samples.write_nifti(tmp_path / folder / f"{name}.nii.gz", array + noise * (folder == "images"))
+    (tmp_path / "labels" / "b.nii.gz").unlink()
+    nib.save(kind(LABEL, np.diag([1.5, 1.5, 8, 1])), tmp_path / "labels" / "b.img")
+    expected = {"training": ["images/a.nii.gz"], "unlabeled": ["images/b.nii.gz"]}
+    assert made(tmp_path, images=tmp_path / "images", labels=tmp_path / "labels") == expected
+    assert "2 files of kinds that are not read (.hdr, .img), " in caplog.text and "convert them to NIfTI" in caplog.text
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / "images" / name).rename(tmp_path / name)
+    (tmp_path / "labels" / "b.img").rename(tmp_path / "images" / "b.img")
+    with pytest.raises(InputError, match=r"found none, but 1 files of kinds that are not read \(\.img\), .* convert"):
+        read_images(tmp_path / "images")
+    with pytest.raises(InputError, match=r"b\.img: NIfTI or Analyze in two files, which is not read; convert it"):
+        read_item(LoadFilesd("image"), {"image": str(tmp_path / "images" / "b.img")})
+
+
 @pytest.mark.parametrize("hidden", ["seg.nii.gz", "later/s1_001.dcm"])
 def test_what_lies_among_the_slices_of_a_series_is_named(tmp_path, caplog, hidden):
     samples.write_dicom(tmp_path / "images" / "p", IMAGE)
@@ -163,6 +183,26 @@ def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     assert flow.parser.get_parsed_content("images") == found
 
 
+def test_predictions_beside_their_images_are_not_predicted_again(tmp_path, caplog):
+    """Whatever ending they are given; nor is an image whose name happens to have it left out."""
+    for name in ("a", "b", "b_new", "c_new"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    found = read_images(tmp_path, output_dir=tmp_path, output_postfix="new", output_ext=".nii.gz")
+    assert [item["image"] for item in found] == [str(tmp_path / f"{name}.nii.gz") for name in ("a", "b", "c_new")]
+    assert f"1 files in {tmp_path} are predictions and not predicted again" in caplog.text
+
+
+def test_a_time_series_beside_its_frames_is_to_be_taken_out(tmp_path):
+    """As ACDC is released."""
+    root = samples.make_acdc(tmp_path, (1, 2)) / "training"
+    folders = {"images": root, "labels": root, "label_suffix": "_gt"}
+    with pytest.raises(InputError, match=r"patient001_4d\.nii\.gz: a 4D image of 12 volumes; .* or take it out if its"):
+        made(tmp_path, **folders)
+    for path in root.rglob("*_4d.nii.gz"):
+        path.unlink()
+    assert len(made(tmp_path, **folders)["training"]) == 4
+
+
 @pytest.mark.parametrize(("codes", "unit"), [((0, 0), 2), ((1, 0), 3), ((1, 1), 3)])
 def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, unit):
     """As MATLAB writes images: no place stated, where viewers differ in what they make up; micrometres. And both
@@ -187,6 +227,9 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
 
 @pytest.mark.parametrize(("described", "refused"), [
     ("ImageJ=1.53\nimages=3\nchannels=3\nslices=1\n", False), ("ImageJ=1.53\nimages=3\nslices=3\n", False),
+    ("ImageJ=1.53\nimages=3\nchannels=3\nmode=grayscale\n", False),  # as tifffile calls slices
+    ("ImageJ=1.53\nimages=3\nchannels=3\nhyperstack=true\nmode=composite\n", 3),
+    ("ImageJ=1.53\nimages=3\nslices=3\nmode=color\n", False), ('{"shape": [3, 10, 12], "axes": "CYX"}', 3),
     ("ImageJ=1.53\nimages=4\nchannels=2\nslices=2\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=20\nslices=4\nframes=5\nhyperstack=true\n", True),
     ("ImageJ=1.53\nimages=6\nchannels=2\nframes=3\nhyperstack=true\n", True),

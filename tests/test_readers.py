@@ -37,6 +37,47 @@ def test_metaimage(tmp_path, options, kind):
     np.testing.assert_allclose(spacing, (0.625, 0.625, 3.6))
 
 
+@pytest.mark.parametrize("unit", ["cm", "m", "um", "\u00b5m", "micron", "mm", "", "pixel"])
+def test_sizes_in_another_unit_than_mm_are_refused(tmp_path, unit):
+    """ITK takes the numbers for mm, whatever the header calls them."""
+    told = {"space.nrrd": f'space units: "{unit}" "{unit}" "{unit}"', "axes.nrrd": f'units: "{unit}" "{unit}" "{unit}"'}
+    for name, line in told.items():
+        header = "type: short\ndimension: 3\nsizes: 12 10 4\nendian: little\nencoding: raw"
+        where = "space directions: (0.5,0,0) (0,0.5,0) (0,0,2)\nspace origin: (0,0,0)"
+        where = f"space: left-posterior-superior\n{where}" if name == "space.nrrd" else "spacings: 0.5 0.5 2"
+        content = f"NRRD0005\n{header}\n{where}\n{line}\n\n".encode() + IMAGE.T.astype("<i2").tobytes()
+        (tmp_path / name).write_bytes(content)
+    samples.write_mhd(tmp_path / "a.mhd", IMAGE, (0.5, 0.5, 2.0))
+    header = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_bytes(header.replace("DimSize", f"DistanceUnits = {unit or '?'}\nDimSize").encode())
+    for name in (*told, "a.mhd"):
+        if unit in ("mm", "", "pixel"):
+            np.testing.assert_allclose(read(tmp_path / name)[1], (0.5, 0.5, 2.0))
+        else:
+            with pytest.raises(InputError, match=rf"{name}: expected sizes and places in mm, received {unit} by its"):
+                look(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha", "detached.nrrd"])
+def test_voxels_that_lack_their_end_are_not_made_up(tmp_path, name):
+    voxels = IMAGE.T.astype("<i2").tobytes()
+    samples.write_mhd(tmp_path / "a.mhd", IMAGE)
+    if name == "a.mha":
+        header = (tmp_path / "a.mhd").read_text().replace("a.raw", "LOCAL").encode()
+    else:
+        header = b"NRRD0005\ntype: short\ndimension: 3\nsizes: 12 10 4\nendian: little\nencoding: raw\n"
+        header += b"data file: a.raw\n\n"
+    for length in (len(voxels), len(voxels) - 10, 0):
+        (tmp_path / "a.raw").write_bytes(voxels[:length])
+        if name != "a.mhd":
+            (tmp_path / name).write_bytes(header + voxels[:length] * (name == "a.mha"))
+        if length == len(voxels):
+            np.testing.assert_array_equal(read(tmp_path / name)[0], IMAGE)
+        else:
+            with pytest.raises(InputError, match=f"{name}: cannot be read as an image"):
+                look(tmp_path / name)
+
+
 def test_signed_bytes_in_other_formats_and_below_zero(tmp_path):
     array = LABEL.astype(np.int8) - 1
     raw = array.T.tobytes()
@@ -123,6 +164,25 @@ def test_a_palette_is_colours_in_an_image_and_numbers_in_a_label(tmp_path):
     picture.putpalette([10, 10, 10, 200, 200, 200])
     picture.save(tmp_path / "grey.png")
     assert shown(tmp_path / "grey.png").shape == (1, 12, 10)
+
+
+@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_png_of_16_bits_keeps_them_or_is_refused(tmp_path, kind, channels):
+    """Pillow drops the lower 8 of each colour: 16 levels of grey were left of a camera of 12 bits."""
+    values = np.random.default_rng(0).integers(0, 4096, (10, 12, channels)).astype(">u2")
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+    head = (12).to_bytes(4) + (10).to_bytes(4) + bytes([16, kind, 0, 0, 0])
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    if channels == 1:
+        np.testing.assert_array_equal(shown(tmp_path / "a.png")[0], values[..., 0].T)
+        return
+    with pytest.raises(InputError, match=r"a\.png: expected PNG of 8 bits a colour, .* of 16 bits; save it"):
+        look(tmp_path / "a.png")
 
 
 def test_tiff_that_viewers_turn_is_refused(tmp_path):

@@ -184,6 +184,21 @@ def test_volumes_that_suit_a_3d_network_are_told(tmp_path, capsys, shape, spacin
     assert lines[-1] == commands[-1] and any(line.startswith("3D ") for line in lines) == suits
 
 
+def test_sizes_of_nifti_are_told_in_the_unit_of_its_header(tmp_path, capsys):
+    """Micrometres were called millimetres, and nothing told them apart from others."""
+    for seed, (name, unit, size) in enumerate((("a", "micron", 800), ("b", "micron", 800), ("c", "mm", 0.8))):
+        image = nib.Nifti1Image(samples.blob((12, 10, 3), seed)[0], np.diag([size, size, 2 * size, 1]))
+        image.header.set_xyzt_units(unit)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "images" / f"{name}.nii.gz")
+    samples.write_nifti(tmp_path / "labels" / "a.nii.gz", samples.blob((12, 10, 3))[1], (800, 800, 1600))
+    make(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("spacing")).endswith("800x800x1600 um or mm (2 different)")
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "1 images state their size in mm, c.nii.gz first, and most in um" in warning
+
+
 def test_images_that_state_no_voxel_size_are_counted(tmp_path, capsys):
     """ITK takes 1 mm for it."""
     folder = tmp_path / "images"

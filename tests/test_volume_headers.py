@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -59,6 +60,32 @@ def test_a_volume_stays_turned_where_its_header_rounds_the_voxel_size(tmp_path, 
     told = [r.getMessage() for r in caplog.records]
     assert len(told) == (0 if kept else 1), "once"
     assert kept or "sized1.0.nii: its header states voxels of 1 x 1 x 2 mm, and a place in space with" in told[0]
+
+
+@pytest.mark.parametrize(("other", "codes", "told"), [
+    ((-0.8, 0.8, 2.0), (4, 1), "one mirrors the other"), ((-0.8, -0.8, 2.0), (1, 1), "lie 32.6 voxels apart"),
+    ((-0.8, -0.8, 2.0), (4, 1), ""), ((0.8, 0.8, 2.0), (1, 1), ""),
+])  # fmt: skip
+def test_two_places_that_contradict_each_other_are_said(tmp_path, caplog, other, codes, told):
+    """Of an atlas and of the scanner they may differ, but not in what is left; the sform is used."""
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), None)
+    image.set_sform(np.diag([0.8, 0.8, 2.0, 1.0]), codes[0])
+    image.set_qform(np.diag([*other, 1.0]), codes[1], update_affine=False)
+    nib.save(image, tmp_path / "a.nii")
+    with caplog.at_level(logging.WARNING, logger="semsim"):
+        for _ in range(2):
+            np.testing.assert_allclose(image_loader()(tmp_path / "a.nii").affine, np.diag([0.8, 0.8, 2.0, 1.0]))
+    assert len(caplog.records) == bool(told), "once"
+    assert not told or re.search(rf"a\.nii: its header states two places in space, of which .*{told}", caplog.text)
+
+
+@pytest.mark.parametrize(("slope", "inter", "factor", "added"), [
+    (0, 5, 1, 0), (np.nan, np.nan, 1, 0), (np.inf, 0, 1, 0), (2.5, 3, 2.5, 3),
+])  # fmt: skip
+def test_a_slope_of_nothing_scales_nothing(tmp_path, slope, inter, factor, added):
+    item = write(tmp_path, "scaled", scl_slope=slope, scl_inter=inter)
+    stored = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    np.testing.assert_allclose(image_loader()(item["image"])[0], stored * factor + added)
 
 
 def test_an_affine_of_nan_does_not_stop_the_choice_of_voxels_and_slices(tmp_path):

@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .files import CONTOURS, contours_line, is_dicom, is_segmentation, stores
+from .files import CONTOURS, DOSE, contours_line, is_dicom, is_segmentation, stores
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
 #: Rows, columns, their spacing and the colours of a pixel, and how many numbers each is.
 SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2, "0028|0002": 1}
+#: Kinds of images whose values have a unit: Hounsfield's, or that of activity.
+MEASURED = ("CT", "PT")
 #: Slope, intercept, bits of a pixel, and whether it has a sign: what makes values of what is stored.
 VALUE_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
 #: What is told of each frame as it stands in a file, and how many numbers it is.
@@ -46,6 +48,7 @@ class Slice:
         directions: of rows and columns, six numbers.
         frames: how many images it holds.
         meaning: what makes values of what is stored, as it is written, see ``VALUE_TAGS``.
+        inverted: whether small numbers are bright (MONOCHROME1); ITK turns their order round.
     """
 
     file: str
@@ -55,6 +58,7 @@ class Slice:
     directions: np.ndarray | None
     frames: int = 1
     meaning: tuple[str, ...] = ()
+    inverted: bool = False
 
 
 def _numbers(text: str, count: int) -> np.ndarray | None:
@@ -73,6 +77,12 @@ def read_slice(path: str | os.PathLike) -> Slice:
     """
     import itk  # slow, and few data sets need it
 
+    if stores(path, DOSE):
+        raise InputError(
+            f"{path}: a dose (RTDOSE), whose values are read without their scale (DoseGridScaling); take it "
+            "out, or to use it convert it to NIfTI on the grid of its scan, in 3D Slicer (SlicerRT) or by `plastimatch "
+            "convert`."
+        )
     io = itk.GDCMImageIO.New()
     io.SetFileName(os.fspath(path))
     try:
@@ -93,13 +103,37 @@ def read_slice(path: str | os.PathLike) -> Slice:
     frames = _numbers(value("0028|0008"), 1)
     number = 1 if frames is None else int(frames[0])
     meaning = tuple(map(value, VALUE_TAGS))
+    inverted = value("0028|0004") == "MONOCHROME1"
+    if odd := _odd_values(value, inverted):
+        raise InputError(f"{path}: {odd}")
     bits, colors = _numbers(value("0028|0100"), 1), 2 if value("0028|0004").endswith("422") else size[-1]
     _check_pixels(
         path,
         length=0 if bits is None else math.ceil(size[0] * size[1] * colors * max(number, 1) * bits[0] / 8),
         as_stored=value("0028|1040") in ("LOG", "DISP"),  # of X-ray angiography, whose table is not for display
     )
-    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, meaning)
+    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, meaning, inverted)
+
+
+def _odd_values(value: Callable[[str], str], inverted: bool) -> str:
+    """Why ITK would read other values than a DICOM file means; empty for no reason.
+
+    Args:
+        value: of a tag, as it is written.
+        inverted: whether small numbers are bright.
+    """
+    stored, high = value("0028|0101"), value("0028|0102")
+    if stored.isdigit() and high.isdigit() and int(high) != int(stored) - 1:
+        return (
+            f"expected its {stored} bits to end at bit {int(stored) - 1}, received bit {high}, as of ACR-NEMA, "
+            "which is not read; shift its values with pydicom, and save it anew."
+        )
+    if inverted and (kind := value("0008|0060")) in MEASURED:
+        return (
+            f"expected {kind} with large numbers bright (MONOCHROME2), received MONOCHROME1, whose order is turned "
+            "round in reading, so that they mean no unit; save it as MONOCHROME2, or as NIfTI."
+        )
+    return ""
 
 
 def _check_pixels(path: str | os.PathLike, *, length: int, as_stored: bool) -> None:
@@ -304,6 +338,12 @@ def _mixed(slices: Sequence[Slice]) -> str:
         return (
             f"{len(slices)} DICOM files without a position, which may be single images; give each a "
             "folder of its own, or convert them to PNG."
+        )
+    if 0 < (number := sum(one.inverted for one in slices)) < len(slices):
+        first = next(one.file for one in slices if one.inverted)
+        return (
+            f"{number} of {len(slices)} slices have small numbers bright (MONOCHROME1, {first} first), the others "
+            "dark; save all alike, or take out what is no slice."
         )
     facets: list[tuple[str, list[Any]]] = [
         ("orientation", [one.directions for one in slices]),

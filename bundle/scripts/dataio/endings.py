@@ -18,6 +18,7 @@ from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImage
 from monai.utils import ensure_tuple
 from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
 from .geometry import APART, voxels_apart
@@ -27,6 +28,10 @@ logger = logging.getLogger("semsim")
 
 #: Share by which two sizes of a voxel differ where they were rounded.
 ROUNDING = 0.01
+#: Units other than mm, as headers of NRRD and MetaImage spell them.
+OTHER_UNITS = re.compile(
+    r"[cdun\u00b5\u03bc\ufffd]?m|(centi|deci|micro|nano)?met(er|re)s?|microns?|in|inch(es)?", re.IGNORECASE
+)
 #: Endings by which nibabel knows NIfTI.
 NIFTI = (".nii", ".nii.gz", ".NII", ".NII.GZ")
 
@@ -51,6 +56,11 @@ def with_one_size(image: Any, name: str) -> Any:
     size, zooms = np.linalg.norm(before[:3, :3], axis=0), image.header.get_zooms()
     number = min(3, len(zooms))
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
+        if found := _two_places(image):
+            _tell(
+                f"{name}: its header states two places in space, of which {found}; that of the sform is used: mend the "
+                "header if left and right or the place are wrong."
+            )
         image.header["pixdim"][1 : 1 + number] = size[:number]
     image = correct_nifti_header_if_necessary(image)
     axes = image.affine[:3, :3] if number == 3 else np.eye(3)
@@ -67,6 +77,24 @@ def with_one_size(image: Any, name: str) -> Any:
             "which is not used, nor the directions in it; mend the header if left and right or the voxels are wrong."
         )
     return image
+
+
+def _two_places(image: Any) -> str:
+    """How the two places of a NIfTI header contradict each other; empty where they do not.
+
+    By their codes they may lie in different spaces, that of the scanner and that of an atlas, but none is a mirror.
+    """
+    try:
+        places = [image.header.get_qform(coded=True), image.header.get_sform(coded=True)]
+    except (ValueError, HeaderDataError):  # no rotation
+        return ""
+    if any(matrix is None or not np.isfinite(matrix).all() for matrix, _ in places):
+        return ""
+    (quaternion, code), (matrix, other) = places
+    if np.linalg.det(quaternion[:3, :3]) * np.linalg.det(matrix[:3, :3]) < 0:
+        return "one mirrors the other"
+    apart = voxels_apart(matrix, quaternion, image.shape[:3]) if code == other else 0.0
+    return f"the corners lie {apart:.3g} voxels apart, in one space by their codes" if apart > APART else ""
 
 
 def _without_single_axes(image: Any, name: str) -> Any:
@@ -163,8 +191,26 @@ class MetaReader(ITKReader):
         return images if len(images) > 1 else images[0]
 
 
+def check_unit(name: str, units: Sequence[str]) -> None:
+    """That sizes and places are told in mm: ITK takes their numbers for that, whatever the header calls them.
+
+    Args:
+        name: the file.
+        units: as its header spells them, one an axis; what is no unit of length does not matter.
+
+    Raises:
+        InputError: they are not.
+    """
+    if other := [unit for unit in units if OTHER_UNITS.fullmatch(unit.strip())]:
+        raise InputError(
+            f"{name}: expected sizes and places in mm, received {other[0]} by its header; save it anew with its "
+            "spacing and its origin in mm."
+        )
+
+
 def _check_meta_image(name: str) -> None:
-    """That the voxels of a MetaImage are there, and whole where they are compressed: ITK makes up what it cannot read.
+    """That a MetaImage is told in mm, and its voxels are there, and whole where they are compressed: ITK makes up what
+    it cannot read.
 
     Raises:
         InputError: they are not.
@@ -174,6 +220,7 @@ def _check_meta_image(name: str) -> None:
         while "ElementDataFile" not in told and (line := file.readline(4096)):
             key, _, value = line.decode("utf-8", "replace").partition("=")
             told[key.strip()] = value.strip()
+        check_unit(name, [told.get("DistanceUnits", "")])
         where = told.get("ElementDataFile", "")
         local = where.lower() == "local"
         voxels = Path(name) if local else Path(name).parent / where

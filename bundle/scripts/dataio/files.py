@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 #: Endings of image files, longest first; ``case_name`` strips them.
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, and of contours (RTSTRUCT).
+#: Storage classes of DICOM segmentation objects, of a mask a segment or of labelmaps, of contours (RTSTRUCT) and doses.
 SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
 CONTOURS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.3(?![.\d])")
+DOSE = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.2(?![.\d])")
 #: Folders of labels, and what names of labels end with beside their images.
 LABEL_FOLDERS = re.compile(
     r"(labels?|masks?|segmentations?|annotations?|ground[_-]?truths?|gts?)([_-]?(tr|ts|train|training|test|val)|[_-].+)?",
@@ -39,6 +40,8 @@ FIRST_WORD = re.compile(r"((?:.*/)?)([A-Za-z]+\d*[_.-]|[A-Za-z]+)([^/]+)")
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Other files that image formats bring along, and what systems leave behind.
 COMPANIONS = (".raw", ".zraw", ".ds_store", ".db", ".json")
+#: Endings of images that are not read: of Analyze and of NIfTI in two files, of FreeSurfer, MINC and Philips, arrays.
+UNREAD = (".hdr", ".img", ".nhdr", ".mgz", ".mgh", ".mnc", ".par", ".gipl", ".npy", ".npz")
 
 
 def case_name(path: str | os.PathLike) -> str:
@@ -153,7 +156,8 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
         labels: whether DICOM segmentation objects count, too; one alone in a folder is named by it.
 
     Raises:
-        InputError: no such folder, no image in it, or files of one case name, all of them listed.
+        InputError: no such folder, no image in it, or files of one case name, all of them listed. Images of kinds that
+            are not read are said in the log, or in the error if there are no others.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -161,9 +165,11 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
     if is_series(folder):
         return {folder.name: folder}
     found: dict[str, Path] = {}
-    problems = []
+    problems, unread = [], []
     for path in _entries(folder, recursive):
         segmentation = labels and is_segmentation(path)
+        if path.name.lower().endswith(UNREAD) and path.is_file():
+            unread.append(path)
         if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and not segmentation:
             continue
         alone = segmentation and path.parent != folder and len(list(path.parent.glob("[!.]*"))) == 1
@@ -174,11 +180,24 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
         found.setdefault(name, path)
     raise_all(problems)
     found = found if labels else _once(found, folder)
+    remark = _unread_line(unread) if unread else ""
     if not found:
         raise InputError(
-            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}) or folders of DICOM slices, found none."
+            f"{folder}: expected image files ({', '.join(IMAGE_SUFFIXES)}) or folders of DICOM slices, found none"
+            f"{f', but {remark}' if remark else '.'}"
         )
+    if remark:
+        logger.warning(remark)
     return found
+
+
+def _unread_line(files: Sequence[Path]) -> str:
+    """What is said of images of kinds that are not read."""
+    kinds = ", ".join(sorted({path.suffix.lower() for path in files}))
+    return (
+        f"{len(files)} files of kinds that are not read ({kinds}), {files[0]} first; convert them to NIfTI, in 3D "
+        "Slicer or ITK-SNAP, or by nibabel: nibabel.save(nibabel.load(FILE), 'NAME.nii.gz')."
+    )
 
 
 def _once(found: Mapping[str, Path], folder: Path) -> dict[str, Path]:
@@ -231,14 +250,16 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
 
     Args:
         found: files by case name.
-        output_dir: folder of the predictions, which counts where other images lie outside of it.
+        output_dir: folder of the predictions. If all images lie in it, those are predictions whose image does.
         ending: of the predictions' names.
     """
     folder = os.path.join(os.path.abspath(output_dir), "")
     inside = {name for name, path in found.items() if os.path.abspath(path).startswith(folder)}
-    if not output_dir or ending.startswith("_.") or len(inside) == len(found):
+    if not output_dir or ending.startswith("_."):
         return dict(found)
     old = {name for name in inside if found[name].name.endswith(ending)}
+    if len(inside) == len(found):  # of images that lie there, too
+        old = {name for name in old if name.removesuffix(case_name(ending)) in found}
     if old:
         logger.warning(f"{len(old)} files in {output_dir} are predictions and not predicted again.")
     return {name: path for name, path in found.items() if name not in old}
@@ -397,7 +418,7 @@ def ignored_line(folder: str | os.PathLike) -> str:
     )
     kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
     shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))
-    return f"{'ignored':<11} {kept.total()} files that are no images: {shown}" if kept else ""
+    return f"{'ignored':<11} {kept.total()} files that are not read: {shown}" if kept else ""
 
 
 def paired(

@@ -19,6 +19,8 @@ from .files import is_picture
 
 #: What may count where the headers of image and label contradict each other.
 TRUST = ("header", "voxels")
+#: Units of length, by NIfTI's number of it; mm where it says another or none.
+UNITS = {1: "m", 3: "um"}
 #: Headers that put the same voxels further apart than so many voxels contradict each other.
 APART = 0.5
 
@@ -57,6 +59,11 @@ def states_grid(affine: Any, meta: Mapping[str, Any] | None = None) -> bool:
         return False
     matrix = to_affine_nd(3, np.asarray(affine, dtype=float))
     return not np.allclose(matrix, np.eye(4), atol=1e-6)
+
+
+def unit_of(meta: Mapping[str, Any]) -> str:
+    """The unit of sizes and distances, by what the reader of an image tells besides: ``mm``, ``um`` or ``m``."""
+    return UNITS.get(int(meta.get("xyzt_units", 0)) % 8, "mm")
 
 
 def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:

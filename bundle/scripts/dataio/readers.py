@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .dicom import check_series, series_files, states_unit_pixels
 from .dicom_seg import SegmentationReader
-from .endings import NIFTI, check_whole_stream, register, with_one_size
+from .endings import NIFTI, check_unit, check_whole_stream, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
 from .geometry import APART, compared, voxels_apart
 from .itk_read import itk_read
@@ -38,13 +38,18 @@ logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
+#: PNG: kinds of several channels.
+DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
+
+
 class PictureReader(PILReader):
     """Reads PNG, JPG and BMP as viewers show them: turned as EXIF says, a palette as the colours that it stands for.
 
     In a label the numbers of the palette are the values.
 
     Raises:
-        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download.
+        InputError: a JPEG without its end, the rest of which Pillow makes up if zeros stand there, as of a download;
+            PNG of 16 bits a colour, the lower 8 of which Pillow drops.
     """
 
     def __init__(self, *, label: bool = False) -> None:
@@ -60,6 +65,13 @@ class PictureReader(PILReader):
             last = content[content.rfind(b"\xff\xda") :]  # the last scan; only at its end are these two bytes
             if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in last:
                 raise InputError(f"{path}: expected a whole JPEG, received one that is cut off; copy it anew.")
+            with path.open("rb") as file:
+                start = file.read(26)
+            if start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in DEEP_COLOURS:
+                raise InputError(
+                    f"{path}: expected PNG of 8 bits a colour, or of one channel, received {DEEP_COLOURS[start[25]]} "
+                    "of 16 bits; save it with 8 bits, or as TIFF, of which all are read (magick FILE.png FILE.tif)."
+                )
         return super().read(data, **kwargs)
 
 
@@ -74,12 +86,20 @@ def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
     return seen
 
 
+#: Endings of NRRD, and those of NIfTI and of Analyze in two files.
+NRRD, PAIR = (".nrrd", ".nhdr"), (".hdr", ".img")
+
+
 class MedicalReader(ITKReader):
-    """Reads DICOM and NRRD, whatever other readers are installed, after a look at what else they may be."""
+    """Reads DICOM and NRRD, whatever other readers are installed, after a look at what else they may be.
+
+    Raises:
+        InputError: NIfTI or Analyze in two files, among whatever else is wrong with a file.
+    """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         names = [os.fspath(name) for name in ensure_tuple(filename)]
-        return all(os.path.isdir(name) or name.lower().endswith(".nrrd") or is_dicom(name) for name in names)
+        return all(os.path.isdir(name) or name.lower().endswith((*NRRD, *PAIR)) or is_dicom(name) for name in names)
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         import itk  # slow, and few data sets need it
@@ -88,9 +108,15 @@ class MedicalReader(ITKReader):
         for name in map(os.fspath, ensure_tuple(data)):
             files: str | list[str] = name
             options = {**self.kwargs, **kwargs}
-            if name.lower().endswith(".nrrd"):
+            if name.lower().endswith(NRRD):
                 _refuse_layers(name)
                 _check_packed_nrrd(name)
+            elif name.lower().endswith(PAIR) and os.path.isfile(name):
+                raise InputError(
+                    f"{name}: NIfTI or Analyze in two files, which is not read; convert it, by nibabel: "
+                    "nibabel.save(nibabel.load(FILE), 'NAME.nii.gz'), and if it is Analyze, which does not say where "
+                    "left is, compare the sides with a scan that you know."
+                )
             else:
                 slices = check_series(name)
                 if os.path.isdir(name):
@@ -102,9 +128,14 @@ class MedicalReader(ITKReader):
 
 
 def _refuse_layers(path: str) -> None:
-    """Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence."""
+    """Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence.
+
+    And units other than mm, which ITK passes over.
+    """
     with open(path, "rb") as file:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    units = re.findall(rb"^(?:space )?units:(.*)$", header, flags=re.MULTILINE)
+    check_unit(path, re.findall(r'"([^"]*)"', b" ".join(units).decode("utf-8", "replace")))
     if kind := re.search(rb"^kinds:.*\b(list|time)\b", header, flags=re.MULTILINE):
         if not (path.lower().endswith(".seg.nrrd") or re.search(rb"^Segment\d+_", header, flags=re.MULTILINE)):
             raise InputError(
@@ -135,9 +166,9 @@ def states_unit_size(path: str | os.PathLike) -> bool:
         ``True`` for formats other than NRRD, MetaImage and DICOM.
     """
     name = os.fspath(path).lower()
-    if name.endswith((".nrrd", ".mha", ".mhd")):
+    if name.endswith((*NRRD, ".mha", ".mhd")):
         with open(path, "rb") as file:
-            header = re.split(rb"\r?\n\r?\n" if name.endswith(".nrrd") else rb"ElementDataFile", file.read(65536))[0]
+            header = re.split(rb"\r?\n\r?\n" if name.endswith(NRRD) else rb"ElementDataFile", file.read(65536))[0]
         sizes = rb"^\s*(spacings|space directions|ElementSpacing|ElementSize)\s*[:=].*\d"
         return bool(re.search(sizes, header, flags=re.MULTILINE | re.IGNORECASE))
     inside = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, reason
 from .files import evenly, is_dicom, is_picture
-from .geometry import contradict, on_image_grid, states_grid
+from .geometry import contradict, on_image_grid, states_grid, unit_of
 from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
 from .readers import image_loader, states_unit_size
 from .slice_axis import common_direction
@@ -43,7 +43,7 @@ class Facts:
         path: the file, or the folder of a DICOM series.
         channels: how many.
         shape: voxels along each axis, as stored.
-        spacing: voxel size along each axis, mm; ones where the file states none.
+        spacing: voxel size along each axis, in ``unit``; ones where the file states none.
         affine: from voxels to mm in space, ``(4, 4)``; the identity where the file does not say.
         intensity: smallest value, 0.5 and 99.5 percentile, largest value; of an image. The percentiles leave out the
             padding of a CT.
@@ -52,6 +52,7 @@ class Facts:
         content: digest of the voxels of an image; empty where they are all alike.
         wrapped: whether numbers below zero seem to have lost their sign, see :func:`looks_wrapped`.
         sized: whether the size of 1 mm that an image was read with is stated, see :func:`states_unit_size`.
+        unit: of the spacing: ``mm``, or what a NIfTI header says.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Facts:
     content: str = ""
     wrapped: bool = False
     sized: bool = True
+    unit: str = "mm"
 
 
 def look(
@@ -93,8 +95,9 @@ def look(
     if not label and (spatial > 3 or (spatial == 3 and several and tensor.shape[0] != channels)):
         volumes = tensor.shape[0] if spatial == 3 else tensor.shape[-1]
         raise InputError(
-            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or if these are "
-            f"channels (modalities), say so with --channels {volumes}{_leading_axis(tensor.shape[1:])}."
+            f"{path}: a 4D image of {volumes} volumes; split a time series into one file a frame, or take it out if "
+            "its frames lie there already; if these are channels (modalities), say so with --channels "
+            f"{volumes}{_leading_axis(tensor.shape[1:])}."
         )
     if spatial < 2 or min(tensor.shape) < 1 or spatial > 3:
         kind = "label" if label else "image"
@@ -106,7 +109,8 @@ def look(
     spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
     if not states_grid(affine, tensor.meta):
         affine = np.eye(4)
-    facts = Facts(path, int(tensor.shape[0]), tuple(int(n) for n in tensor.shape[1:]), spacing, affine)
+    shape, unit = tuple(int(n) for n in tensor.shape[1:]), unit_of(tensor.meta)
+    facts = Facts(path, int(tensor.shape[0]), shape, spacing, affine, unit=unit)
     if not label and {*spacing[:2]} == {1.0}:
         facts = replace(facts, sized=states_unit_size(path))
     return _of_label(facts, array, most_classes) if label else _of_image(facts, array)

@@ -50,14 +50,18 @@ def describe(
     if not images:
         return [("images", "none that can be read")]
     endings = Counter(_ending(facts.path) for facts in images)
+    units = [unit for unit, _ in Counter(facts.unit for facts in images).most_common()]
     rows = [
         ("images", f"{len(images)}{f' of {patients} {note}' if patients else ''}, {len(labels)} with a label"),
         ("formats", ", ".join(f"{ending} {number}" for ending, number in endings.most_common())),
         ("channels", ", ".join(str(c) for c in sorted({facts.channels for facts in images}))),
         ("size", _range((facts.shape for facts in images), "voxels")),
-        ("spacing", _range((facts.spacing for facts in images), "mm") if found.has_spacing else
+        ("spacing", _range((facts.spacing for facts in images), " or ".join(units)) if found.has_spacing else
          "not stated: distances will be in voxels"),
     ]  # fmt: skip
+    if other := [facts for facts in images if facts.unit != units[0]]:
+        rows.append(("warning", f"{len(other)} images state their size in {other[0].unit}, {other[0].path.name} first, "
+                     f"and most in {units[0]}: the numbers are taken as they are; mend those headers"))  # fmt: skip
     if unsized := [facts.path.name for facts in images if not facts.sized]:
         rows.append(("warning", f"{len(unsized)} images state no voxel size, {unsized[0]} first, and count as 1 mm: "
                      "distances go by it, and resampling in 3D; mend their headers if it is another"))  # fmt: skip

@@ -25,6 +25,7 @@ TIFF = {"bits": 258, "colours": 262, "samples": 277, "planes": 284, "tiles": 322
 #: TIFF: where ImageJ, OME and tifffile describe a stack whose pages are not slices alone.
 DESCRIPTION_TAG = 270
 HYPERSTACK = re.compile(r"^(channels|slices|frames)=(\d+)\s*$", re.MULTILINE)
+COMPOSITE = re.compile(r"^mode=(composite|color)\s*$", re.MULTILINE)
 OME = re.compile(r'\bSize([CZT])="(\d+)"')
 OME_AXES = {"C": "channels", "Z": "slices", "T": "frames"}
 SHAPE = re.compile(r'^\{"shape": \[([\d, ]+)\]')
@@ -140,7 +141,10 @@ def _page_axes(described: str, pages: int) -> list[str]:
     if match := SHAPE.match(described):
         shape = [int(n) for n in match[1].split(",")]
         leading = next((shape[:k] for k in range(len(shape)) if math.prod(shape[:k]) == pages), [])
-        found = [str(n) for n in leading if n > 1]
+        channels = " channels" if '"axes": "C' in described else ""
+        found = [f"{n}{channels if not k else ''}" for k, n in enumerate(leading) if n > 1]
     else:
         found = [f"{count} {axis}" for axis, count in HYPERSTACK.findall(described) if int(count) > 1]
-    return found if len(found) > 1 else []
+        # each in a colour; programs also call slices channels, which they show in grey
+        channels = "channels" if COMPOSITE.search(described) else ""
+    return found if len(found) > 1 or (channels and channels in "".join(found)) else []

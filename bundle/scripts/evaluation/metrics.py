@@ -20,7 +20,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from torch import Tensor
 
 from ..dataio.files import case_names
-from ..dataio.geometry import file_name, states_grid
+from ..dataio.geometry import file_name, states_grid, unit_of
 from ..dataio.storage import cell, json_text, write_text
 from ..distributed import rank_and_size
 from ..errors import InputError
@@ -33,9 +33,6 @@ EMPTY_RULE = (
     "the diagonal of the image as HD95 and ASSD."
 )
 
-
-#: Of lengths, by NIfTI's number of it; mm where it says another or none.
-UNITS = {1: "m", 3: "um"}
 
 #: Each from prediction and truth ``(1, 1, *spatial)`` and the voxel size.
 _COMPUTE: dict[str, Callable[..., Tensor]] = {
@@ -147,11 +144,9 @@ class ScoreCases:
                 metrics=self.metrics,
             )
             # voxels that all measure exactly one are of 1 mm in a file that states its place, else they have no size
-            sized = not np.allclose(spacing, 1.0, atol=1e-6) or states_grid(
-                affine, getattr(output["image"], "meta", {})
-            )
-            stated = int(getattr(output["image"], "meta", {}).get("xyzt_units", 0)) % 8
-            unit = UNITS.get(stated, "mm") if sized else "voxel"
+            meta = getattr(output["image"], "meta", {})
+            sized = not np.allclose(spacing, 1.0, atol=1e-6) or states_grid(affine, meta)
+            unit = unit_of(meta) if sized else "voxel"
             file = file_name(output["image"])
             for c, name in enumerate(self.names[1:]):
                 row: dict[str, Any] = {"case": str(source.get("case") or ""), "class": name}
