@@ -8,15 +8,18 @@ import functools
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import requests
 from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.local import LocalDatastore
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the archive is asked again which segmentations it has.
 SECONDS = 30
+#: Seconds that the archive has to answer a request, which is sent five times.
+PATIENCE = 60
 #: Seconds after which a download belongs to a process that was killed.
 ABANDONED = 24 * 3600
 
@@ -67,6 +72,8 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         #: of each segmentation its image, the names of its segments and when it was written
         self._read: dict[str, tuple[str, list[str], str]] = {}
         super().__init__(*args, **kwargs)
+        if session := getattr(self._client, "_session", None):  # which would wait for ever
+            session.request = functools.partial(session.request, timeout=PATIENCE)
         for part in Path(self._datastore_path).glob(".download_*"):
             with contextlib.suppress(OSError):
                 if self.server and part.stat().st_mtime < time.time() - ABANDONED:
@@ -239,7 +246,9 @@ def install(bundle: Path, *, server: bool) -> None:
         server: whether this is the server, which alone writes the books.
     """
     app.DICOMWebDatastore = type("Archive", (Archive,), {"bundle": bundle, "server": server})
-    original = getattr(dicom.dicom_to_nifti, "original", dicom.dicom_to_nifti)
+    client = dicom.DICOMwebClientX
+    client._decode_multipart_message = _to_the_end(_original(client._decode_multipart_message))
+    original = _original(dicom.dicom_to_nifti)
 
     @functools.wraps(original)
     def converted(series_dir: str, is_seg: bool = False) -> Any:
@@ -257,6 +266,30 @@ def install(bundle: Path, *, server: bool) -> None:
 
     converted.original = original  # type: ignore[attr-defined]
     dicom.dicom_to_nifti = converted
+
+
+def _original(function: Any) -> Any:
+    """The function that stood here before this file's took its place."""
+    return getattr(function, "original", function)
+
+
+def _to_the_end(original: Any) -> Any:
+    """Of MONAI Label's client: an answer of unknown length that breaks off is none.
+
+    Its last file would be short, and have noise in the place of its last pixels.
+    """
+
+    @functools.wraps(original)
+    def decode(self: Any, response: requests.Response, stream: bool) -> Iterator[bytes]:
+        boundary = re.search(r'boundary="?([^";]+)', response.headers.get("content-type", ""))
+        told = {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}
+        if boundary and not stream and not told and f"--{boundary[1]}--".encode() not in response.content:
+            raise requests.ConnectionError("the answer breaks off", request=response.request)
+        found: Iterator[bytes] = original(self, response, stream)
+        return found
+
+    decode.original = original  # type: ignore[attr-defined]
+    return decode
 
 
 def _segments(seg: Dataset) -> list[dict[str, Any]]:

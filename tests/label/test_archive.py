@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pydicom
@@ -102,6 +106,9 @@ def pacs(bundle, tmp_path, monkeypatch):
     """An archive's folder with two CTs, one of them with a segmentation of other organs."""
     monkeypatch.setattr(dicom, "dicom_to_nifti", dicom.dicom_to_nifti)  # restored afterwards
     monkeypatch.setattr(app, "DICOMWebDatastore", app.DICOMWebDatastore)
+    monkeypatch.setattr(
+        dicom.DICOMwebClientX, "_decode_multipart_message", dicom.DICOMwebClientX._decode_multipart_message
+    )
     archive.install(bundle, server=True)
     for ct in ("1.2.1", "1.2.2"):
         series(tmp_path / "pacs" / ct)
@@ -366,3 +373,64 @@ def test_a_series_that_is_not_whole_stops_no_scoring(pacs, tmp_path, monkeypatch
         datastore.get_image_uri("1.2.2")
     told = gate._no_use(None, error.value)
     assert told.status_code == 422 and "1.2.2: expected the 4 files" in json.loads(told.body)["detail"]
+
+
+@pytest.fixture
+def web():
+    """A DICOMweb server over HTTP: ``answers`` has by the end of a path status, headers and body.
+
+    Like Orthanc's it says no length of what it sends and closes the connection at the end.
+    """
+    answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place = urlsplit(self.path).path
+            status, headers, body = next(answer for end, answer in answers.items() if place.endswith(end))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/dicom-web", answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_breaks_off_within_its_last_file(pacs, web):
+    """All files are there, and the last one would end in noise: such a server says no length that could differ."""
+    url, answers = web
+    files = [path.read_bytes() for path in sorted((pacs / "1.2.1").iterdir())]
+    body = b"".join(b"--edge\r\nContent-Type: application/dicom\r\n\r\n%b\r\n" % file for file in files)
+    listed = Archive(pacs).search_for_series({"SeriesInstanceUID": "1.2.1"})[0]
+    listed = {key: listed[key] for key in ("0020000D", "0020000E", "00080060")}
+    listed["00201209"] = {"vr": "IS", "Value": [len(files)]}
+    answers["/dicom-web/series"] = 200, {"Content-Type": "application/dicom+json"}, json.dumps([listed]).encode()
+    kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=edge'}
+    datastore = app.DICOMWebDatastore(dicom.DICOMwebClientX(url), {"Modality": "CT"}, str(pacs.parent / "cache"))
+    for sent in (body[:-100], body[:-2], body):
+        answers["/series/1.2.1"] = 200, kind, sent
+        with pytest.raises(requests.ConnectionError, match="breaks off") as error:
+            datastore.get_image_uri("1.2.1")
+        assert json.loads(gate._no_answer(None, error.value).body)["detail"].startswith(
+            f"{urlsplit(url).netloc}: gives"
+        )
+    answers["/series/1.2.1"] = 200, kind, body + b"--edge--"
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+
+
+def test_an_archive_that_falls_silent_holds_nothing_up_for_ever(pacs, monkeypatch):
+    """It takes the request, and never answers: a machine that lost its power, say."""
+    monkeypatch.setattr(archive, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = dicom.DICOMwebClientX(f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web")
+        client.set_http_retry_params(retry=False)
+        datastore = app.DICOMWebDatastore(client, {"Modality": "CT"}, str(pacs.parent / "cache"))
+        with pytest.raises(requests.Timeout):
+            datastore.list_images()
