@@ -205,7 +205,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         """Download a series whole or not at all; whether the archive has it.
 
         Raises:
-            InputError: it sent fewer files than it says that the series has.
+            InputError: it sends none of the files, or fewer than it says that the series has.
         """
         if folder.is_dir() and any(folder.iterdir()):
             return True
@@ -214,7 +214,10 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
             return False
         with tempfile.TemporaryDirectory(prefix=".download_", dir=self._datastore_path) as part:
             whole = Path(part) / uid
-            dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
+            try:
+                dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
+            except requests.HTTPError as error:
+                self._fetch_as_stored(Dataset.from_json(listed[0]), whole, error)
             expected = Dataset.from_json(listed[0]).get("NumberOfSeriesRelatedInstances") or 1
             if (received := len(list(whole.iterdir()))) < expected:
                 raise self._error(
@@ -227,6 +230,30 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
                 if not any(folder.iterdir()):
                     raise
         return True
+
+    def _fetch_as_stored(self, series: Dataset, folder: Path, error: requests.HTTPError) -> None:
+        """Download a series that the archive cannot decompress, in whatever form it has it.
+
+        Args:
+            series: as the archive lists it.
+            folder: for the files.
+            error: what the archive has answered when it was asked for files without compression.
+        """
+        status = error.response.status_code if error.response is not None else 0
+        if status < 500 and status != requests.codes.not_acceptable:
+            raise error
+        uid = str(series.SeriesInstanceUID)
+        try:
+            files = self._client.retrieve_series(
+                str(series.StudyInstanceUID), uid, media_types=(("application/dicom", "*"),)
+            )
+        except requests.HTTPError:
+            raise self._error(
+                f"{uid}: the archive answers {status} where it is asked for this series; its log may say why."
+            ) from error
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            file.save_as(folder / f"{file.SOPInstanceUID}.dcm")
 
 
 def _put(made: str, file: Path) -> None:

@@ -86,7 +86,7 @@ class Archive:
     def retrieve_series_metadata(self, study: str, uid: str) -> list[dict]:
         return [self._first(uid).to_json_dict(bulk_data_threshold=10**9)]
 
-    def retrieve_series(self, study: str, uid: str) -> list[Dataset]:
+    def retrieve_series(self, study: str, uid: str, media_types: object = None) -> list[Dataset]:
         return [pydicom.dcmread(path) for path in sorted((self.folder / uid).iterdir())]
 
 
@@ -361,7 +361,7 @@ def test_a_series_that_is_not_whole_stops_no_scoring(pacs, tmp_path, monkeypatch
     archive.install(bundle, server=True)
     datastore, fetch = in_archive(pacs, "cache"), Archive.retrieve_series
 
-    def short(self: Archive, study: str, uid: str) -> list[Dataset]:
+    def short(self: Archive, study: str, uid: str, media_types: object = None) -> list[Dataset]:
         return fetch(self, study, uid)[: 2 if uid == "1.2.2" else None]
 
     monkeypatch.setattr(Archive, "retrieve_series", short)
@@ -434,3 +434,25 @@ def test_an_archive_that_falls_silent_holds_nothing_up_for_ever(pacs, monkeypatc
         datastore = app.DICOMWebDatastore(client, {"Modality": "CT"}, str(pacs.parent / "cache"))
         with pytest.raises(requests.Timeout):
             datastore.list_images()
+
+
+def test_a_series_that_the_archive_cannot_decompress(pacs, monkeypatch):
+    """Orthanc without a plugin for JPEG 2000 answers 500, unless it may send the files as they are."""
+    datastore, fetch, asked = in_archive(pacs, "cache"), Archive.retrieve_series, []
+
+    def packed(self: Archive, study: str, uid: str, media_types: object = None) -> list[Dataset]:
+        asked.append(media_types)
+        if media_types is None or uid == "1.2.2":
+            answer = requests.Response()
+            answer.status_code = 401 if uid == "1.2.2" and len(asked) > 4 else 500
+            raise requests.HTTPError("Internal Server Error", response=answer)
+        return fetch(self, study, uid)
+
+    monkeypatch.setattr(Archive, "retrieve_series", packed)
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+    assert asked == [None, (("application/dicom", "*"),)]
+    with pytest.raises(ValueError, match=r"1\.2\.2: the archive answers 500 where it is asked for this series"):
+        datastore.get_image_uri("1.2.2")
+    with pytest.raises(requests.HTTPError):  # it lets nobody in, whatever is asked for
+        datastore.get_image_uri("1.2.2")
+    assert len(asked) == 5
