@@ -35,7 +35,7 @@ from lib.studies import Books, locked
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until the archive is asked again which segmentations it has.
+#: Seconds until the archive is asked again which images and segmentations it has.
 SECONDS = 30
 #: Seconds that the archive has to answer a request, which is sent five times.
 PATIENCE = 60
@@ -67,6 +67,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
     #: Folder of the bundle with the classes.
     bundle = Path()
     _found: tuple[float, dict[str, str]] = (0.0, {})
+    _images: tuple[float, dict[str, int]] = (0.0, {})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: of each segmentation its image, the names of its segments and when it was written
@@ -78,6 +79,24 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
             with contextlib.suppress(OSError):
                 if self.server and part.stat().st_mtime < time.time() - ABANDONED:
                     shutil.rmtree(part)
+
+    def list_images(self) -> list[str]:
+        return list(self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Number of files of each image, 0 where the archive does not say."""
+        until, sizes = self._images
+        if time.monotonic() < until:
+            return sizes
+        listed = [Dataset.from_json(one) for one in self._client.search_for_series(search_filters=self._search_filter)]
+        sizes = {str(one.SeriesInstanceUID): int(one.get("NumberOfSeriesRelatedInstances") or 0) for one in listed}
+        if not sizes and (sizes != self._images[1] or not until):
+            logger.warning(
+                f"{self.name()}: no series of images with {json.dumps(self._search_filter)}; for others set "
+                'MONAI_LABEL_DICOMWEB_SEARCH_FILTER, for MR to {"Modality": "MR"}.'
+            )
+        self._images = _until(), sizes
+        return sizes
 
     def segmentations(self) -> dict[str, str]:
         """Series of the newest segmentation whose segments are classes, by the series of its image."""
@@ -98,7 +117,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
                 shown = ", ".join(names)
                 logger.warning(f"Left out of the training: segmentation {uid} of the archive: no classes ({shown}).")
         found = {image: uid for image, (_, uid) in newest.items()}
-        self._found = time.monotonic() + min(SECONDS, settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY), found
+        self._found = _until(), found
         return found
 
     def _about(self, study: str, uid: str) -> tuple[str, list[str], str]:
@@ -157,6 +176,11 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         """
         folder = Path(self._datastore.image_path()).resolve() / image_id
         file = folder.with_name(f"{image_id}.nii.gz")
+        size = self._sizes().get(image_id, 0)
+        with self.mutex:
+            if folder.is_dir() and len(list(folder.iterdir())) < size:  # the archive had only a part of it
+                file.unlink(missing_ok=True)
+                shutil.rmtree(folder)
         if not self._convert_to_nifti:
             return str(folder) if self._fetch(image_id, folder) else ""
         if not file.is_file():
@@ -254,6 +278,11 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         folder.mkdir(exist_ok=True)
         for file in files:
             file.save_as(folder / f"{file.SOPInstanceUID}.dcm")
+
+
+def _until() -> float:
+    """When the archive is asked again."""
+    return time.monotonic() + min(SECONDS, settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY)
 
 
 def _put(made: str, file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -456,3 +457,46 @@ def test_a_series_that_the_archive_cannot_decompress(pacs, monkeypatch):
     with pytest.raises(requests.HTTPError):  # it lets nobody in, whatever is asked for
         datastore.get_image_uri("1.2.2")
     assert len(asked) == 5
+
+
+def test_images_that_come_and_go_are_soon_known(pacs, monkeypatch):
+    """MONAI Label's settings keep the list for two hours, and would offer what has been removed."""
+    monkeypatch.setattr(archive, "SECONDS", 0)
+    datastore = in_archive(pacs, "cache")
+    datastore.get_image_uri("1.2.2")
+    assert sorted(datastore.get_unlabeled_images()) == ["1.2.1", "1.2.2"]
+    series(pacs / "1.2.3")
+    shutil.rmtree(pacs / "1.2.2")
+    assert sorted(datastore.get_unlabeled_images()) == ["1.2.1", "1.2.3"] and datastore.status()["total"] == 2
+
+
+def test_a_series_that_was_still_arriving_is_fetched_again(pacs, monkeypatch):
+    """An archive offers what it has received so far; the slices that come later belong to the image, too."""
+    monkeypatch.setattr(archive, "SECONDS", 0)
+    whole, search = pacs / "1.2.1", Archive.search_for_series
+
+    def sized(self: Archive, search_filters: dict) -> list[dict]:
+        found = search(self, search_filters)
+        sizes = [len(list((pacs / ds["0020000E"]["Value"][0]).iterdir())) for ds in found]
+        return [{**ds, "00201209": {"vr": "IS", "Value": [size]}} for ds, size in zip(found, sizes)]
+
+    monkeypatch.setattr(Archive, "search_for_series", sized)
+    late = [(file, file.read_bytes()) for file in sorted(whole.iterdir())[2:]]
+    for file, _ in late:
+        file.unlink()
+    for datastore in (in_archive(pacs, "cache"), in_archive(pacs, "another")):
+        assert read(datastore.get_image_uri("1.2.1")).shape[2] == 2
+    for file, content in late:
+        file.write_bytes(content)
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+    add_segmentation(pacs, "1.2.1", turned(), ["tumour", "liver"], "20200101")
+    (item,) = in_archive(pacs, "cache").datalist()
+    assert read(item["image"]).shape == read(item["label"]).shape
+
+
+def test_an_archive_without_such_images_is_told(pacs, caplog):
+    """MONAI Label looks for CT unless it is told otherwise."""
+    datastore = app.DICOMWebDatastore(Archive(pacs), {"Modality": "MR"}, str(pacs.parent / "cache"))
+    assert datastore.list_images() == [] == datastore.get_unlabeled_images()
+    (told,) = [r.message for r in caplog.records if "SEARCH_FILTER" in r.message]
+    assert told.startswith('https://archive.example.org: no series of images with {"Modality": "MR"}')
