@@ -73,12 +73,18 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         #: of each segmentation its image, the names of its segments and when it was written
         self._read: dict[str, tuple[str, list[str], str]] = {}
         super().__init__(*args, **kwargs)
+        self._handler.on_moved = self._on_moved_event
         if session := getattr(self._client, "_session", None):  # which would wait for ever
             session.request = functools.partial(session.request, timeout=PATIENCE)
         for part in Path(self._datastore_path).glob(".download_*"):
             with contextlib.suppress(OSError):
                 if self.server and part.stat().st_mtime < time.time() - ABANDONED:
                     shutil.rmtree(part)
+
+    def _on_moved_event(self, event: Any) -> None:
+        """Downloads are renamed into place, in this process or another; so are the books, which are no news."""
+        if event.dest_path != self._datastore_config_path:
+            self._on_any_event(event)
 
     def list_images(self) -> list[str]:
         return list(self._sizes())

@@ -500,3 +500,16 @@ def test_an_archive_without_such_images_is_told(pacs, caplog):
     assert datastore.list_images() == [] == datastore.get_unlabeled_images()
     (told,) = [r.message for r in caplog.records if "SEARCH_FILTER" in r.message]
     assert told.startswith('https://archive.example.org: no series of images with {"Modality": "MR"}')
+
+
+def test_what_a_scoring_has_fetched_is_soon_in_the_books(pacs):
+    """It renames files into place beside the server, which offers no image by its score before it knows the file."""
+    datastore = in_archive(pacs, "cache")
+    place = Path(datastore._datastore_path)
+    write(place / "part.nii", np.zeros(SHAPE, np.uint8)).rename(place / "part.tmp")
+    time.sleep(0.5)  # the watch has seen the file come
+    (place / "part.tmp").rename(place / "1.2.1.nii")
+    end = time.monotonic() + 10
+    while "1.2.1" not in datastore.json()["objects"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert "1.2.1" in datastore.json()["objects"]
