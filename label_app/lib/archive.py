@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import requests
 from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils import convert
 from monailabel.interfaces import app
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -310,6 +312,7 @@ def install(bundle: Path, *, server: bool) -> None:
     app.DICOMWebDatastore = type("Archive", (Archive,), {"bundle": bundle, "server": server})
     client = dicom.DICOMwebClientX
     client._decode_multipart_message = _to_the_end(_original(client._decode_multipart_message))
+    convert.itk_image_to_dicom_seg = _in_utc(_original(convert.itk_image_to_dicom_seg))
     original = _original(dicom.dicom_to_nifti)
 
     @functools.wraps(original)
@@ -352,6 +355,26 @@ def _to_the_end(original: Any) -> Any:
 
     decode.original = original  # type: ignore[attr-defined]
     return decode
+
+
+def _in_utc(original: Any) -> Any:
+    """Of MONAI Label's segmentations: written at the time in UTC, as those of OHIF are; the tool says the local time.
+
+    The newest of both counts.
+    """
+
+    @functools.wraps(original)
+    def made(label: str, series_dir: str, template: dict[str, Any]) -> str:
+        file: str = original(label, series_dir, template)
+        if os.path.isfile(file):
+            seg, now = pydicom.dcmread(file), datetime.now(UTC)
+            seg.ContentDate = seg.SeriesDate = f"{now:%Y%m%d}"
+            seg.ContentTime = seg.SeriesTime = f"{now:%H%M%S.%f}"
+            seg.save_as(file)
+        return file
+
+    made.original = original  # type: ignore[attr-defined]
+    return made
 
 
 def _segments(seg: Dataset) -> list[dict[str, Any]]:

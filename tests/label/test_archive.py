@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +108,7 @@ def pacs(bundle, tmp_path, monkeypatch):
     """An archive's folder with two CTs, one of them with a segmentation of other organs."""
     monkeypatch.setattr(dicom, "dicom_to_nifti", dicom.dicom_to_nifti)  # restored afterwards
     monkeypatch.setattr(app, "DICOMWebDatastore", app.DICOMWebDatastore)
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", convert.itk_image_to_dicom_seg)
     monkeypatch.setattr(
         dicom.DICOMwebClientX, "_decode_multipart_message", dicom.DICOMwebClientX._decode_multipart_message
     )
@@ -492,6 +494,25 @@ def test_a_series_that_was_still_arriving_is_fetched_again(pacs, monkeypatch):
     add_segmentation(pacs, "1.2.1", turned(), ["tumour", "liver"], "20200101")
     (item,) = in_archive(pacs, "cache").datalist()
     assert read(item["image"]).shape == read(item["label"]).shape
+
+
+def test_a_submitted_label_says_when_it_was_written_as_ohif_does(pacs, monkeypatch):
+    """In UTC: with the local time of the tool, a correction in OHIF would be older than what it corrects."""
+    made = pacs.parent / "made.dcm"
+
+    def tool(label: str, folder: str, template: dict) -> str:
+        seg = Archive(pacs)._first("1.2.1")
+        seg.ContentDate, seg.ContentTime = "20400101", "120000"
+        seg.save_as(made)
+        return str(made)
+
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", tool)
+    archive.install(archive.app.DICOMWebDatastore.bundle, server=True)
+    file = write(pacs.parent / "mine.nii.gz", truth())
+    before = datetime.now(UTC)
+    convert.nifti_to_dicom_seg(str(pacs / "1.2.1"), str(file), [{"name": "liver"}, {"name": "tumour"}])
+    written = archive._written(pydicom.dcmread(made))
+    assert f"{before:%Y%m%d%H%M%S.%f}" <= written <= f"{datetime.now(UTC):%Y%m%d%H%M%S.%f}"
 
 
 def test_an_archive_without_such_images_is_told(pacs, caplog):
