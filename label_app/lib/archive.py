@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 SECONDS = 30
 #: Seconds that the archive has to answer a request, which is sent five times.
 PATIENCE = 60
+#: What is said where the tool for it is missing or has failed.
+NOT_MADE = "itkimage2segimage has made no DICOM segmentation of it; the server's log says why."
 #: Seconds after which a download belongs to a process that was killed.
 ABANDONED = 24 * 3600
 
@@ -147,10 +149,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         try:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
         except FileNotFoundError as error:
-            raise refuse(
-                f"{image_id}: itkimage2segimage has made no DICOM segmentation of it; the server's log says why.",
-                500,
-            ) from error
+            raise refuse(f"{image_id}: {NOT_MADE}", 500) from error
         finally:
             self._found = 0.0, {}
 

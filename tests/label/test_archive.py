@@ -29,9 +29,11 @@ from test_named_segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
+import main
 from lib import archive, endpoints, gate
 from lib.active import KEYS, Scores
 from lib.train import SemiSupervised
+from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
 from monailabel.interfaces import app
@@ -310,7 +312,12 @@ def test_parts_of_a_download_that_was_killed_go(pacs):
 def test_a_prediction_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
     """As DICOM it has the names of the classes that it has, also where the client lists others first."""
     templates = []
-    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", lambda label, folder, template: templates.append(template))
+
+    def tool(label: str, folder: str, template: dict) -> str:
+        templates.append(template)
+        return label
+
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", tool)
     monkeypatch.setattr(endpoints, "app_instance", lambda: SimpleNamespace(
         bundles={"semsim": str(bundle)}, checked=lambda _, given: {k: v for k, v in given.items() if k == "model"},
         datastore=lambda: SimpleNamespace(get_image_uri=lambda _: str(tmp_path)),
@@ -326,6 +333,20 @@ def test_a_prediction_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
     (segment,) = templates[0]["segmentAttributes"][0]
     assert (segment["SegmentLabel"], segment["labelID"]) == ("tumour", TUMOUR)
     assert segment["recommendedDisplayRGBValue"] == [1, 2, 3]
+
+
+def test_a_prediction_that_cannot_become_dicom_is_told(tmp_path, monkeypatch):
+    """One without any class, and a server without the tool, which MONAI Label fetches when it starts."""
+    made, told = endpoints._named_by_value(convert.nifti_to_dicom_seg), [{"name": "liver"}, {"name": "tumour"}]
+    file, empty = write(tmp_path / "a.nii.gz", truth()), write(tmp_path / "b.nii.gz", np.zeros(SHAPE, np.uint8))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for label, status, text in (
+        (empty, 422, "nothing is predicted in it"),
+        (file, 500, "itkimage2segimage has made no"),
+    ):
+        with pytest.raises(HTTPException) as error:
+            made(str(tmp_path / "1.2.1"), str(label), told, use_itk=True)
+        assert error.value.status_code == status and error.value.detail.startswith(f"1.2.1: {text}")
 
 
 def test_nobody_sees_the_books_while_they_are_filled_anew(pacs):
@@ -534,3 +555,15 @@ def test_what_a_scoring_has_fetched_is_soon_in_the_books(pacs):
     while "1.2.1" not in datastore.json()["objects"] and time.monotonic() < end:
         time.sleep(0.1)
     assert "1.2.1" in datastore.json()["objects"]
+
+
+def test_a_start_without_an_answer_is_told(bundle, pacs, web, monkeypatch):
+    """The last line says what is wrong, and no password, say, was given."""
+    url, answers = web
+    answers["/dicom-web/series"] = 401, {}, b""
+    monkeypatch.setattr(main.SemSimApp, "_download_dcmqi_tools", lambda self: None)
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(pacs.parent / "cache"))
+    made = object.__new__(main.SemSimApp)
+    made.studies, made.bundles, made.is_server = url, {"semsim": str(bundle)}, True
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+: answers 401; see that it runs and lets this server in"):
+        made.init_datastore()
