@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lib import archive, labels
+from lib import archive, gate, labels
 from lib.active import Scores, strategies
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
@@ -35,6 +35,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import tasks
 from monailabel.utils.others.generic import strtobool
+from requests import RequestException
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class SemSimApp(MONAILabelApp):
             version="0.1.0",
         )
         if self.is_server:
-            from lib import endpoints, gate
+            from lib import endpoints
 
             endpoints.install()
             origins = str(self.conf.get("origins", "")).split(",")
@@ -82,7 +83,13 @@ class SemSimApp(MONAILabelApp):
                 read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             )
         archive.install(Path(next(iter(self.bundles.values()))), server=self.is_server)
-        return super().init_datastore()
+        datastore = super().init_datastore()
+        try:
+            if self.is_server:
+                datastore.list_images()
+        except RequestException as error:
+            raise ValueError(gate.no_answer(error)) from None
+        return datastore
 
     def _download_dcmqi_tools(self) -> None:
         try:
@@ -90,7 +97,8 @@ class SemSimApp(MONAILabelApp):
         except Exception as error:
             logger.warning(
                 f"itkimage2segimage: could not be fetched ({error}); without it the archive takes no label that is "
-                f"submitted. All else works. Put it into {self.app_dir}/bin."
+                f"submitted, and no prediction is made into DICOM. All else works. Put it into {self.app_dir}/bin; the "
+                "Python package dcmqi contains it."
             )
 
     def cleanup_sessions(self) -> None:

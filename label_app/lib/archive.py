@@ -8,18 +8,23 @@ import functools
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
 import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import requests
 from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils import convert
 from monailabel.interfaces import app
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -32,8 +37,12 @@ from lib.studies import Books, locked
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until the archive is asked again which segmentations it has.
+#: Seconds until the archive is asked again which images and segmentations it has.
 SECONDS = 30
+#: Seconds that the archive has to answer a request, which is sent five times.
+PATIENCE = 60
+#: What is said where the tool for it is missing or has failed.
+NOT_MADE = "itkimage2segimage has made no DICOM segmentation of it; the server's log says why."
 #: Seconds after which a download belongs to a process that was killed.
 ABANDONED = 24 * 3600
 
@@ -62,15 +71,42 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
     #: Folder of the bundle with the classes.
     bundle = Path()
     _found: tuple[float, dict[str, str]] = (0.0, {})
+    _images: tuple[float, dict[str, int]] = (0.0, {})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: of each segmentation its image, the names of its segments and when it was written
         self._read: dict[str, tuple[str, list[str], str]] = {}
         super().__init__(*args, **kwargs)
+        self._handler.on_moved = self._on_moved_event
+        if session := getattr(self._client, "_session", None):  # which would wait for ever
+            session.request = functools.partial(session.request, timeout=PATIENCE)
         for part in Path(self._datastore_path).glob(".download_*"):
             with contextlib.suppress(OSError):
                 if self.server and part.stat().st_mtime < time.time() - ABANDONED:
                     shutil.rmtree(part)
+
+    def _on_moved_event(self, event: Any) -> None:
+        """Downloads are renamed into place, in this process or another; so are the books, which are no news."""
+        if event.dest_path != self._datastore_config_path:
+            self._on_any_event(event)
+
+    def list_images(self) -> list[str]:
+        return list(self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Number of files of each image, 0 where the archive does not say."""
+        until, sizes = self._images
+        if time.monotonic() < until:
+            return sizes
+        listed = [Dataset.from_json(one) for one in self._client.search_for_series(search_filters=self._search_filter)]
+        sizes = {str(one.SeriesInstanceUID): int(one.get("NumberOfSeriesRelatedInstances") or 0) for one in listed}
+        if not sizes and (sizes != self._images[1] or not until):
+            logger.warning(
+                f"{self.name()}: no series of images with {json.dumps(self._search_filter)}; for others set "
+                'MONAI_LABEL_DICOMWEB_SEARCH_FILTER, for MR to {"Modality": "MR"}.'
+            )
+        self._images = _until(), sizes
+        return sizes
 
     def segmentations(self) -> dict[str, str]:
         """Series of the newest segmentation whose segments are classes, by the series of its image."""
@@ -91,7 +127,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
                 shown = ", ".join(names)
                 logger.warning(f"Left out of the training: segmentation {uid} of the archive: no classes ({shown}).")
         found = {image: uid for image, (_, uid) in newest.items()}
-        self._found = time.monotonic() + min(SECONDS, settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY), found
+        self._found = _until(), found
         return found
 
     def _about(self, study: str, uid: str) -> tuple[str, list[str], str]:
@@ -113,10 +149,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         try:
             return super().save_label(image_id, label_filename, label_tag, label_info, label_id)
         except FileNotFoundError as error:
-            raise refuse(
-                f"{image_id}: itkimage2segimage has made no DICOM segmentation of it; the server's log says why.",
-                500,
-            ) from error
+            raise refuse(f"{image_id}: {NOT_MADE}", 500) from error
         finally:
             self._found = 0.0, {}
 
@@ -150,6 +183,11 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         """
         folder = Path(self._datastore.image_path()).resolve() / image_id
         file = folder.with_name(f"{image_id}.nii.gz")
+        size = self._sizes().get(image_id, 0)
+        with self.mutex:
+            if folder.is_dir() and len(list(folder.iterdir())) < size:  # the archive had only a part of it
+                file.unlink(missing_ok=True)
+                shutil.rmtree(folder)
         if not self._convert_to_nifti:
             return str(folder) if self._fetch(image_id, folder) else ""
         if not file.is_file():
@@ -198,7 +236,7 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
         """Download a series whole or not at all; whether the archive has it.
 
         Raises:
-            InputError: it sent fewer files than it says that the series has.
+            InputError: it sends none of the files, or fewer than it says that the series has.
         """
         if folder.is_dir() and any(folder.iterdir()):
             return True
@@ -207,7 +245,10 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
             return False
         with tempfile.TemporaryDirectory(prefix=".download_", dir=self._datastore_path) as part:
             whole = Path(part) / uid
-            dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
+            try:
+                dicom.dicom_web_download_series(None, uid, str(whole), self._client, self._fetch_by_frame)
+            except requests.HTTPError as error:
+                self._fetch_as_stored(Dataset.from_json(listed[0]), whole, error)
             expected = Dataset.from_json(listed[0]).get("NumberOfSeriesRelatedInstances") or 1
             if (received := len(list(whole.iterdir()))) < expected:
                 raise self._error(
@@ -220,6 +261,35 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
                 if not any(folder.iterdir()):
                     raise
         return True
+
+    def _fetch_as_stored(self, series: Dataset, folder: Path, error: requests.HTTPError) -> None:
+        """Download a series that the archive cannot decompress, in whatever form it has it.
+
+        Args:
+            series: as the archive lists it.
+            folder: for the files.
+            error: what the archive has answered when it was asked for files without compression.
+        """
+        status = error.response.status_code if error.response is not None else 0
+        if status < 500 and status != requests.codes.not_acceptable:
+            raise error
+        uid = str(series.SeriesInstanceUID)
+        try:
+            files = self._client.retrieve_series(
+                str(series.StudyInstanceUID), uid, media_types=(("application/dicom", "*"),)
+            )
+        except requests.HTTPError:
+            raise self._error(
+                f"{uid}: the archive answers {status} where it is asked for this series; its log may say why."
+            ) from error
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            file.save_as(folder / f"{file.SOPInstanceUID}.dcm")
+
+
+def _until() -> float:
+    """When the archive is asked again."""
+    return time.monotonic() + min(SECONDS, settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY)
 
 
 def _put(made: str, file: Path) -> None:
@@ -239,7 +309,10 @@ def install(bundle: Path, *, server: bool) -> None:
         server: whether this is the server, which alone writes the books.
     """
     app.DICOMWebDatastore = type("Archive", (Archive,), {"bundle": bundle, "server": server})
-    original = getattr(dicom.dicom_to_nifti, "original", dicom.dicom_to_nifti)
+    client = dicom.DICOMwebClientX
+    client._decode_multipart_message = _to_the_end(_original(client._decode_multipart_message))
+    convert.itk_image_to_dicom_seg = _in_utc(_original(convert.itk_image_to_dicom_seg))
+    original = _original(dicom.dicom_to_nifti)
 
     @functools.wraps(original)
     def converted(series_dir: str, is_seg: bool = False) -> Any:
@@ -257,6 +330,50 @@ def install(bundle: Path, *, server: bool) -> None:
 
     converted.original = original  # type: ignore[attr-defined]
     dicom.dicom_to_nifti = converted
+
+
+def _original(function: Any) -> Any:
+    """The function that stood here before this file's took its place."""
+    return getattr(function, "original", function)
+
+
+def _to_the_end(original: Any) -> Any:
+    """Of MONAI Label's client: an answer of unknown length that breaks off is none.
+
+    Its last file would be short, and have noise in the place of its last pixels.
+    """
+
+    @functools.wraps(original)
+    def decode(self: Any, response: requests.Response, stream: bool) -> Iterator[bytes]:
+        boundary = re.search(r'boundary="?([^";]+)', response.headers.get("content-type", ""))
+        told = {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}
+        if boundary and not stream and not told and f"--{boundary[1]}--".encode() not in response.content:
+            raise requests.ConnectionError("the answer breaks off", request=response.request)
+        found: Iterator[bytes] = original(self, response, stream)
+        return found
+
+    decode.original = original  # type: ignore[attr-defined]
+    return decode
+
+
+def _in_utc(original: Any) -> Any:
+    """Of MONAI Label's segmentations: written at the time in UTC, as those of OHIF are; the tool says the local time.
+
+    The newest of both counts.
+    """
+
+    @functools.wraps(original)
+    def made(label: str, series_dir: str, template: dict[str, Any]) -> str:
+        file: str = original(label, series_dir, template)
+        if os.path.isfile(file):
+            seg, now = pydicom.dcmread(file), datetime.now(UTC)
+            seg.ContentDate = seg.SeriesDate = f"{now:%Y%m%d}"
+            seg.ContentTime = seg.SeriesTime = f"{now:%H%M%S.%f}"
+            seg.save_as(file)
+        return file
+
+    made.original = original  # type: ignore[attr-defined]
+    return made
 
 
 def _segments(seg: Dataset) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from starlette.background import BackgroundTask
 
 from lib import bundles, labels
+from lib.archive import NOT_MADE
 from lib.names import check_image_info, check_name, read_object, refuse
 from lib.studies import known_image
 from lib.uploads import check_upload
@@ -123,8 +124,16 @@ def _checked_inference(original: Any) -> Any:
 def _named_by_value(original: Any) -> Any:
     def nifti_to_dicom_seg(folder: str, label: str, label_info: list[dict[str, Any]], **options: Any) -> Any:
         """A prediction may lack classes; MONAI Label would give the names of the first ones to those that it has."""
-        found = [label_info[value - 1] for value in labels.values_of(Path(label))]
-        return original(folder, label, found, **options)
+        image = os.path.basename(folder)
+        if not (values := labels.values_of(Path(label))):
+            raise refuse(f"{image}: nothing is predicted in it, and DICOM has no segmentation without a segment.", 422)
+        try:
+            made = original(folder, label, [label_info[value - 1] for value in values], **options)
+        except FileNotFoundError:
+            made = ""
+        if not (made and os.path.isfile(made)):
+            raise refuse(f"{image}: {NOT_MADE}", 500)
+        return made
 
     return nifti_to_dicom_seg
 

@@ -86,12 +86,16 @@ def _no_storage(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": told.detail}, told.status_code)
 
 
-def _no_answer(_: Request, error: Exception) -> JSONResponse:
-    """An archive, say, that is down or lets this server not in."""
+def no_answer(error: Exception) -> str:
+    """What an archive answers that is down, say, or lets this server not in."""
     asked, answer = getattr(error, "request", None), getattr(error, "response", None)
     place = _place(str(getattr(asked, "url", ""))) or "the archive"
     what = f"answers {answer.status_code}" if answer is not None else f"gives no answer ({type(error).__name__})"
-    told = refuse(f"{place}: {what}; see that it runs and lets this server in, and send the request again.", 502)
+    return f"{place}: {what}; see that it runs and lets this server in, and try again."
+
+
+def _no_answer(_: Request, error: Exception) -> JSONResponse:
+    told = refuse(no_answer(error), 502)
     return JSONResponse({"detail": told.detail}, told.status_code)
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import sys
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pydicom
@@ -23,9 +29,11 @@ from test_named_segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
+import main
 from lib import archive, endpoints, gate
 from lib.active import KEYS, Scores
 from lib.train import SemiSupervised
+from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
 from monailabel.interfaces import app
@@ -82,7 +90,7 @@ class Archive:
     def retrieve_series_metadata(self, study: str, uid: str) -> list[dict]:
         return [self._first(uid).to_json_dict(bulk_data_threshold=10**9)]
 
-    def retrieve_series(self, study: str, uid: str) -> list[Dataset]:
+    def retrieve_series(self, study: str, uid: str, media_types: object = None) -> list[Dataset]:
         return [pydicom.dcmread(path) for path in sorted((self.folder / uid).iterdir())]
 
 
@@ -102,6 +110,10 @@ def pacs(bundle, tmp_path, monkeypatch):
     """An archive's folder with two CTs, one of them with a segmentation of other organs."""
     monkeypatch.setattr(dicom, "dicom_to_nifti", dicom.dicom_to_nifti)  # restored afterwards
     monkeypatch.setattr(app, "DICOMWebDatastore", app.DICOMWebDatastore)
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", convert.itk_image_to_dicom_seg)
+    monkeypatch.setattr(
+        dicom.DICOMwebClientX, "_decode_multipart_message", dicom.DICOMwebClientX._decode_multipart_message
+    )
     archive.install(bundle, server=True)
     for ct in ("1.2.1", "1.2.2"):
         series(tmp_path / "pacs" / ct)
@@ -300,7 +312,12 @@ def test_parts_of_a_download_that_was_killed_go(pacs):
 def test_a_prediction_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
     """As DICOM it has the names of the classes that it has, also where the client lists others first."""
     templates = []
-    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", lambda label, folder, template: templates.append(template))
+
+    def tool(label: str, folder: str, template: dict) -> str:
+        templates.append(template)
+        return label
+
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", tool)
     monkeypatch.setattr(endpoints, "app_instance", lambda: SimpleNamespace(
         bundles={"semsim": str(bundle)}, checked=lambda _, given: {k: v for k, v in given.items() if k == "model"},
         datastore=lambda: SimpleNamespace(get_image_uri=lambda _: str(tmp_path)),
@@ -316,6 +333,20 @@ def test_a_prediction_without_one_of_the_classes(bundle, tmp_path, monkeypatch):
     (segment,) = templates[0]["segmentAttributes"][0]
     assert (segment["SegmentLabel"], segment["labelID"]) == ("tumour", TUMOUR)
     assert segment["recommendedDisplayRGBValue"] == [1, 2, 3]
+
+
+def test_a_prediction_that_cannot_become_dicom_is_told(tmp_path, monkeypatch):
+    """One without any class, and a server without the tool, which MONAI Label fetches when it starts."""
+    made, told = endpoints._named_by_value(convert.nifti_to_dicom_seg), [{"name": "liver"}, {"name": "tumour"}]
+    file, empty = write(tmp_path / "a.nii.gz", truth()), write(tmp_path / "b.nii.gz", np.zeros(SHAPE, np.uint8))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for label, status, text in (
+        (empty, 422, "nothing is predicted in it"),
+        (file, 500, "itkimage2segimage has made no"),
+    ):
+        with pytest.raises(HTTPException) as error:
+            made(str(tmp_path / "1.2.1"), str(label), told, use_itk=True)
+        assert error.value.status_code == status and error.value.detail.startswith(f"1.2.1: {text}")
 
 
 def test_nobody_sees_the_books_while_they_are_filled_anew(pacs):
@@ -354,7 +385,7 @@ def test_a_series_that_is_not_whole_stops_no_scoring(pacs, tmp_path, monkeypatch
     archive.install(bundle, server=True)
     datastore, fetch = in_archive(pacs, "cache"), Archive.retrieve_series
 
-    def short(self: Archive, study: str, uid: str) -> list[Dataset]:
+    def short(self: Archive, study: str, uid: str, media_types: object = None) -> list[Dataset]:
         return fetch(self, study, uid)[: 2 if uid == "1.2.2" else None]
 
     monkeypatch.setattr(Archive, "retrieve_series", short)
@@ -366,3 +397,173 @@ def test_a_series_that_is_not_whole_stops_no_scoring(pacs, tmp_path, monkeypatch
         datastore.get_image_uri("1.2.2")
     told = gate._no_use(None, error.value)
     assert told.status_code == 422 and "1.2.2: expected the 4 files" in json.loads(told.body)["detail"]
+
+
+@pytest.fixture
+def web():
+    """A DICOMweb server over HTTP: ``answers`` has by the end of a path status, headers and body.
+
+    Like Orthanc's it says no length of what it sends and closes the connection at the end.
+    """
+    answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place = urlsplit(self.path).path
+            status, headers, body = next(answer for end, answer in answers.items() if place.endswith(end))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/dicom-web", answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_breaks_off_within_its_last_file(pacs, web):
+    """All files are there, and the last one would end in noise: such a server says no length that could differ."""
+    url, answers = web
+    files = [path.read_bytes() for path in sorted((pacs / "1.2.1").iterdir())]
+    body = b"".join(b"--edge\r\nContent-Type: application/dicom\r\n\r\n%b\r\n" % file for file in files)
+    listed = Archive(pacs).search_for_series({"SeriesInstanceUID": "1.2.1"})[0]
+    listed = {key: listed[key] for key in ("0020000D", "0020000E", "00080060")}
+    listed["00201209"] = {"vr": "IS", "Value": [len(files)]}
+    answers["/dicom-web/series"] = 200, {"Content-Type": "application/dicom+json"}, json.dumps([listed]).encode()
+    kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=edge'}
+    datastore = app.DICOMWebDatastore(dicom.DICOMwebClientX(url), {"Modality": "CT"}, str(pacs.parent / "cache"))
+    for sent in (body[:-100], body[:-2], body):
+        answers["/series/1.2.1"] = 200, kind, sent
+        with pytest.raises(requests.ConnectionError, match="breaks off") as error:
+            datastore.get_image_uri("1.2.1")
+        assert json.loads(gate._no_answer(None, error.value).body)["detail"].startswith(
+            f"{urlsplit(url).netloc}: gives"
+        )
+    answers["/series/1.2.1"] = 200, kind, body + b"--edge--"
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+
+
+def test_an_archive_that_falls_silent_holds_nothing_up_for_ever(pacs, monkeypatch):
+    """It takes the request, and never answers: a machine that lost its power, say."""
+    monkeypatch.setattr(archive, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = dicom.DICOMwebClientX(f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web")
+        client.set_http_retry_params(retry=False)
+        datastore = app.DICOMWebDatastore(client, {"Modality": "CT"}, str(pacs.parent / "cache"))
+        with pytest.raises(requests.Timeout):
+            datastore.list_images()
+
+
+def test_a_series_that_the_archive_cannot_decompress(pacs, monkeypatch):
+    """Orthanc without a plugin for JPEG 2000 answers 500, unless it may send the files as they are."""
+    datastore, fetch, asked = in_archive(pacs, "cache"), Archive.retrieve_series, []
+
+    def packed(self: Archive, study: str, uid: str, media_types: object = None) -> list[Dataset]:
+        asked.append(media_types)
+        if media_types is None or uid == "1.2.2":
+            answer = requests.Response()
+            answer.status_code = 401 if uid == "1.2.2" and len(asked) > 4 else 500
+            raise requests.HTTPError("Internal Server Error", response=answer)
+        return fetch(self, study, uid)
+
+    monkeypatch.setattr(Archive, "retrieve_series", packed)
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+    assert asked == [None, (("application/dicom", "*"),)]
+    with pytest.raises(ValueError, match=r"1\.2\.2: the archive answers 500 where it is asked for this series"):
+        datastore.get_image_uri("1.2.2")
+    with pytest.raises(requests.HTTPError):  # it lets nobody in, whatever is asked for
+        datastore.get_image_uri("1.2.2")
+    assert len(asked) == 5
+
+
+def test_images_that_come_and_go_are_soon_known(pacs, monkeypatch):
+    """MONAI Label's settings keep the list for two hours, and would offer what has been removed."""
+    monkeypatch.setattr(archive, "SECONDS", 0)
+    datastore = in_archive(pacs, "cache")
+    datastore.get_image_uri("1.2.2")
+    assert sorted(datastore.get_unlabeled_images()) == ["1.2.1", "1.2.2"]
+    series(pacs / "1.2.3")
+    shutil.rmtree(pacs / "1.2.2")
+    assert sorted(datastore.get_unlabeled_images()) == ["1.2.1", "1.2.3"] and datastore.status()["total"] == 2
+
+
+def test_a_series_that_was_still_arriving_is_fetched_again(pacs, monkeypatch):
+    """An archive offers what it has received so far; the slices that come later belong to the image, too."""
+    monkeypatch.setattr(archive, "SECONDS", 0)
+    whole, search = pacs / "1.2.1", Archive.search_for_series
+
+    def sized(self: Archive, search_filters: dict) -> list[dict]:
+        found = search(self, search_filters)
+        sizes = [len(list((pacs / ds["0020000E"]["Value"][0]).iterdir())) for ds in found]
+        return [{**ds, "00201209": {"vr": "IS", "Value": [size]}} for ds, size in zip(found, sizes)]
+
+    monkeypatch.setattr(Archive, "search_for_series", sized)
+    late = [(file, file.read_bytes()) for file in sorted(whole.iterdir())[2:]]
+    for file, _ in late:
+        file.unlink()
+    for datastore in (in_archive(pacs, "cache"), in_archive(pacs, "another")):
+        assert read(datastore.get_image_uri("1.2.1")).shape[2] == 2
+    for file, content in late:
+        file.write_bytes(content)
+    assert read(datastore.get_image_uri("1.2.1")).shape == SHAPE
+    add_segmentation(pacs, "1.2.1", turned(), ["tumour", "liver"], "20200101")
+    (item,) = in_archive(pacs, "cache").datalist()
+    assert read(item["image"]).shape == read(item["label"]).shape
+
+
+def test_a_submitted_label_says_when_it_was_written_as_ohif_does(pacs, monkeypatch):
+    """In UTC: with the local time of the tool, a correction in OHIF would be older than what it corrects."""
+    made = pacs.parent / "made.dcm"
+
+    def tool(label: str, folder: str, template: dict) -> str:
+        seg = Archive(pacs)._first("1.2.1")
+        seg.ContentDate, seg.ContentTime = "20400101", "120000"
+        seg.save_as(made)
+        return str(made)
+
+    monkeypatch.setattr(convert, "itk_image_to_dicom_seg", tool)
+    archive.install(archive.app.DICOMWebDatastore.bundle, server=True)
+    file = write(pacs.parent / "mine.nii.gz", truth())
+    before = datetime.now(UTC)
+    convert.nifti_to_dicom_seg(str(pacs / "1.2.1"), str(file), [{"name": "liver"}, {"name": "tumour"}])
+    written = archive._written(pydicom.dcmread(made))
+    assert f"{before:%Y%m%d%H%M%S.%f}" <= written <= f"{datetime.now(UTC):%Y%m%d%H%M%S.%f}"
+
+
+def test_an_archive_without_such_images_is_told(pacs, caplog):
+    """MONAI Label looks for CT unless it is told otherwise."""
+    datastore = app.DICOMWebDatastore(Archive(pacs), {"Modality": "MR"}, str(pacs.parent / "cache"))
+    assert datastore.list_images() == [] == datastore.get_unlabeled_images()
+    (told,) = [r.message for r in caplog.records if "SEARCH_FILTER" in r.message]
+    assert told.startswith('https://archive.example.org: no series of images with {"Modality": "MR"}')
+
+
+def test_what_a_scoring_has_fetched_is_soon_in_the_books(pacs):
+    """It renames files into place beside the server, which offers no image by its score before it knows the file."""
+    datastore = in_archive(pacs, "cache")
+    place = Path(datastore._datastore_path)
+    write(place / "part.nii", np.zeros(SHAPE, np.uint8)).rename(place / "part.tmp")
+    time.sleep(0.5)  # the watch has seen the file come
+    (place / "part.tmp").rename(place / "1.2.1.nii")
+    end = time.monotonic() + 10
+    while "1.2.1" not in datastore.json()["objects"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert "1.2.1" in datastore.json()["objects"]
+
+
+def test_a_start_without_an_answer_is_told(bundle, pacs, web, monkeypatch):
+    """The last line says what is wrong, and no password, say, was given."""
+    url, answers = web
+    answers["/dicom-web/series"] = 401, {}, b""
+    monkeypatch.setattr(main.SemSimApp, "_download_dcmqi_tools", lambda self: None)
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(pacs.parent / "cache"))
+    made = object.__new__(main.SemSimApp)
+    made.studies, made.bundles, made.is_server = url, {"semsim": str(bundle)}, True
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+: answers 401; see that it runs and lets this server in"):
+        made.init_datastore()
