@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until the archive is asked again which images and segmentations it has.
 SECONDS = 30
-#: Seconds that the archive has to answer a request, which is sent five times.
-PATIENCE = 60
+#: Seconds that the archive has to begin an answer, as from slow storage, to a request that is sent five times.
+PATIENCE = 180
 #: What is said where the tool for it is missing or has failed.
 NOT_MADE = "itkimage2segimage has made no DICOM segmentation of it; the server's log says why."
 #: Seconds after which a download belongs to a process that was killed.
