@@ -33,13 +33,14 @@ from .tiff import TiffReader
 
 logger = logging.getLogger("semsim")
 
+#: PNG: kinds of several channels.
+DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
+#: Endings of NRRD, and those of NIfTI and of Analyze in two files.
+NRRD, PAIR = (".nrrd", ".nhdr"), (".hdr", ".img")
+
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-
-
-#: PNG: kinds of several channels.
-DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
 
 
 class PictureReader(PILReader):
@@ -86,10 +87,6 @@ def _as_seen(picture: Image.Image, *, label: bool) -> Image.Image:
     return seen
 
 
-#: Endings of NRRD, and those of NIfTI and of Analyze in two files.
-NRRD, PAIR = (".nrrd", ".nhdr"), (".hdr", ".img")
-
-
 class MedicalReader(ITKReader):
     """Reads DICOM and NRRD, whatever other readers are installed, after a look at what else they may be.
 
@@ -109,7 +106,7 @@ class MedicalReader(ITKReader):
             files: str | list[str] = name
             options = {**self.kwargs, **kwargs}
             if name.lower().endswith(NRRD):
-                _refuse_layers(name)
+                _check_nrrd_header(name)
                 _check_packed_nrrd(name)
             elif name.lower().endswith(PAIR) and os.path.isfile(name):
                 raise InputError(
@@ -127,10 +124,10 @@ class MedicalReader(ITKReader):
         return images if len(images) > 1 else images[0]
 
 
-def _refuse_layers(path: str) -> None:
-    """Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence.
+def _check_nrrd_header(path: str) -> None:
+    """That a NRRD is in mm, which ITK takes for granted, and no axis counts layers or times.
 
-    And units other than mm, which ITK passes over.
+    Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence.
     """
     with open(path, "rb") as file:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
