@@ -1,8 +1,8 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> command_line -> precision -> memory -> distributed
-    dataio:      storage -> files -> phantom -> value_names -> layouts -> geometry -> intensity -> dicom
-                 -> dicom_seg -> itk_read -> tiff -> endings -> readers -> slice_axis -> transforms -> survey
+    dataio:      threads -> storage -> files -> phantom -> value_names -> layouts -> geometry -> intensity
+                 -> dicom -> dicom_seg -> itk_read -> tiff -> endings -> readers -> slice_axis -> transforms -> survey
                  -> tables -> split -> datalist -> merge -> create -> stated -> orientation -> public_datasets
                  -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning

@@ -23,6 +23,7 @@ from ..errors import InputError, find_input_error, raise_all, reason
 from ..memory import free_memory
 from .files import case_name, image_files
 from .sizes import Stage, Stages
+from .threads import OfEachThread, in_threads
 from .transforms import apart, check_whole
 
 logger = logging.getLogger(__name__)
@@ -139,19 +140,29 @@ class SliceDataset(Dataset, Randomizable):
         problems: list[str] = []
         count = round(cache_rate * len(self.data))
         shown: set[int] = set()
-        for number in tqdm(range(len(self.data)), desc="Reading volumes", disable=not progress or not self.data):
+        transforms = OfEachThread(self.transform)
+
+        def look(number: int) -> tuple[dict[str, torch.Tensor] | None, list[int], set[int]] | InputError:
             try:
-                volume = self._read(number)
+                volume = self._read(number, transforms())
                 own = self._slices(number, volume["image"].shape[0])
-                self.index += [(number, k) for k in own]
-                if class_names and "label" in volume:
-                    shown |= self._shown(volume, own)
+                values = self._shown(volume, own) if class_names and "label" in volume else set()
+                return volume if number < count else None, own, values
             except InputError as error:
-                problems.append(str(error))
-                continue
-            if number < count:
-                self._cache[number] = volume
-                self._look_at_memory(count)
+                return error
+
+        with in_threads(look, range(len(self.data)), transforms.number) as found:
+            hidden = not progress or not self.data
+            for number, result in enumerate(tqdm(found, total=len(self.data), desc="Reading volumes", disable=hidden)):
+                if isinstance(result, InputError):
+                    problems.append(str(result))
+                    continue
+                volume, own, values = result
+                self.index += [(number, k) for k in own]
+                shown |= values
+                if volume is not None:
+                    self._cache[number] = volume
+                    self._look_at_memory(count)
         raise_all(problems)
         if missing := [repr(name) for c, name in enumerate(class_names) if self.data and c not in shown]:
             logger.warning(f"No label of `training` shows {', '.join(missing)}: it cannot be learnt.")
@@ -172,9 +183,14 @@ class SliceDataset(Dataset, Randomizable):
                 f"are not kept are read anew for every {self.unit[0]}, which is slow."
             )
 
-    def _read(self, number: int) -> dict[str, torch.Tensor]:
-        """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view."""
-        volume = read_item(self.transform, self.data[number])
+    def _read(self, number: int, transform: Callable[[Any], Any] | None = None) -> dict[str, torch.Tensor]:
+        """One volume as ``{key: (slices, C, H, W)}``, contiguous so that a slice is a view.
+
+        Args:
+            number: of the volume.
+            transform: a thread's own copy of that of the dataset.
+        """
+        volume = read_item(transform or self.transform, self.data[number])
         return {
             key: convert_to_tensor(volume[key], track_meta=False).movedim(-1, 0).contiguous().clone()
             for key in self.keys

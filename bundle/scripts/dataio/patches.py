@@ -12,7 +12,7 @@ from monai.transforms import Randomizable, SpatialPad, generate_label_classes_cr
 from monai.utils import convert_to_tensor
 
 from ..errors import InputError
-from .loaders import SliceDataset, read_item, without_meta
+from .loaders import SliceDataset, read_item
 from .sizes import patch_size
 
 #: Voxels of a class that are kept as places for a patch.
@@ -69,20 +69,19 @@ class PatchDataset(SliceDataset):
         Randomizable.set_random_state(self, 0)
         super().__init__(data, transform, slice_transform, **options)
 
-    def _read(self, number: int) -> dict[str, torch.Tensor]:
+    def _read(self, number: int, transform: Callable[[Any], Any] | None = None) -> dict[str, torch.Tensor]:
         """One volume as ``{key: (C, X, Y, Z)}``, no smaller than a patch."""
         if self.data[number].get("labeled_slices") is not None:
             raise InputError(
                 f"{self.data[number]['image']}: labeled_slices: in 3D volumes are expected to be labelled as a whole; "
                 "give the voxels of the other slices a value of their own and name it by --ignore_label."
             )
-        item = read_item(self.transform, self.data[number])
-        with without_meta():
-            volume = {
-                key: self.pad(convert_to_tensor(item[key], track_meta=False)).contiguous().clone()
-                for key in self.keys
-                if key in item
-            }
+        item = read_item(transform or self.transform, self.data[number])
+        volume = {
+            key: convert_to_tensor(self.pad(item[key]), track_meta=False).contiguous().clone()
+            for key in self.keys
+            if key in item
+        }
         if "label" in volume and number not in self._places:
             label = volume["label"]
             found = map_classes_to_indices(label, int(label.max()) + 1, max_samples_per_class=MOST_PLACES)

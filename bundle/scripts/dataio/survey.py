@@ -23,6 +23,7 @@ from .geometry import contradict, on_image_grid, states_grid, unit_of
 from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
 from .readers import image_loader, states_unit_size
 from .slice_axis import common_direction
+from .threads import in_threads
 from .transforms import MOST_CLASSES, whole
 
 logger = logging.getLogger(__name__)
@@ -251,20 +252,24 @@ def survey(
     """
     problems: list[str] = []
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
-    bar = tqdm(total=len(images) + len(labels), desc="Reading files", unit="file")
     both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
-    for kind, files in enumerate(both):
-        for case, path in files.items():
-            parts = path if isinstance(path, list) else []
-            path, number = (parts[0], len(parts)) if parts else (path, channels)
-            try:
-                found[kind][case] = look(
-                    path, label=bool(kind), channels=number, most_classes=most_classes, files=parts
-                )
-            except InputError as error:
-                problems.append(str(error))
-            bar.update()
-    bar.close()
+    listed = [(kind, case, path) for kind, files in enumerate(both) for case, path in files.items()]
+
+    def looked(entry: tuple[int, str, Path | list[Path]]) -> Facts | InputError:
+        kind, _, path = entry
+        parts = path if isinstance(path, list) else []
+        path, number = (parts[0], len(parts)) if isinstance(path, list) else (path, channels)
+        try:
+            return look(path, label=bool(kind), channels=number, most_classes=most_classes, files=parts)
+        except InputError as error:
+            return error
+
+    with in_threads(looked, listed) as results:
+        for (kind, case, _), facts in zip(listed, tqdm(results, "Reading files", len(listed), unit="file")):
+            if isinstance(facts, InputError):
+                problems.append(str(facts))
+            else:
+                found[kind][case] = facts
     result = Survey(*found, problems)
     problems += _channel_problems(result, channels or result.channels, channels is not None)
     problems += _pair_problems(result)
