@@ -177,7 +177,7 @@ def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     options = {"output_dir": tmp_path / "predictions", "output_postfix": "seg", "output_ext": ".nii.gz"}
     found = read_images(tmp_path, **options)
     assert [item["image"] for item in found] == [str(tmp_path / n) for n in ("new/a.nii.gz", "predictions/c.nii.gz")]
-    assert "1 files in" in caplog.text and "not predicted again" in caplog.text
+    assert "1 files are predictions by their names and not predicted again" in caplog.text
     assert len(read_images(tmp_path / "predictions", **options)) == 2, "asked for, so predicted"
     flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "predictions"))
     assert flow.parser.get_parsed_content("images") == found
@@ -189,7 +189,8 @@ def test_predictions_beside_their_images_are_not_predicted_again(tmp_path, caplo
         samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
     found = read_images(tmp_path, output_dir=tmp_path, output_postfix="new", output_ext=".nii.gz")
     assert [item["image"] for item in found] == [str(tmp_path / f"{name}.nii.gz") for name in ("a", "b", "c_new")]
-    assert f"1 files in {tmp_path} are predictions and not predicted again" in caplog.text
+    assert "1 files are predictions by their names and not predicted again, " in caplog.text
+    assert f"{tmp_path / 'b_new.nii.gz'} first" in caplog.text
 
 
 def test_a_time_series_beside_its_frames_is_to_be_taken_out(tmp_path):

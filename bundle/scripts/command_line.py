@@ -31,6 +31,11 @@ def options_of(argv: Sequence[str]) -> dict[str, str]:
     return options
 
 
+def option_text(name: str, text: str) -> str:
+    """An option with its text as to be given, behind ``=`` where the text would look like an option."""
+    return f"--{name}{'=' if FLAG.match(text) else ' '}{text}"
+
+
 def left_tilde(text: str) -> str:
     """What to say of a path that begins with ``~``, which no shell has replaced; empty for any other text."""
     if text != "~" and not text.startswith("~/"):
@@ -126,7 +131,7 @@ def command(function: Callable[..., Any], name: str = "") -> None:
         )
     if missing := lacking[len(bare) :]:
         raise InputError(f"{program}: expected {', '.join(f'--{option}' for option in missing)} as well; see --help.")
-    kinds = (str, "str", "str | None")
+    kinds = (str, "str", "str | None", "Names")
     texts = {option: str for option, parameter in known.items() if parameter.annotation in kinds}
     function = SetParseFns(**texts)(function)  # a folder may be called 2024, which fire would make a number of
     fire.Fire(function, argv)

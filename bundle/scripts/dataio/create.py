@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..command_line import command
+from ..command_line import command, option_text
 from ..errors import InputError, raise_all
 from .files import contours_line, hidden_beside, ignored_line, paired
 from .geometry import TRUST
 from .layouts import Layout, recognise
 from .split import (
     Cases,
+    Names,
     as_names,
     distribute,
     draw_folds,
@@ -24,7 +25,7 @@ from .split import (
     patients_line,
     write_json,
 )  # fmt: skip
-from .storage import check_folder, check_new
+from .storage import check_new
 from .survey import MOST_VALUES, Survey, foreground_window, survey
 from .tables import (
     class_values,
@@ -44,9 +45,9 @@ def create(
     labels: str = "",
     output: str = "",
     data: str = "",
-    labeled: Any = None,
-    validation: Any = 0,
-    testing: Any = 0,
+    labeled: Names = None,
+    validation: Names = 0,
+    testing: Names = 0,
     folds: Any = None,
     group_by: str | None = None,
     seed: int = 0,
@@ -103,7 +104,7 @@ def create(
     if not dry_run:
         check_new(output)
     if table:
-        check_folder(Path(table).parent, "table", table)
+        check_new(table, "table")
     layout = _files(images, labels, data, image_suffix, label_suffix)
     names = [str(name) for name in _words(class_names or layout.class_names)]
     values = [_whole("label_values", value) for value in _words(label_values or layout.label_values)]
@@ -117,6 +118,9 @@ def create(
         cases = replace(cases, found_by={"their folder": len(layout.images)})
     found: Survey | None = None
     doubts: list[str] = []
+    if data and layout.labels:
+        case = next(iter(layout.labels))
+        print(f"{'first pair':<11} {layout.images.get(case, 'no image')} with its label {layout.labels[case]}")
     if check:
         found = survey(layout.images, layout.labels, channels=channels, trust=trust, most_classes=most_classes)
         values, doubts = _classes(found, names, values, ignore_label, said=bool(label_values))
@@ -126,8 +130,9 @@ def create(
         if table:
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
-    if ignored := ignored_line(images or data):
-        print(ignored)
+    for folder, where in [(images or data, ""), *[(labels, " among the labels")] * _apart(images, labels)]:
+        if ignored := ignored_line(folder, where):
+            print(ignored)
     problems = _stray(layout, images or data)
     if found is not None:
         problems += found.problems + _masks(found) + _copied(found, cases)
@@ -150,8 +155,8 @@ def create(
             more = f"labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them"
             print(f"{'not used':<11} {more}")
         if found is not None:
-            window = _window(found, values, trust)
             training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+            window = _window(found, training, values, trust)
             if line := unseen_line(found, training, values, named(values, names)):
                 print(line)
     if dry_run:
@@ -169,6 +174,11 @@ def create(
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
     for line in next_lines(found, root, output, folds=folds, scored_alone=scored_alone):
         print(line)
+
+
+def _apart(images: str, labels: str) -> bool:
+    """Whether there is a folder of labels, and it is neither that of the images nor below it."""
+    return bool(labels) and not Path(labels).resolve().is_relative_to(Path(images).resolve())
 
 
 def _files(images: str, labels: str, data: str, image_suffix: Any, label_suffix: Any) -> Layout:
@@ -200,11 +210,11 @@ def _classes(
     return values, doubts
 
 
-def _window(found: Survey, values: list[int], trust: str | None) -> tuple[float, float] | None:
-    """A window for images of CT, which it prints; ``None`` for others."""
+def _window(found: Survey, training: list[str], values: list[int], trust: str | None) -> tuple[float, float] | None:
+    """A window for images of CT from the labels of ``training``, which it prints; ``None`` for others."""
     if not found.ct:
         return None
-    low, high = foreground_window(found, classes=values[1:], trust=trust)
+    low, high = foreground_window(found, training, classes=values[1:], trust=trust)
     print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1; --window at the training to change it")
     return low, high
 
@@ -245,20 +255,26 @@ def _stray(layout: Layout, where: str) -> list[str]:
 
 def _remedy(label: str, images: Mapping[str, Any]) -> str:
     """What to do with a label that has no image of its name, but perhaps some of a longer one."""
-    longer = sorted(name for name in images if name.startswith((f"{label}_", f"{label}.", f"{label}-")))
+    longer = sorted(name for name in images if name.startswith((f"{label}_", f"{label}.", f"{label}-", f"{label}/")))
     if not longer:
         return "rename or remove it, or say what label names end with by --label_suffix"
+    option = option_text("image_suffix", longer[0][len(label) :])
     return (
-        f"if it is that of {longer[0]} say what such names end with by --image_suffix {longer[0][len(label) :]}, which "
-        "leaves out others, else rename or remove it"
+        f"if it is that of {longer[0]} say what such names end with by {option}, which leaves out others, else rename "
+        "or remove it"
     )
 
 
 def _masks(found: Survey) -> list[str]:
-    """A line for each image without a label that shows few values, as labels do, where most images show many."""
+    """A line for each image that is its label once more, or is one by its few values where most images show many."""
+    lines = [
+        f"{facts.path}: expected an image, received the voxels of its label, {found.labels[case].path}; replace it."
+        for case, facts in found.images.items()
+        if len(facts.values) > 1 and case in found.labels and facts.values == found.labels[case].values
+    ]
     if 2 * sum(bool(facts.values) for facts in found.images.values()) >= len(found.images):
-        return []
-    return [
+        return lines
+    return lines + [
         f"{facts.path}: expected an image, received a file of the values {', '.join(f'{v:g}' for v in facts.values)} "
         "alone, as labels are, where most others show many; take it out of the images."
         for case, facts in found.images.items()

@@ -31,6 +31,8 @@ LABEL_FOLDERS = re.compile(
 LABEL_NAMES = re.compile(
     r"seg|segmentation|labels?|mask|msk|gt|ground_?truth|annotations?|manual|laendo", re.IGNORECASE
 )
+#: Masks that prepare an image: beside another label they are not the one that is meant.
+HELPER_MASKS = re.compile(r"(.*[_.-])?(brain|skull|head)[_.-]?mask", re.IGNORECASE)
 BIDS_LABELS = re.compile(r"sub-[^/]*_(label-[^/]*|dseg|mask|msk|seg|roi)")
 LABEL_WORD = r"(seg|segmentation|labels?|mask|msk|gt)"
 LABEL_ENDINGS = re.compile(rf"(.+)[_.-]{LABEL_WORD}", re.IGNORECASE)
@@ -136,7 +138,7 @@ def is_series(folder: Path) -> bool:
 ASIDE = ("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN")
 
 
-def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
+def entries(folder: Path, recursive: bool) -> Iterator[Path]:
     """Files below ``folder``; a folder of DICOM slices comes as one entry, without what lies in it."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ASIDE:
@@ -144,7 +146,7 @@ def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
         if not path.is_dir() or is_series(path):
             yield path
         elif recursive and not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # no loops
-            yield from _entries(path, recursive)
+            yield from entries(path, recursive)
 
 
 def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: bool = False) -> dict[str, Path]:
@@ -166,7 +168,7 @@ def find_images(folder: str | os.PathLike, *, recursive: bool = False, labels: b
         return {folder.name: folder}
     found: dict[str, Path] = {}
     problems, unread = [], []
-    for path in _entries(folder, recursive):
+    for path in entries(folder, recursive):
         segmentation = labels and is_segmentation(path)
         if path.name.lower().endswith(UNREAD) and path.is_file():
             unread.append(path)
@@ -250,18 +252,24 @@ def without_predictions(found: Mapping[str, Path], output_dir: str | os.PathLike
 
     Args:
         found: files by case name.
-        output_dir: folder of the predictions. If all images lie in it, those are predictions whose image does.
+        output_dir: folder of the predictions, all of which are left out unless all images lie in it; of other folders
+            those whose image is among the files.
         ending: of the predictions' names.
     """
     folder = os.path.join(os.path.abspath(output_dir), "")
     inside = {name for name, path in found.items() if os.path.abspath(path).startswith(folder)}
     if not output_dir or ending.startswith("_."):
         return dict(found)
-    old = {name for name in inside if found[name].name.endswith(ending)}
-    if len(inside) == len(found):  # of images that lie there, too
-        old = {name for name in old if name.removesuffix(case_name(ending)) in found}
+    bare = {name.rpartition("/")[2] for name in found}
+    ours = {name for name, path in found.items() if path.name.endswith(ending)}
+    # of an image that is here, too, those of another folder as well
+    old = {name for name in ours if name.rpartition("/")[2].removesuffix(case_name(ending)) in bare}
+    if len(inside) < len(found):
+        old |= ours & inside
     if old:
-        logger.warning(f"{len(old)} files in {output_dir} are predictions and not predicted again.")
+        logger.warning(
+            f"{len(old)} files are predictions by their names and not predicted again, {found[min(old)]} first."
+        )
     return {name: path for name, path in found.items() if name not in old}
 
 
@@ -409,16 +417,21 @@ def _ending(found: Mapping[str, Path], suffix: str, folder: Path, kind: str) -> 
     return kept
 
 
-def ignored_line(folder: str | os.PathLike) -> str:
-    """What :func:`find_images` passes over, without files that belong to an image format; empty for nothing."""
+def ignored_line(folder: str | os.PathLike, where: str = "") -> str:
+    """What :func:`find_images` passes over, without files that belong to an image format; empty for nothing.
+
+    Args:
+        folder: of the files.
+        where: what to say of where they are.
+    """
     endings = Counter(
         path.suffix.lower() or "(no ending)"
-        for path in _entries(Path(folder), True)
+        for path in entries(Path(folder), True)
         if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES)
     )
     kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
     shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))
-    return f"{'ignored':<11} {kept.total()} files that are not read: {shown}" if kept else ""
+    return f"{'ignored':<11} {kept.total()} files{where} that are not read: {shown}" if kept else ""
 
 
 def paired(
@@ -434,17 +447,33 @@ def paired(
     found, truth = pair_files(images, labels, "" if image_suffix == "_0000" else image_suffix, label_suffix)
     ended = {name: match for name in truth if (match := LABEL_ENDINGS.fullmatch(name))}
     alike = len(ended) == len(truth) and len({match[2] for match in ended.values()}) == 1
-    cut = {match[1]: truth[name] for name, match in ended.items()} if alike else truth
+    cut = _of_one_name((match[1], truth[name]) for name, match in ended.items()) if alike else truth
     for own in (truth, cut):
         if any(name in found for name in own):  # numbers that labels have, too, count time points or patients
             return dict(found), own
     joined = join_channels(found)
     if not any(name in joined for name in truth):
-        joined = {name.removesuffix("_0000"): path for name, path in joined.items()}
+        joined = _of_one_name((name.removesuffix("_0000"), path) for name, path in joined.items())
     for own in (truth, cut):
         if any(name in joined for name in own):
             return joined, own
     return joined, _by_what_follows(joined, truth) or cut
+
+
+def _of_one_name(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Files by the names of their cases.
+
+    Raises:
+        InputError: two files of one case, all of them listed.
+    """
+    found: dict[str, T] = {}
+    problems = []
+    for name, path in pairs:
+        if name in found:
+            problems.append(f"{path}: a second file of the case {name} beside {found[name]}; keep one of them.")
+        found[name] = path
+    raise_all(problems)
+    return found
 
 
 def _by_what_follows(images: Iterable[str], labels: Mapping[str, Path]) -> dict[str, Path]:
@@ -460,7 +489,7 @@ def _by_what_follows(images: Iterable[str], labels: Mapping[str, Path]) -> dict[
     rest = _after_first_word(labels, LABEL_WORD)
     for own in ({name: name for name in images}, {end: name for name, end in _after_first_word(images).items()}):
         if rest and {*rest.values()} <= {*own}:
-            found = {own[end]: labels[name] for name, end in rest.items()}
+            found = _of_one_name((own[end], labels[name]) for name, end in rest.items())
             image, label = next(iter(found.items()))
             logger.warning(f"{label}: taken for the label of {image}, and so on: only the first words of names differ.")
             return found

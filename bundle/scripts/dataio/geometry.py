@@ -137,7 +137,7 @@ def _placed(
     sure = trust == "header" or file_name(label).lower().endswith((".seg.nrrd", ".dcm"))
     cut = array.shape != shape and (offset.any() or sure)
     part = cut and voxels_apart(np.eye(4), to_image - _shift(offset), array.shape) < 0.1
-    if not part and trust is None and array.any():
+    if not part and trust is None and (array.any() or array.shape != shape):
         raise InputError(_contradiction(label, image, array, source, target))
     here = np.argwhere(array) @ to_image[:3, :3].T + to_image[:3, 3]
     lost = int((~((here > -1) & (here < np.array(shape))).all(axis=1)).sum())

@@ -16,11 +16,13 @@ from typing import Any
 from ..errors import InputError, raise_all
 from .files import (
     BIDS_LABELS,
+    HELPER_MASKS,
     IMAGE_SUFFIXES,
     LABEL_FOLDERS,
     LABEL_NAMES,
     case_name,
     case_names,
+    entries,
     find_images,
     is_dicom,
     join_channels,
@@ -163,7 +165,8 @@ def _decathlon(root: Path, content: Mapping[str, Any]) -> Layout:
     raise_all(problems)
     testing = [case for case, (key, _, label) in zip(cases, items) if label and key in ("test", "testing")]
     validation = [case for case, (key, _, label) in zip(cases, items) if label and key == "validation"]
-    channels = len(content.get("modality") or {}) or None
+    told = content.get("modality")
+    channels = len(told) if isinstance(told, (dict, list)) and told else None
     return Layout(
         "Medical Segmentation Decathlon", images, labels, names, values, ignored, channels, testing, validation
     )
@@ -181,6 +184,7 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
     images: dict[str, Path | list[Path]] = {}
     labels: dict[str, Path] = {}
     testing: list[str] = []
+    validation: list[str] = []
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or not folder.name.lower().startswith(("images", "unlabel")):
             continue
@@ -198,7 +202,8 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
             own = find_images(truth)
             labels |= own
             testing += [name for name in own if folder.name == "imagesTs"]
-    return Layout("nnU-Net", images, labels, names, values, ignored, testing=testing)
+            validation += [name for name in own if folder.name in ("imagesVa", "imagesVal")]
+    return Layout("nnU-Net", images, labels, names, values, ignored, testing=testing, validation=validation)
 
 
 def _entities(path: Path) -> tuple[dict[str, str], str]:
@@ -224,6 +229,8 @@ def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
         elif "derivatives" not in path.relative_to(root).parts:
             scans.append(path)
     truth = [path for path in truth if case_name(path).endswith(label_suffix)]
+    if not label_suffix:  # fMRIPrep's mask beside a label
+        truth = [path for path in truth if not case_name(path).endswith("desc-brain_mask")] or truth
     kinds = Counter(_entities(path)[1] for path in scans)
     wanted = [kind.strip().lstrip("_.-") for kind in image_suffix.split(",") if kind.strip()] or list(kinds)
     if not image_suffix and len(kinds) > 1:
@@ -313,6 +320,12 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
             files.append(("/".join([*below, role]), path))
     if not truth or not scans:
         return None
+    if loose := [path for path in entries(root, False) if path.name.lower().endswith(IMAGE_SUFFIXES)]:
+        logger.warning(f"{len(loose)} files beside the folders of the patients are left out, {loose[0]} first; to use "
+                       "them, give each a folder of its own.")  # fmt: skip
+    for patient, parts in truth.items():
+        if not label_suffix:
+            truth[patient] = [part for part in parts if not HELPER_MASKS.fullmatch(part[0])] or parts
     roles = Counter(role for parts in scans.values() for role, _ in parts)
     wanted = [role.strip().lstrip("_.-") for role in image_suffix.split(",") if role.strip()]
     images: dict[str, Path | list[Path]] = {}
@@ -334,6 +347,10 @@ def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None
                             "--image_suffix, or several with commas as the channels of one image; for visits of one "
                             "patient give this folder both as --images and as --labels, with --image_suffix and "
                             "--label_suffix.")  # fmt: skip
+    chosen_files = {path for image in images.values() for path in (image if isinstance(image, list) else [image])}
+    if left := [path for parts in scans.values() for _, path in parts if wanted and path not in chosen_files]:
+        logger.warning(f"{len(left)} files are left out, which neither end with {image_suffix} nor are labels by their "
+                       f"names, {left[0]} first.")  # fmt: skip
     problems += [
         f"{root / patient}: {len(parts)} labels ({', '.join(path.name for _, path in parts)}), expected one; say which "
         "by --label_suffix, keep one, or join masks of one class each by `python -m scripts merge`."

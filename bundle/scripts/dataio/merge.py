@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..command_line import command
 from ..errors import InputError, raise_all
-from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, find_images, is_picture
+from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, entries, find_images, is_picture
 from .geometry import APART, compared, voxels_apart
 from .readers import image_loader
 from .storage import check_new
@@ -96,7 +96,7 @@ def _plain(name: str) -> str:
 def _masks(folder: Path, names: list[str]) -> dict[str, list[Path]]:
     """Files of the masks of each class in a case's folder."""
     found: dict[str, list[Path]] = {name: [] for name in names}
-    for path in sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(IMAGE_SUFFIXES)):
+    for path in sorted(path for path in entries(folder, True) if path.name.lower().endswith(IMAGE_SUFFIXES)):
         own = _plain(case_name(path)).removeprefix(_plain(folder.name)).strip("_")
         for name in names:
             if re.fullmatch(AROUND.format(re.escape(_plain(name))), own):

@@ -17,7 +17,7 @@ from typing import Any
 from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import case_name
-from .split import Cases, as_names, distribute, list_lines, make_lists, write_json
+from .split import Cases, Names, as_names, distribute, list_lines, make_lists, write_json
 from .storage import check_new
 from .survey import Survey, survey
 from .tables import bundle_command, describe, print_rows
@@ -262,7 +262,7 @@ def prepare(
     release: str,
     source: str,
     output: str,
-    labeled: Any = None,
+    labeled: Names = None,
     split: Any = None,
     seed: int = 0,
     check: bool = True,

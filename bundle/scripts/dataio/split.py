@@ -16,18 +16,28 @@ from typing import Any
 from ..errors import InputError, raise_all
 from .storage import write_text
 
+#: Patients to use, as :func:`as_names` takes them; on a command line a text, which fire would read as Python.
+Names = Any
+
 #: Lists of a datalist.
 LISTS = ("training", "unlabeled", "validation", "testing")
 #: What counts the images of one patient.
-REPEATS = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
+COUNTED = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
+REPEATS = rf"(?:(?:{COUNTED})[_-]?\d+|(?:baseline|follow[_-]?up|pre|post)\d*(?=[^a-z0-9]|$))"
+#: A day behind a name with a number, which says that it is not the name of a scan alone: ``P1_20190101``.
+DAY = r"(?<=\d)[_-](?:19|20)\d\d[_-]?(?:0\d|1[0-2])[_-]?[0-3]\d(?!\d)"
+#: Folders that hold a visit or a sequence of every patient.
+SHARED = rf"(?:{REPEATS}|(?:t1|t2|pd)(?:[_-]?w|[_-]?c|[_-]?ce|[_-]?gd)?|flair|dwi|adc|swi|dce|mra?|mri|cta?|pet|us)"
+BELOW = "their name below the folder of a visit or sequence"
 FOLDER = "their outermost folder"
 #: Where a case name shows whose image it is, the surest first: what it is called, and the expression.
 PATIENTS = {
     "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
     "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
     "the subject of BraTS": r"(?:^|/)(brats-[a-z]+-\d+)-\d{3}(?=\D|$)",
-    FOLDER: rf"^([^/]+?)(?:[_-](?:{REPEATS})[_-]?\d+[^/]*)?/",
-    "their name up to _frame, _slice, _ses and the like": rf"^(.+?)[_-](?:{REPEATS})[_-]?\d+(?=\D|$)",
+    BELOW: rf"^{SHARED}/(?!{SHARED}(?:/|$))([^/]+?)(?:(?:[_-]{REPEATS}|{DAY})[^/]*)?(?:/|$)",
+    FOLDER: rf"^([^/]+?)(?:(?:[_-]{REPEATS}|{DAY})[^/]*)?/",
+    "their name up to _frame, _slice, _ses, a day and the like": rf"^(.+?)(?:[_-]{REPEATS}(?=\D|$)|{DAY})",
 }
 #: Outermost folders that are nobody's.
 NOBODYS = re.compile(r"^((train|training|val|valid|validation|test|testing)/)+", re.IGNORECASE)
@@ -81,6 +91,7 @@ def group_cases(
         raise InputError(f"group_by {group_by!r} is no regular expression ({error}); try '^(patient\\d+)'.") from None
     groups: dict[str, list[str]] = {}
     found_by: Counter[str] = Counter()
+    spelt: dict[str, str] = {}
     problems = []
     for name, path in images.items():
         what, match = _patient(name if group_by else NOBODYS.sub("", name), rules)
@@ -91,7 +102,10 @@ def group_cases(
             problems.append(f"{path}: group_by {group_by!r} finds no patient in {name!r}; give an expression with one "
                             "group, for instance '^(patient\\d+)'.")  # fmt: skip
         else:
-            groups.setdefault(match.group(1), []).append(name)
+            patient = match.group(1)
+            if not group_by:  # `Patient01_visit1` and `patient01_visit2`
+                patient = spelt.setdefault(patient.casefold(), patient)
+            groups.setdefault(patient, []).append(name)
             found_by[what] += 1
     raise_all(problems)
     return Cases(images, labels, groups, found_by)
@@ -112,14 +126,16 @@ def shared_patients(training: Sequence[str], scored: Sequence[str]) -> list[tupl
     Returns:
         for each patient a name of either, and what shows that they are of one.
     """
-    rules = {what: re.compile(pattern, re.IGNORECASE) for what, pattern in PATIENTS.items() if what != FOLDER}
+    rules = {
+        what: re.compile(pattern, re.IGNORECASE) for what, pattern in PATIENTS.items() if what not in (BELOW, FOLDER)
+    }
 
     def first_of(names: Sequence[str]) -> dict[tuple[str, str], str]:
         first: dict[tuple[str, str], str] = {}
         for name in names:
             what, match = _patient(name, rules)
             if match is not None:
-                first.setdefault((what, match[1]), name)
+                first.setdefault((what, match[1].casefold()), name)
         return first
 
     trained = first_of(training)
@@ -141,7 +157,8 @@ def patients_line(cases: Cases) -> str:
     rules = ", ".join(f"{what}" if len(cases.found_by) == 1 else f"{what} ({n})" for what, n in cases.found_by.items())
     text = f"{patients} of {number} images, by {rules}"
     if alone := number - sum(cases.found_by.values()):
-        text += f"; {alone} whose names show none count as one each"
+        text += f"; {alone} whose names show none count as one each, so that a patient of several may stand in several "
+        text += "lists: if so, say it by --group_by"
     if patients == 1 < number:
         text += "; if they are of several, say so by --group_by"
     return text
@@ -151,8 +168,8 @@ def as_names(value: Any) -> list[str] | int:
     """A number of patients, or a list of names, from a command line.
 
     Args:
-        value: ``7``; ``"038,050"`` or ``[038, 050]``; ``patient:6`` for one whose name is a number; or a file of names,
-            one a line, which may hold blanks and commas.
+        value: ``7`` or ``"7"``; ``"038,050"`` or ``[038, 050]``; ``patient:6`` for one whose name is a number; or a
+            file of names, one a line, which may hold blanks and commas.
     """
     if value is None:
         return 0
@@ -161,10 +178,14 @@ def as_names(value: Any) -> list[str] | int:
     if isinstance(value, (bool, int, float)):
         raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
     if isinstance(value, str):
+        if re.fullmatch(r"0|[1-9]\d*", value):  # 038 is a name
+            return int(value)
+        if re.fullmatch(r"-?\d*\.?\d+", value) and not value.isdigit():
+            raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
         if os.path.isfile(value):
             return [name for line in _text(value).splitlines() if (name := line.strip())]
-        value = value.split(",")
-    return [name for part in value if (name := str(part).strip().removeprefix("patient:").strip())]
+        value = value.strip("[]()").split(",")
+    return [name for part in value if (name := str(part).strip(" \t'\"").removeprefix("patient:").strip())]
 
 
 def _text(path: str) -> str:

@@ -50,15 +50,19 @@ def check_folder(folder: str | os.PathLike, option: str, given: str | os.PathLik
         )
 
 
-def check_new(output: str) -> None:
+def check_new(output: str, option: str = "output") -> None:
     """That ``--output``, a file, is not there yet and can be written, before images are read for it.
+
+    Args:
+        output: the file.
+        option: what it was given as.
 
     Raises:
         InputError: as of :func:`check_folder`.
     """
     if os.path.lexists(output):
         raise InputError(f"{output}: exists already; give another name or remove it first.")
-    check_folder(Path(output).parent, "output", output)
+    check_folder(Path(output).parent, option, output)
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

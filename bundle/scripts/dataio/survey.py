@@ -50,7 +50,7 @@ class Facts:
             padding of a CT.
         ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label, and of an image that shows a few whole ones like a label.
-        content: digest of the voxels of an image; empty where they are all alike.
+        content: digest of the voxels; empty where they are all alike.
         wrapped: whether numbers below zero seem to have lost their sign, see :func:`looks_wrapped`.
         sized: whether the size of 1 mm that an image was read with is stated, see :func:`states_unit_size`.
         unit: of the spacing: ``mm``, or what a NIfTI header says.
@@ -169,7 +169,8 @@ def _of_label(facts: Facts, array: np.ndarray, most_classes: int) -> Facts:
             f"{facts.path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a "
             f"few whole numbers, one a class{lossy}."
         )
-    return replace(facts, values={float(v): int(n) for v, n in zip(values, counts)})
+    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if len(values) > 1 else ""
+    return replace(facts, values={float(v): int(n) for v, n in zip(values, counts)}, content=content)
 
 
 def _few_values(array: np.ndarray) -> dict[float, int]:
@@ -221,16 +222,28 @@ class Survey:
     @property
     def copies(self) -> list[list[str]]:
         """Cases whose images hold the same voxels, if any, in groups."""
-        alike: dict[tuple, list[str]] = {}
-        for case, facts in self.images.items():
-            if facts.content:
-                alike.setdefault((facts.content, facts.shape), []).append(case)
-        return [cases for cases in alike.values() if len(cases) > 1]
+        return _alike(self.images)
+
+    @property
+    def same_labels(self) -> list[list[str]]:
+        """Cases whose labels hold the same voxels though their images differ, if any, in groups."""
+        images = {case: facts.content for case, facts in self.images.items()}
+        groups = (list({images.get(case, case): case for case in cases}.values()) for cases in _alike(self.labels))
+        return [cases for cases in groups if len(cases) > 1]
 
     @property
     def has_spacing(self) -> bool:
         """Whether any image states a voxel size."""
         return any(not np.allclose(f.spacing, 1.0) or states_grid(f.affine) for f in self.images.values())
+
+
+def _alike(files: Mapping[str, Facts]) -> list[list[str]]:
+    """Cases whose files hold the same voxels, in groups."""
+    alike: dict[tuple, list[str]] = {}
+    for case, facts in files.items():
+        if facts.content:
+            alike.setdefault((facts.content, facts.shape), []).append(case)
+    return [cases for cases in alike.values() if len(cases) > 1]
 
 
 def survey(
@@ -331,12 +344,13 @@ def elsewhere(found: Survey) -> list[str]:
 
 
 def foreground_window(
-    found: Survey, *, classes: Sequence[float] = (), trust: str | None = None, most: int = 8
+    found: Survey, cases: Iterable[str], *, classes: Sequence[float] = (), trust: str | None = None, most: int = 8
 ) -> tuple[float, float]:
     """A window for CT: the labelled tissue, with as much on either side, in tens of Hounsfield units.
 
     Args:
         found: images of which some have a label without problems.
+        cases: whose labels may be looked at, those that are trained on; an image that is no CT says nothing.
         classes: label values of the tissue; none: all but 0.
         trust: what counts where the headers of image and label contradict each other.
         most: how many images to look into.
@@ -345,7 +359,7 @@ def foreground_window(
         lowest and highest intensity; those of soft tissue where no label shows anything.
     """
     ranges = []
-    labelled = [case for case in found.labels if case in found.images]
+    labelled = [case for case in cases if case in found.labels and case in found.images and found.images[case].ct]
     for case in evenly(labelled, most):
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)

@@ -74,10 +74,17 @@ def describe(
         rows.append(("warning", f"{len(wrapped)} images hold numbers from 0 on and just below 65536, and none between, "
                      f"{wrapped[0].path.name} first, as if negative ones had lost their sign: air is brightest; "
                      "subtract 65536 from those above 32767"))  # fmt: skip
+    if blank := [facts for facts in images if facts.intensity and facts.intensity[0] == facts.intensity[3]]:
+        rows.append(("warning", f"{len(blank)} images show one value alone, {blank[0].path.name} first: nothing is to "
+                     "be learnt from them; take out those that should show more"))  # fmt: skip
+    for first, *rest in found.same_labels[:5]:
+        rows.append(("warning", f"{found.labels[rest[0]].path.name}: the same voxels as the label of {first}, though "
+                     "their images differ; see that it is the label of its image"))  # fmt: skip
     if found.ct:
         others = [facts.path.name for facts in images if not facts.ct]
         rows.append(("CT", "Hounsfield units" + (
-                     f"; {len(others)} images do not look like it, {others[0]} first" if others else "")))  # fmt: skip
+                     f"; {len(others)} images do not look like it, {others[0]} first, which the window will not suit: "
+                     "take them out" if others else "")))  # fmt: skip
         padded = [facts for facts in images if facts.intensity and facts.intensity[0] < AIR - 100]
         if padded:
             rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "

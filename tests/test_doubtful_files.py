@@ -1,0 +1,225 @@
+"""Folders as people really have them: what may be of one patient, what is no label, what a list must not look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import samples
+from scripts import command_line
+from scripts.dataio.create import create, main
+from scripts.dataio.datalist import read_images
+from scripts.dataio.merge import _masks
+from scripts.dataio.split import as_names, group_cases, patients_line
+from scripts.dataio.survey import survey
+from scripts.errors import InputError
+
+LABEL = np.zeros((12, 12, 4), np.int16)
+LABEL[3:8, 3:8, 1:3] = 1
+
+
+def image(path: Path, seed: int = 0, level: float = 50, ct: bool = True) -> None:
+    noise = np.random.default_rng(seed).normal(0, 5, LABEL.shape)
+    array = np.where(LABEL > 0, level, -1000 if ct else 0) + noise
+    samples.write_nifti(path, array.astype(np.int16))
+
+
+def label(path: Path, value: int = 1) -> None:
+    samples.write_nifti(path, LABEL * value)
+
+
+def made(root: Path, **options) -> dict:
+    output = root / "datalist.json"
+    output.unlink(missing_ok=True)
+    if "data" not in options:
+        options = {"images": str(root / "images"), "labels": str(root / "labels"), **options}
+    create(output=str(output), **options)
+    return json.loads(output.read_text())
+
+
+def names(items: list[dict]) -> set[str]:
+    return {Path(item["image"]).name.split(".")[0] for item in items}
+
+
+def pairs(root: Path, *cases: str) -> None:
+    for seed, case in enumerate(cases):
+        image(root / "images" / f"{case}.nii.gz", seed)
+        label(root / "labels" / f"{case}.nii.gz")
+
+
+def test_the_window_is_of_what_is_trained_on(tmp_path, capsys):
+    """Not of the labels of the test patient, of those left out, or of an image that is no CT."""
+    pairs(tmp_path, "P1", "P2", "P3", "P4")
+    first = made(tmp_path, labeled="P1", testing="P4")["window"]
+    for seed, case in enumerate(("P2", "P4")):
+        image(tmp_path / "images" / f"{case}.nii.gz", 8 + seed, level=1500)
+    assert made(tmp_path, labeled="P1", testing="P4")["window"] == first and first[1] < 200
+    assert made(tmp_path, labeled="P1,P2", testing="P4")["window"][1] > 1000
+    image(tmp_path / "images" / "P2.nii.gz", 9, level=1500, ct=False)
+    capsys.readouterr()
+    assert made(tmp_path, labeled="P1,P2", testing="P4")["window"] == first
+    assert "P2.nii.gz first, which the window will not suit: take them out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cases", "patients"),
+    [
+        (("T1/P1", "T1/P2", "T2/P1", "T2/P2"), 2),
+        (("visit1/P1", "visit2/P1", "visit2/P2"), 2),
+        (("visit1/P1/ct", "visit2/P1/ct", "visit2/P2/ct"), 2),
+        (("ses-1/P1_flair", "ses-2/P2_flair"), 2),
+        (("P1_20190101", "P1_20200101", "P2_20190101"), 2),
+        (("P1_2019-01-01/ct", "P1_2020-01-01/ct", "P2_2019-01-01/ct"), 2),
+        (("P1_baseline", "P1_followup", "P1_followup2", "P2_pre", "P2_post"), 2),
+        (("Patient01_visit1", "patient01_visit2", "PATIENT02_visit1"), 2),
+        (("P1/t1", "P1/t2", "P2/t1"), 2),
+        (("smith_20190101", "jones_20190101"), 2),
+        (("scan_20190101", "scan_20190102"), 2),  # of whom, nobody says
+        (("ct_prefix1", "ct_postal2"), 2),
+    ],
+)
+def test_images_that_may_be_of_one_patient(cases, patients):
+    groups = group_cases(dict.fromkeys(cases, Path("x.nii.gz")), {}).groups
+    assert len(groups) == patients, groups
+
+
+def test_names_that_show_no_patient_are_said_beside_those_that_do():
+    cases = group_cases(dict.fromkeys(("P1_visit1", "P1_visit2", "other"), Path("x.nii.gz")), {})
+    assert "1 whose names show none count as one each" in patients_line(cases) and "--group_by" in patients_line(cases)
+
+
+def test_an_image_that_is_its_label_is_refused(tmp_path):
+    pairs(tmp_path, "P1", "P2", "P3")
+    label(tmp_path / "images" / "P2.nii.gz")
+    with pytest.raises(InputError, match=r"images/P2\.nii\.gz: expected an image, received the voxels of its label"):
+        made(tmp_path)
+
+
+def test_what_looks_wrong_is_said(tmp_path, capsys):
+    pairs(tmp_path, "case_1", "case_2", "case_10")
+    moved = np.roll(LABEL, 2, axis=0)
+    samples.write_nifti(tmp_path / "labels" / "case_2.nii.gz", moved)
+    samples.write_nifti(tmp_path / "images" / "blank.nii.gz", LABEL * 0)
+    (tmp_path / "labels" / "case_3.mat").write_bytes(b"")
+    made(tmp_path)
+    said = capsys.readouterr().out
+    assert "case_10.nii.gz: the same voxels as the label of case_1, though their images differ" in said
+    assert "1 images show one value alone, blank.nii.gz first" in said
+    assert "1 files among the labels that are not read: .mat 1" in said
+    found = survey({"a": tmp_path / "images" / "case_1.nii.gz"}, {"a": tmp_path / "labels" / "case_1.nii.gz"})
+    assert found.same_labels == []
+
+
+@pytest.mark.parametrize("second", ["P1.seg.nrrd", "P1-seg.nii.gz"])
+def test_two_labels_of_one_image_are_refused(tmp_path, second):
+    for seed, case in enumerate(("P1", "P2")):
+        image(tmp_path / "images" / f"{case}.nii.gz", seed)
+        label(tmp_path / "labels" / f"{case}_seg.nii.gz")
+    write = samples.write_itk if second.endswith("nrrd") else samples.write_nifti
+    write(tmp_path / "labels" / second, LABEL)
+    with pytest.raises(InputError, match=r"a second file of the case P1 beside .*; keep one of them"):
+        made(tmp_path)
+
+
+def test_an_empty_label_of_another_size_is_refused(tmp_path):
+    pairs(tmp_path, "P1", "P2")
+    samples.write_nifti(tmp_path / "labels" / "P2.nii.gz", np.zeros((20, 9, 4), np.int16))
+    with pytest.raises(InputError, match=r"P2\.nii\.gz.*"):
+        made(tmp_path)
+    samples.write_nifti(tmp_path / "labels" / "P2.nii.gz", LABEL * 0)
+    assert len(made(tmp_path)["training"]) == 2
+
+
+def test_a_table_is_not_written_over(tmp_path):
+    pairs(tmp_path, "P1", "P2")
+    table = tmp_path / "my.csv"
+    table.write_text("precious")
+    with pytest.raises(InputError, match=r"my\.csv: exists already"):
+        made(tmp_path, table=str(table), dry_run=True)
+    assert table.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("7", 7), (7, 7), ("0", 0), ("1_2", ["1_2"]), ("1e1", ["1e1"]), ("1_3,1_4", ["1_3", "1_4"]), ("038", ["038"]),
+     ("[038, '050']", ["038", "050"]), ("patient:6", ["6"]), ("-1", None), ("1.5", None), (True, None)],
+)  # fmt: skip
+def test_numbers_and_names_of_patients(given, expected):
+    if expected is None:
+        with pytest.raises(InputError, match="Expected a number of patients of 0 or more, or names, received"):
+            as_names(given)
+    else:
+        assert as_names(given) == expected
+
+
+def test_names_that_python_would_read_as_numbers(tmp_path, monkeypatch):
+    """On the command line `1_2` is a name, and what a message suggests can be given."""
+    for patient in (1, 2, 3):
+        image(tmp_path / "images" / f"1_{patient}-ct.nii.gz", patient)
+        label(tmp_path / "labels" / f"1_{patient}.nii.gz")
+    line = ["create", "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels")]
+    line += ["--output", str(tmp_path / "list.json"), "--testing", "1_2"]
+    monkeypatch.setattr(command_line, "one_line_errors", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["datalist", *line])
+    with pytest.raises(InputError, match="say what such names end with by --image_suffix=-ct,"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["datalist", *line, "--image_suffix=-ct"])
+    main()
+    lists = json.loads((tmp_path / "list.json").read_text())
+    assert names(lists["testing"]) == {"1_2-ct"} and len(lists["training"]) == 2
+
+
+def test_predictions_in_a_folder_of_their_own_are_not_predicted_again(tmp_path):
+    image(tmp_path / "P1.nii.gz")
+    image(tmp_path / "later" / "P2_seg.nii.gz")
+    label(tmp_path / "predictions" / "P1_seg.nii.gz")
+    options = {"output_postfix": "seg", "output_ext": ".nii.gz"}
+    found = read_images(tmp_path, output_dir=tmp_path / "others", **options)
+    assert [Path(item["image"]).name for item in found] == ["P1.nii.gz", "P2_seg.nii.gz"], "whose own image is not here"
+
+
+def test_lists_and_channels_of_a_data_set(tmp_path):
+    """nnU-Net's `imagesVal` is for validation; and `MRI` is one modality, not three."""
+    for folder, cases in (("Tr", ("a", "b")), ("Val", ("c",)), ("Ts", ("d",))):
+        for case in cases:
+            image(tmp_path / f"images{folder}" / f"{case}_0000.nii.gz", ord(case))
+            label(tmp_path / f"labels{folder}" / f"{case}.nii.gz")
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    lists = made(tmp_path, data=str(tmp_path))
+    assert {use: len(lists[use]) for use in ("training", "validation", "testing")} == {
+        "training": 2, "validation": 1, "testing": 1}  # fmt: skip
+
+    root = tmp_path / "decathlon"
+    pairs(root, "a", "b")
+    training = [{"image": f"images/{c}.nii.gz", "label": f"labels/{c}.nii.gz"} for c in "ab"]
+    content = {"modality": "MRI", "labels": {"0": "background", "1": "organ"}, "training": training}
+    (root / "dataset.json").write_text(json.dumps(content))
+    assert len(made(root, data=str(root))["training"]) == 2
+
+
+def test_what_a_folder_for_each_patient_leaves_out_is_said(tmp_path, caplog, capsys):
+    """And a mask of the brain, which prepares an image, is not its label where another one is there."""
+    for seed, patient in enumerate(("P1", "P2")):
+        image(tmp_path / patient / f"{patient}_t1.nii.gz", seed)
+        image(tmp_path / patient / f"{patient}_lesion.nii.gz", seed + 5)
+        label(tmp_path / patient / f"{patient}_brain_mask.nii.gz")
+        label(tmp_path / patient / f"{patient}_seg.nii.gz", 2)
+    image(tmp_path / "P3.nii.gz", 9)
+    lists = made(tmp_path, data=str(tmp_path), image_suffix="_t1")
+    assert {Path(item["label"]).name for item in lists["training"]} == {"P1_seg.nii.gz", "P2_seg.nii.gz"}
+    assert "2 files are left out, which neither end with _t1 nor are labels by their names" in caplog.text
+    assert "1 files beside the folders of the patients are left out" in caplog.text and "P3.nii.gz first" in caplog.text
+    said = capsys.readouterr().out
+    assert "first pair" in said and "P1_t1.nii.gz with its label" in said
+
+
+def test_copies_of_an_editor_are_no_masks(tmp_path):
+    for folder in ("", ".ipynb_checkpoints"):
+        label(tmp_path / folder / "liver.nii.gz")
+    assert _masks(tmp_path, ["liver"]) == {"liver": [tmp_path / "liver.nii.gz"]}
+    assert nib.load(tmp_path / "liver.nii.gz").shape == LABEL.shape
