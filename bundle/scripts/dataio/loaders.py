@@ -25,6 +25,7 @@ from .files import case_name, image_files
 from .sizes import Stage, Stages
 from .threads import OfEachThread, in_threads
 from .transforms import apart, check_whole
+from .votes import resampled_label, scaled_positions
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class SliceDataset(Dataset, Randomizable):
         if self.size is None or self.size == tuple(stored.shape[1:]):
             return stored.clone()
         if key == "label":
-            return F.interpolate(stored[None].float(), self.size, mode="nearest-exact")[0].to(stored.dtype)
+            return resampled_label(stored, [scaled_positions(n, m) for n, m in zip(stored.shape[1:], self.size)])
         return F.interpolate(stored[None], self.size, mode="bilinear", antialias=True)[0]
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> SliceDataset:

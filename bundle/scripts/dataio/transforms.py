@@ -19,12 +19,13 @@ from monai.transforms import (
     SpatialResample,
     Transform,
 )
-from monai.utils import ensure_tuple_rep
+from monai.utils import convert_to_tensor, ensure_tuple_rep
 
 from ..errors import InputError
 from .files import is_picture
 from .geometry import file_name, on_image_grid, vanished
 from .slice_axis import coarser_elsewhere, stored_axis
+from .votes import resampled_label
 
 logger = logging.getLogger("semsim")
 
@@ -62,7 +63,8 @@ class SliceGrid(SpatialResample):
             spatial_size: ``(X, Y)`` in pixels, of a picture its width and height; or one number for both.
             slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
                 stacked; see :func:`stored_axis`.
-            mode: ``bilinear`` for images, ``nearest`` for labels.
+            mode: ``bilinear`` for images, ``nearest`` for labels, see
+                :func:`~scripts.dataio.votes.resampled_label`.
         """
         super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)
@@ -91,7 +93,13 @@ class SliceGrid(SpatialResample):
     def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
         matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_name(img)))
-        return super().__call__(img, torch.as_tensor(affine @ matrix), size)
+        result = super().__call__(img, torch.as_tensor(affine @ matrix), size)
+        if self.mode == "nearest":
+            axes = [int(np.abs(matrix[:3, column]).argmax()) for column in range(3)]
+            places = [matrix[a, c] * torch.arange(size[c]) + matrix[a, 3] for c, a in enumerate(axes[:2])]
+            label = convert_to_tensor(img, track_meta=False).permute(0, *(1 + a for a in axes))
+            result[:] = resampled_label(label, [*places, None], outside=0)
+        return result
 
 
 class SliceGridd(MapTransform, InvertibleTransform):

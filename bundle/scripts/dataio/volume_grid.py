@@ -22,6 +22,7 @@ from .readers import read_grids
 from .sizes import check_dims
 from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
 from .smoothing import smoothed
+from .votes import resampled_label, scaled_positions
 
 logger = logging.getLogger("semsim")
 
@@ -89,6 +90,9 @@ class VolumeGridd(MapTransform, InvertibleTransform):
             if any(sigma) and not label:
                 turned = smoothed(turned.float(), sigma)
             result[key] = resize(turned)
+            if label:
+                places = [scaled_positions(n, m) for n, m in zip(turned.shape[1:], resize.spatial_size)]
+                result[key][:] = resampled_label(turned.as_tensor(), places)
             if any(sigma) and label:
                 self._tell_lost(turned, result[key])
         return result
