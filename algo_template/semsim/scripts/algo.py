@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 
 from .dimensions import dimensions, forced, of_patches, of_slices
 from .generation import changed, origin
-from .options import layers, one_length, understood
+from .options import WINDOWED, layers, one_length, understood
 
 logger = logging.getLogger("semsim")
 
@@ -201,6 +201,10 @@ class SemsimAlgo(BundleAlgo):
             "amp": "auto",
             "intensity": _intensity(modality, channels, stats),
         }
+        if datalist.get("window") is not None:  # as `datalist create` chose it, and the fold's training reads it
+            values["intensity"] = {"_target_": WINDOWED, "keys": "image", "window": list(datalist["window"])}
+        if datalist.get("label_values") is not None:  # AutoRunner takes the number of a class for its value
+            values["label_values"] = None
         if self.mlflow_tracking_uri is not None:
             values["mlflow_tracking_uri"] = self.mlflow_tracking_uri
         if self.mlflow_experiment_name is not None:

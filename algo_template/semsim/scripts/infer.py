@@ -110,9 +110,10 @@ class InferClass:
         data["pred"] = MetaTensor(p, affine=data["image"].affine, meta=dict(data["image"].meta),
                                   applied_operations=list(data["image"].applied_operations))  # fmt: skip
         pred = self.invert(data)["pred"]
-        # resampling leaves the outermost voxels without any class: background
-        missing = 1.0 - pred.sum(dim=0, keepdim=True)
-        pred[:1] += missing
+        # at the border of what the network saw resampling takes some of all classes; beyond it there is background
+        total = pred.sum(dim=0, keepdim=True)
+        pred /= total.clamp(min=1e-6)
+        pred[:1] += (total < 1e-6).to(pred.dtype)
         return pred
 
 
