@@ -298,6 +298,60 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     assert content["loss#lambda_u"] == 0.4
     assert content["spatial_size"] == [128, 128] and "roi_size [96, 96, 32]" in caplog.text
     assert content["output_dir"] == "$@bundle_root + '/model_fold' + str(@fold)" and "output_dir stays" in caplog.text
+    parser = ConfigParser()
+    parser.read_config([str(tmp_path / "semsim_0" / "configs" / f"{n}.yaml") for n in ("train", "hyper_parameters")])
+    assert parser["loss"]["lambda_u"] == 0.4
+    assert parser.get_parsed_content("val_interval") == 1
+    parser["epochs"] = 60
+    assert parser.get_parsed_content("val_interval") == 3, "20 validations, whatever epochs is set to"
+    with pytest.raises(ValueError, match=r"spatial_size .* expected the pixels of a slice, one or two numbers"):
+        algo.export_to_disk(str(tmp_path), "semsim_1", fold=1, spatial_size=[96, 96, 32])
+    # minutes stand in for the epochs that the input gives, and for the validations that follow from them
+    algo.export_to_disk(str(tmp_path), "semsim_2", fold=1, minutes=7)
+    by_clock = yaml.safe_load((tmp_path / "semsim_2" / "configs" / "hyper_parameters.yaml").read_text())
+    assert by_clock["minutes"] == 7 and by_clock["epochs"] is None
+    parser.update({"minutes": 7, "epochs": None})
+    assert parser.get_parsed_content("val_interval") is None
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=1)
+    # a search writes the same records elsewhere, with a value changed
+    json.dumps(algo.state_dict())
+    algo.export_to_disk(str(tmp_path), "semsim_0_lr", fill_with_datastats=False, learning_rate=0.1)
+    again = yaml.safe_load((tmp_path / "semsim_0_lr" / "configs" / "hyper_parameters.yaml").read_text())
+    changed = {k for k in again if again[k] != content[k]}
+    assert changed == {"bundle_root", "generated_in", "learning_rate"} and again["learning_rate"] == 0.1
+    assert (tmp_path / "semsim_0_lr" / "scripts" / "training" / "trainer.py").exists()
+
+
+def test_strings_of_a_command_line():
+    sys.path.append(str(TEMPLATES))
+    options = importlib.import_module("semsim.scripts.options")
+    converted = options.converted
+    known = ConfigParser()
+    known.read_config(str(ROOT / "bundle" / "configs" / "train.yaml"))
+    given = {"class_names": "background,RV", "roi_size": "32,32", "fusion_checkpoint": "true"}
+    expected = {"class_names": ["background", "RV"], "spatial_size": [32, 32], "fusion_checkpoint": True}
+    assert options.understood(given, known, source="") == expected
+    for value, like, expected in [
+        ("16,16", 224, [16, 16]),
+        ((16, 16), None, [16, 16]),
+        ("background,RV", ["background"], ["background", "RV"]),
+        ("[a, b]", ["c"], ["a", "b"]),
+        ("False", True, False),
+        ("true", False, True),
+        ("a,b", "c", "a,b"),
+        ("$max(1, 2)", 1, "$max(1, 2)"),
+        (3, True, 3),
+    ]:
+        assert converted(value, like, "key") == expected, value
+
+
+def test_what_the_datalist_says_of_windows_and_values(tmp_path):
+    """Its window, as `datalist create` writes it for CT, is used; classes are numbered by their values."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9), labels=(0, 1)), {})
+    said = {"labels": {"0": "organ", "1": "background"}, "label_values": [1, 0], "window": [-150, 250]}
+    listed = json.loads((tmp_path / "list.json").read_text())
+    (tmp_path / "list.json").write_text(json.dumps({**said, **listed}))
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
     content = yaml.safe_load((tmp_path / "semsim_0" / "configs" / "hyper_parameters.yaml").read_text())
     assert "label_values" in content and content["label_values"] is None
     assert content["class_names"][0] == "background" and len(content["class_names"]) == 2
