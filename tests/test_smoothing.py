@@ -7,6 +7,7 @@ import torch
 from helpers import BUNDLE
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import RandGaussianSmooth
 from scripts.dataio.smoothing import RandSmooth, RandSmoothd, smoothed
 from scripts.dataio.volume_grid import VolumeGridd
@@ -23,6 +24,15 @@ def test_inside_it_is_monais_and_at_the_border_nothing_gets_darker(shape):
     torch.testing.assert_close(ours[inner], theirs[inner], atol=1e-5, rtol=0)
     flat = smoothed(torch.full(shape, 0.7), (2.0,) * (len(shape) - 1))
     torch.testing.assert_close(flat, torch.full(shape, 0.7), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [(0.4, 1.7, 0.0), (3.0, 0.2, 5.0)])
+def test_sums_of_shifted_images_are_the_convolution(sigma):
+    """Up to the border, and beyond a kernel that is longer than the image."""
+    image = torch.rand((2, 12, 9, 15), generator=torch.Generator().manual_seed(0))
+    kernels = [gaussian_1d(torch.as_tensor(s)) for s in sigma]
+    expected = separable_filtering(image[None], kernels, mode="replicate")[0]
+    torch.testing.assert_close(smoothed(image, sigma), expected, atol=1e-5, rtol=0)
 
 
 def test_draws_are_those_of_monai():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.networks.layers import gaussian_1d
 from monai.transforms import RandGaussianSmooth, RandGaussianSmoothd
 from torch import Tensor
 
@@ -25,10 +25,22 @@ def smoothed(image: Tensor, sigma: Sequence[float]) -> Tensor:
     Returns:
         ``(C, *spatial)``; what a ``MetaTensor`` knows is kept.
     """
-    kernels = [gaussian_1d(torch.as_tensor(float(s))) for s in sigma]
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    result = separable_filtering(plain[None], kernels, mode="replicate")[0]
+    result = image.as_tensor() if isinstance(image, MetaTensor) else image
+    for axis, s in enumerate(sigma, start=1):
+        if s > 0:
+            result = _along(result, axis, gaussian_1d(torch.as_tensor(float(s))).tolist())
     return MetaTensor(result).copy_meta_from(image) if isinstance(image, MetaTensor) else result
+
+
+def _along(image: Tensor, axis: int, kernel: Sequence[float]) -> Tensor:
+    """An image times a kernel along one axis: a sum of shifted images, much faster than a convolution this thin."""
+    length, reach = image.shape[axis], len(kernel) // 2
+    ends = [image.narrow(axis, at, 1) for at in (0, length - 1)]
+    padded = torch.cat([ends[0]] * reach + [image] + [ends[1]] * reach, dim=axis)
+    result = torch.zeros_like(image)
+    for shift, weight in enumerate(kernel):
+        result.add_(padded.narrow(axis, shift, length), alpha=weight)
+    return result
 
 
 class RandSmooth(RandGaussianSmooth):
