@@ -82,8 +82,8 @@ def create(
         testing: The same for testing, none by default
         folds: Number of folds for cross-validation, in place of --validation; the images of a patient are in one fold
         group_by: Regular expression whose first group is the patient in a name. Default: the BIDS subject, the number
-            behind patient or subject, the outermost folder unless it is a visit or sequence, or the name up to _frameNN,
-            _sliceNN, _sesNN, a day and the like
+            behind patient or subject, the outermost folder unless it is a visit or sequence, or the name up to
+            _frameNN, _sliceNN, _sesNN, a day and the like
         seed: Seed of the draw
         class_names: Names of the classes in the order of their label values, background first
         channels: Number of channels, if 4D files hold them along their last axis
