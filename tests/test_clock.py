@@ -205,6 +205,49 @@ def test_the_number_is_kept_while_the_pace_is_and_the_time_in_any_case(tmp_path,
     assert json.loads((tmp_path / "training.json").read_text()) == {"epochs": engine.state.epoch, "seed": 7}
 
 
+@pytest.mark.parametrize("minutes, slow", [(4, 10), (5, 30), (20, 300)])
+def test_the_last_epoch_has_the_full_size_however_slow_it_is(tmp_path, monkeypatch, caplog, minutes, slow):
+    """Where the time was over in an early stage the training ended at once, and the learning rate had not decayed."""
+    time = Time(monkeypatch)
+    monkeypatch.setattr(Plan, "speed", lambda _: (1.0, 2.0))
+    clock = Clock(minutes, lambda: make()[0], output_dir=tmp_path)
+    clock.length = planned = Length(30, 10, 3)
+    stages = Stages(224, [[128, 0.6]], 0.3)
+    clock.step_seconds = dict(zip((stage for stage, _ in stages.shares), (0.2, 1.0, 3.0)))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule, sizes = PolynomialLR(optimizer, total_iters=planned.steps, power=0.9), {}
+
+    def step(engine, *_):
+        stage = sizes.setdefault(engine.state.epoch, stages.begin(engine.state.epoch, engine.state.max_epochs))
+        time.wait(clock.step_seconds[stage] * (slow if engine.state.epoch > 6 else 1))
+        optimizer.step()
+        schedule.step()
+
+    engine = Engine(step)
+    KeepTime(clock, schedule, tmp_path, stages).attach(engine)
+    engine.run(range(planned.steps_per_epoch), max_epochs=planned.epochs)
+    assert [*sizes.values()].count(stages.last) == 1 and sizes[engine.state.epoch] == stages.last
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0)
+    assert "begins the last stage" in caplog.text and f"minutes, not {minutes} minutes" in caplog.text
+
+
+def test_minutes_that_are_used_up_are_refused(phantom_dir, tmp_path, monkeypatch):
+    """Such a resume was ended by the clock after a few epochs, in an early stage."""
+    time = Time(monkeypatch)
+    monkeypatch.setattr(Plan, "speed", lambda _: (10.0, 5.0))
+    train(phantom_dir, tmp_path, minutes=1, stop=2, wait=lambda: time.wait(20))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(RuntimeError) as caught:
+        train(phantom_dir, tmp_path, minutes=0.5, resume="auto")
+    assert str(find_input_error(caught.value)) == (
+        f"{tmp_path}/resume_checkpoint_2.pt: expected more minutes than the 0.7 that its training has used, received "
+        "minutes 0.5; give more."
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    train(phantom_dir, tmp_path, minutes=1, resume="auto", wait=lambda: time.wait(1))
+    train(phantom_dir, tmp_path, minutes=0.5, resume="auto")  # nothing is left to do
+
+
 @pytest.mark.parametrize("pace, epochs", [(25, range(8, 11)), (4, [21])])
 def test_a_schedule_of_another_kind_keeps_its_course(phantom_dir, tmp_path, monkeypatch, pace, epochs):
     """One that nothing can stretch: four minutes of 21 steps become fewer where they last longer, but never more."""

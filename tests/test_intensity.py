@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import samples
 import torch
-from helpers import workflow
+from helpers import engine_with, workflow
 from monai.data import MetaTensor
 from scripts.dataio.create import create
 from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
+from scripts.training.settings import SaveSettings
 
 WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,
           "clip": True}  # fmt: skip
@@ -115,6 +116,41 @@ def read(ct):
 def test_references_are_kept_as_what_they_stand_for(ct, tmp_path):
     settings = trained(ct, tmp_path, intensity="@mine", mine={**WINDOW, "a_max": "$@limits[1]"}, limits=[0, 300])
     assert settings["intensity"] == {**WINDOW, "a_max": 300}
+
+
+@pytest.mark.parametrize("off", [True, "$@epochs == 1", "true"])
+def test_what_is_switched_off_in_a_transform_stays_so(ct, tmp_path, off):
+    """Training followed `_disabled_`; prediction and evaluation switched the transform on again."""
+    standard = {"_target_": "NormalizeIntensityd", "keys": "image"}
+    mine = {"_target_": "Compose", "transforms": [{**standard, "_disabled_": off}, {**WINDOW, "_disabled_": False}]}
+    settings = trained(ct, tmp_path, intensity=mine)
+    assert settings["intensity"] == {"_target_": "Compose", "transforms": [{**WINDOW, "_disabled_": False}]}
+    seen = prepared("train", "validate#preprocessing", ct, tmp_path, "train", intensity=WINDOW, spatial_size=32,
+                    class_names=["background", "organ"])  # fmt: skip
+    for image in everywhere(ct, tmp_path):
+        np.testing.assert_allclose(image, seen)
+
+
+def test_what_is_switched_off_in_a_file_of_an_earlier_version_stays_so(tmp_path):
+    """Also where a training that began with that version is resumed."""
+    off = {"_target_": "NormalizeIntensityd", "keys": "image", "_disabled_": True}
+    earlier, now = ({"_target_": "Compose", "transforms": transforms} for transforms in ([off, WINDOW], [WINDOW]))
+    assert transform_of(earlier)({"image": torch.tensor([[-150.0, 250.0]])})["image"].tolist() == [[0, 1]]
+    for given in (earlier, now):
+        engine = engine_with([{"loss": 1.0}])
+        SaveSettings(tmp_path, {"intensity": given}, [{"image": "a.nii.gz"}]).attach(engine)
+        engine.run([0], max_epochs=1)
+        (tmp_path / "resume_checkpoint_1.pt").touch()
+
+
+def test_no_transform_at_all_is_refused(ct, tmp_path):
+    off = {**WINDOW, "_disabled_": True}
+    for given in ({"intensity": off}, {"intensity": "@mine", "mine": off}):
+        with pytest.raises(RuntimeError) as error:
+            trained(ct, tmp_path, **given)
+        assert "intensity: expected a transform, received none" in str(find_input_error(error.value))
+    with pytest.raises(InputError, match=r"training\.json: intensity: expected a transform, .* `_disabled_`; switch"):
+        transform_of(off, "training.json")
 
 
 def test_a_window_that_nothing_reads_is_refused(ct, tmp_path):

@@ -233,7 +233,36 @@ def test_resuming_from_an_older_file_keeps_what_it_writes(tmp_path):
     resumable(tmp_path, first, epochs=5, stop=4, **QUICK)
     trainer, _, _ = resumable(tmp_path, "auto", epochs=5, **QUICK)
     assert trainer.state.epoch == 5
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume_checkpoint_4.pt", "resume_checkpoint_5.pt"]
+    assert sorted(p.name for p in tmp_path.glob("resume*")) == ["resume_checkpoint_4.pt", "resume_checkpoint_5.pt"]
+
+
+def test_later_checkpoints_than_the_one_resumed_from_are_put_aside(tmp_path, caplog):
+    """They were kept in place of those of the training, and `auto` took them for its newest."""
+
+    def names(kind):
+        return {path.name.removesuffix(".pt") for path in tmp_path.glob(f"{kind}*")}
+
+    resumable(tmp_path, "", epochs=8, stop=2, **QUICK)
+    first = tmp_path / "resume_checkpoint_2.pt"
+    older = first.read_bytes()
+    resumable(tmp_path, "auto", epochs=8, **QUICK)
+    last = (tmp_path / "resume_checkpoint_8.pt").read_bytes()
+    first.write_bytes(older)
+    with pytest.raises(InputError, match="had 2 steps an epoch"):
+        resumable(tmp_path, str(first), epochs=6, batch_size=2, **QUICK)
+    assert names("resume") == {f"resume_checkpoint_{n}" for n in (2, 7, 8)}, "what is refused renames nothing"
+
+    resumable(tmp_path, str(first), epochs=6, stop=4, **QUICK)
+    assert names("resume") == {f"resume_checkpoint_{n}" for n in (3, 4)}
+    assert names("abandoned") == {f"abandoned_resume_checkpoint_{n}" for n in (7, 8)}
+    assert f"{tmp_path}/resume_checkpoint_8.pt: of an epoch after the checkpoint that this" in caplog.text
+    assert "kept as abandoned_resume_checkpoint_8.pt, which `auto` does not take" in caplog.text
+    trainer, rates, _ = resumable(tmp_path, "auto", epochs=8, **QUICK)
+    assert len(rates) == 4 * len(trainer.data_loader), "epochs 5 to 8"
+    first.write_bytes(older)
+    resumable(tmp_path, str(first), epochs=6, stop=3, **QUICK)
+    assert names("abandoned") == {f"abandoned{k}_resume_checkpoint_{n}" for k in ("", 2) for n in (7, 8)}
+    assert (tmp_path / "abandoned_resume_checkpoint_8.pt").read_bytes() == last, "nothing is lost"
 
 
 @pytest.mark.parametrize("overlay", ["semsim", "moving average", "fixmatch", "labeled_only"])

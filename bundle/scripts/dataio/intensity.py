@@ -11,7 +11,7 @@ from typing import Any
 import monai.transforms
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
 from monai.config import KeysCollection
 from monai.transforms import (
     MapTransform,
@@ -177,32 +177,58 @@ def configured(name: str, window: Any = None) -> Any:
         window: the setting ``window``, which a user's own transform does not read.
 
     Raises:
-        InputError: a window is given beside a transform that does not read it.
+        InputError: a window is given beside a transform that does not read it, or no transform is left.
         RuntimeError: no configuration is being read.
     """
     frame = inspect.currentframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser) and name in parser:
-            node = _plain(parser, name)
+            node = checked_transform(_plain(parser, name))
             if window is not None and "window" not in node:
                 raise InputError(
                     f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
                     "leave one of the two out."
                 )
-            return saved_name(node)
+            return as_saved(node)
         frame = frame.f_back
     raise RuntimeError(f"No configuration with `{name}` is being read.")
 
 
-def saved_name(node: Any) -> Any:
-    """A description of a transform in which :class:`Intensityd` has the name that configurations give it."""
+def as_saved(node: Any) -> Any:
+    """A description of a transform as it is saved: its name for :class:`Intensityd`, and nothing that is switched off.
+
+    MONAI makes no object of what is ``_disabled_``, and leaves it out of the list or the arguments that it stands in.
+    """
     if isinstance(node, list):
-        return [saved_name(entry) for entry in node]
+        return [as_saved(entry) for entry in node if not _switched_off(entry)]
     if not isinstance(node, Mapping):
         return node
-    named = {key: saved_name(value) for key, value in node.items()}
-    return {**named, "_target_": NAME} if node.get("_target_") in OWN else named
+    left = {key: as_saved(value) for key, value in node.items() if not _switched_off(value)}
+    return {**left, "_target_": NAME} if node.get("_target_") in OWN else left
+
+
+def checked_transform(node: Any, source: str = "") -> Any:
+    """What describes a transform, or is one.
+
+    Args:
+        node: of a configuration, or of a file.
+        source: the file, for messages.
+
+    Raises:
+        InputError: nothing, or a transform that is switched off as a whole.
+    """
+    if node is None or _switched_off(node):
+        where = f"{source}: " if source else ""
+        raise InputError(
+            f"{where}intensity: expected a transform, received none, or one that is `_disabled_`; switch it on, or "
+            "leave `intensity` out for percentiles."
+        )
+    return node
+
+
+def _switched_off(node: Any) -> bool:
+    return ConfigComponent.is_instantiable(node) and ConfigComponent(node).is_disabled()
 
 
 def _plain(parser: ConfigParser, name: str) -> Any:
@@ -228,14 +254,20 @@ def transform_of(node: Any, source: str = "") -> Any:
     Unlike a configuration, what lies beside weights is no code: only transforms of intensities are made from it.
 
     Args:
-        node: plain data; anything that is no description is returned as it is.
+        node: plain data; anything that is no description is returned as it is. Parts that are ``_disabled_``, which
+            earlier versions saved too, are left out.
         source: file that it was read from, for messages.
 
     Raises:
-        InputError: another target.
+        InputError: another target, or no transform.
     """
+    return _made(as_saved(checked_transform(node, source)), source)
+
+
+def _made(node: Any, source: str) -> Any:
+    """:func:`transform_of` of a part."""
     if isinstance(node, list):
-        return [transform_of(entry, source) for entry in node]
+        return [_made(entry, source) for entry in node]
     if not isinstance(node, Mapping) or "_target_" not in node:
         return node
     target = str(node["_target_"])
@@ -249,5 +281,5 @@ def transform_of(node: Any, source: str = "") -> Any:
             f"{source}: intensities were prepared by {target}, which is no intensity transform of MONAI; give "
             "`intensity` again, in the same file as for the training."
         )
-    options = {key: transform_of(value, source) for key, value in node.items() if not key.startswith("_")}
+    options = {key: _made(value, source) for key, value in node.items() if not key.startswith("_")}
     return kind(**options)

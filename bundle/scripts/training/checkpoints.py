@@ -26,6 +26,8 @@ from .trainer import unwrapped
 logger = logging.getLogger("semsim")
 
 RESUME_PREFIX = "resume"
+#: Before the names of checkpoints of epochs that a training goes back behind.
+ABANDONED = "abandoned"
 #: What a state lies in in files of MONAI, of this program's checkpoints and of Lightning.
 WRAPPINGS = ("model", "network", "state_dict")
 #: Settings of a training that its weights mean nothing without; a file of weights has them, too.
@@ -40,6 +42,9 @@ class ResumeCheckpoint:
     Network, optimizer, schedule, best score and whatever else is handed over, the trainer's epoch and iteration, the
     scaler of mixed precision. Random numbers need no saving: they follow from (seed, epoch). Unlike MONAI's
     ``CheckpointSaver`` it writes beside the final place and renames, so that no half-written file is taken for whole.
+
+    A training that goes on from an older one renames the later ones to ``abandoned_resume_checkpoint_N.pt``: they would
+    be kept in place of its own, and taken for the newest.
     """
 
     def __init__(self, save_dir: str, save_dict: Mapping[str, Any], *, interval: int = 1) -> None:
@@ -60,12 +65,26 @@ class ResumeCheckpoint:
             global_step_transform=lambda *_: engine.state.epoch,
             n_saved=None,
         )
+        engine.add_event_handler(Events.EPOCH_STARTED, self._put_aside)  # by then all has been read and checked
         every = Events.EPOCH_COMPLETED(every=self.interval)
         engine.add_event_handler(every, checkpoint)
         engine.add_event_handler(every, self._keep_two)
 
     def _write(self, content: Mapping[str, Any], filename: str, _: Any = None) -> None:
         write_whole(content, Path(self.save_dir) / filename)
+
+    def _put_aside(self, engine: Workflow) -> None:
+        for path in resume_checkpoints(self.save_dir):
+            if _epoch(path) < engine.state.epoch:
+                continue
+            kept, number = path.with_name(f"{ABANDONED}_{path.name}"), 2
+            while kept.exists():
+                kept, number = path.with_name(f"{ABANDONED}{number}_{path.name}"), number + 1
+            path.rename(kept)
+            logger.warning(
+                f"{path}: of an epoch after the checkpoint that this training goes on from; kept as {kept.name}, which "
+                "`auto` does not take."
+            )
 
     def _keep_two(self) -> None:
         # ignite forgets the files of an earlier process, so the folder is asked
@@ -137,9 +156,13 @@ def newest_readable(paths: Sequence[Path]) -> Path | None:
 
 def resume_checkpoints(save_dir: str | os.PathLike) -> list[Path]:
     """Checkpoints of :class:`ResumeCheckpoint` in a folder, that of the last epoch last."""
-    found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")
-    epochs = {path: path.stem.rsplit("_", 1)[1] for path in found}  # copies have other times, and clocks may go wrong
-    return sorted((path for path in epochs if epochs[path].isdecimal()), key=lambda path: int(epochs[path]))
+    found = Path(save_dir).glob(f"{RESUME_PREFIX}_checkpoint_*.pt")  # copies have other times, and clocks may go wrong
+    return sorted((path for path in found if path.stem.rsplit("_", 1)[1].isdecimal()), key=_epoch)
+
+
+def _epoch(path: Path) -> int:
+    """That after which one of :func:`resume_checkpoints` was written."""
+    return int(path.stem.rsplit("_", 1)[1])
 
 
 def resume_path(resume: str, save_dir: str | os.PathLike) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import statistics
 import time
@@ -75,7 +76,8 @@ class Clock:
             output_dir: of the training.
 
         Raises:
-            InputError: too few minutes, or a checkpoint of a training by epochs.
+            InputError: too few minutes, those used up where epochs are left to resume, or a checkpoint of a training
+                by epochs.
         """
         self.minutes = minutes or 0.0
         self.length: Length | None = None
@@ -122,18 +124,25 @@ class Clock:
         return {**asdict(self.length), **spent}
 
     def _go_on(self, path: str) -> None:
-        state = dict(read_checkpoint(path).get("clock") or {})
+        content = read_checkpoint(path)
+        state = dict(content.get("clock") or {})
         if not state:
             raise InputError(
                 f"{path}: a training by epochs, received minutes {self.minutes:g}; resume with --epochs, or start "
                 "afresh in another --output_dir."
             )
-        self._earlier += state.pop("seconds")
+        used = state.pop("seconds")
+        self._earlier += used
         self.validation_seconds = state.pop("validation_seconds")
         self.step_seconds = {Stage(*stage): seconds for stage, seconds in state.pop("step_seconds", {}).items()}
         longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
         length = Length(**state)
         self.length = length = replace(length, epochs=int(longer * length.epochs))
+        if used >= 60 * self.minutes and content["trainer"]["iteration"] < length.steps:
+            raise InputError(
+                f"{path}: expected more minutes than the {math.ceil(used / 6) / 10:.1f} that its training has used, "
+                f"received minutes {self.minutes:g}; give more."
+            )
         say(
             logging.INFO,
             f"Going on with {length.steps:,} steps; {duration(self.elapsed())} of {self.minutes:g} minutes are used.",
@@ -171,7 +180,8 @@ class KeepTime:
     On a machine that keeps its pace nothing happens. If by the pace of the last epochs the end would fall behind the
     time, or before it by more than twice the reserve (other programs came or went, the processor throttles, a killed
     process lost an epoch), the number is set anew, the learning rate takes its course to the new end, and it is said.
-    A schedule of another kind keeps its course, and the training becomes no longer than it.
+    A schedule of another kind keeps its course, and the training becomes no longer than it. Where the time is over
+    before the last stage has begun, one epoch of that stage follows all the same.
     """
 
     def __init__(
@@ -214,11 +224,19 @@ class KeepTime:
         own = not isinstance(self.lr_scheduler, PolynomialLR)
         if epochs == length.epochs or (own and epochs > length.epochs):
             return
+        minutes = self.clock.minutes
+        end = self._end(engine.state.epoch, replace(length, epochs=epochs), self._pace(length))
+        in_time = epochs == engine.state.epoch or end <= 60 * minutes
         say(
             logging.WARNING,
             f"{'Slower' if epochs < length.epochs else 'Faster'} than before: {epochs} epochs of "
-            f"{length.steps_per_epoch} steps in place of {length.epochs}, so that the training ends after "
-            f"{self.clock.minutes:g} minutes.",
+            f"{length.steps_per_epoch} steps in place of {length.epochs}"
+            + (
+                f", so that the training ends after {minutes:g} minutes."
+                if in_time
+                else "; the last of them begins the last stage (full size, unlabelled images), so that the training "
+                f"ends after about {duration(end)}, not {minutes:g} minutes."
+            ),
         )
         self.clock.length = length = replace(length, epochs=epochs)
         engine.state.max_epochs = epochs
@@ -239,14 +257,18 @@ class KeepTime:
         """How many epochs there should be, at the end of one."""
         if len(self.seconds) < max(3, length.epochs // 10):  # too few to tell; the first is slower than the others
             return length.epochs
-        recent = self.seconds[1:][-max(3, length.epochs // 6) :]
-        pace, limit = statistics.mean(recent), 60 * self.clock.minutes
+        pace, limit = self._pace(length), 60 * self.clock.minutes
         if limit * (1 - 2 * RESERVE) <= self._end(epoch, length, pace) <= limit:
             return length.epochs
-        epochs = epoch
+        begun = self.stages is None or self.stages.stage(epoch, length.epochs) == self.stages.last
+        epochs = epoch if begun else epoch + 1  # the last has the size of prediction, and unlabelled images
         while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
             epochs += 1
         return epochs
+
+    def _pace(self, length: Length) -> float:
+        """Seconds of the steps of an epoch of average cost, by the last ones."""
+        return statistics.mean(self.seconds[1:][-max(3, length.epochs // 6) :])
 
     def _end(self, epoch: int, length: Length, pace: float) -> float:
         """Seconds at which a training of that length would end, after the steps of an epoch."""

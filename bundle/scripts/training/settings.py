@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from monai.engines import Workflow
 
 from ..dataio.files import case_names, image_files
-from ..dataio.intensity import NAME, saved_name
+from ..dataio.intensity import NAME, as_saved
 from ..dataio.stated import MADE_UP, class_names
 from ..dataio.storage import read_json, write_text
 from ..distributed import check_agreed, rank_and_size
@@ -100,7 +100,7 @@ def check_noted(ckpt_path: str | os.PathLike) -> None:
         InputError: they were trained with others, with which alone they predict well.
     """
     path, told = saved(ckpt_path)[0], noted(ckpt_path)
-    if told and (other := differences(saved_name(trained(ckpt_path)), saved_name(told), told)):
+    if told and (other := differences(as_saved(trained(ckpt_path)), as_saved(told), told)):
         raise InputError(
             f"{ckpt_path}: these weights were trained with other settings than {path} says ({'; '.join(other[:4])}); "
             f"put them there together with their own {SETTINGS_FILE}."
@@ -177,7 +177,7 @@ class SaveSettings:
         if began.get("initial"):  # which nothing reads any more, so it may have moved or be left out
             free.add("initial")
             self.settings["initial"] = now.get("initial") or began["initial"]
-        other = differences(saved_name(began), saved_name(now), (now.keys() & began.keys()) - free)
+        other = differences(as_saved(began), as_saved(now), (now.keys() & began.keys()) - free)
         was, values = began.get("recipe"), now["recipe"]
         if was and values:  # what a setting says is not said again
             noted = {name for name in was.keys() | values.keys() if not is_free(name)}  # an earlier version noted more

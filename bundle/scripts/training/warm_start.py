@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dataio.intensity import saved_name
+from ..dataio.intensity import as_saved
 from ..errors import InputError
 from .checkpoints import read_state, weights_file
 from .recipe import differences
@@ -59,7 +59,7 @@ def initialized(
     _check_axes(initial, state, own)
     _, known = saved(initial)
     before, now = known.get("class_names"), json.loads(json.dumps(preparation or {}))
-    if other := differences(saved_name(known), saved_name(now), now.keys() & known.keys()):
+    if other := differences(as_saved(known), as_saved(now), now.keys() & known.keys()):
         logger.warning(
             f"{initial}: these weights have seen images prepared in another way ({'; '.join(other)}); they will "
             "adapt, or give --window or --spacing as then."
