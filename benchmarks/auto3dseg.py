@@ -22,11 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 from common import ROOT, markdown, note_start, patient_of
+from label_maps import CLASSES, score_files
 from monai.apps.auto3dseg import AutoRunner
 from monai.transforms import LoadImage
-from scripts.evaluation.metrics import METRICS, score_case, summarize
 
-CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
 VARIANTS = ("with_unlabeled", "without")
 
 
@@ -111,18 +110,13 @@ def slices_of_fold(data: Path, lists: dict[str, list[dict[str, Any]]]) -> float:
 
 def score(data: Path, predictions: Path, testing: list[dict[str, Any]]) -> dict[str, Any]:
     """Dice, 95HD and ASSD of the ensemble, by class and case."""
-    load, rows = LoadImage(image_only=True), []
+    files = {}
     for item in testing:
-        name = Path(item["image"]).name.split(".")[0]
-        (file,) = predictions.rglob(f"{name}_*.nii.gz")
-        truth, said = load(data / "labels" / Path(item["image"]).name), load(file)
-        spacing = np.linalg.norm(np.asarray(truth.affine)[:3, :3], axis=0).tolist()
-        scores = score_case(said.as_tensor().squeeze(), truth.as_tensor(), num_classes=len(CLASSES), spacing=spacing)
-        unit = "voxel" if np.allclose(spacing, 1.0) else "mm"
-        for c, label in enumerate(CLASSES[1:]):
-            rows.append({"case": name, "class": label, **{m: scores[m][c] for m in METRICS}, "unit": unit})
-    frame = pd.DataFrame(rows)
-    return summarize(frame) | {"per_case": frame.round(5).to_dict("records")}
+        name = Path(item["image"]).name
+        case = name.split(".")[0]
+        (file,) = predictions.rglob(f"{case}_*.nii.gz")
+        files[case] = data / "labels" / name, file
+    return score_files(files)
 
 
 def table_lines(record: dict[str, Any]) -> list[str]:
