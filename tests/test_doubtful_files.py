@@ -92,6 +92,11 @@ def test_names_that_show_no_patient_are_said_beside_those_that_do():
     assert "1 whose names show none count as one each" in patients_line(cases) and "--group_by" in patients_line(cases)
 
 
+def test_a_folder_of_one_sequence_says_nothing_of_patients():
+    cases = group_cases(dict.fromkeys(("CT/case_001", "CT/case_002"), Path("x.nii.gz")), {})
+    assert len(cases.groups) == 2 and not cases.known and patients_line(cases).startswith("not known")
+
+
 def test_an_image_that_is_its_label_is_refused(tmp_path):
     pairs(tmp_path, "P1", "P2", "P3")
     label(tmp_path / "images" / "P2.nii.gz")

@@ -108,6 +108,8 @@ def group_cases(
             groups.setdefault(patient, []).append(name)
             found_by[what] += 1
     raise_all(problems)
+    if found_by[BELOW] and found_by.total() == found_by[BELOW] == len(groups):
+        found_by.clear()  # nobody is in two of those folders, so they show nothing
     return Cases(images, labels, groups, found_by)
 
 
