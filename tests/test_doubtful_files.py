@@ -80,6 +80,7 @@ def test_the_window_is_of_what_is_trained_on(tmp_path, capsys):
         (("smith_20190101", "jones_20190101"), 2),
         (("scan_20190101", "scan_20190102"), 2),  # of whom, nobody says
         (("ct_prefix1", "ct_postal2"), 2),
+        (("s1_post_001", "s1_post_002", "heart_pre_003"), 3),
     ],
 )
 def test_images_that_may_be_of_one_patient(cases, patients):
@@ -146,12 +147,16 @@ def test_a_table_is_not_written_over(tmp_path):
     with pytest.raises(InputError, match=r"my\.csv: exists already"):
         made(tmp_path, table=str(table), dry_run=True)
     assert table.read_text() == "precious"
+    for _ in range(2):  # mended, and looked at again
+        made(tmp_path, table=str(tmp_path / "table.csv"))
+    assert (tmp_path / "table.csv").read_text().count("P1") >= 1
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [("7", 7), (7, 7), ("0", 0), ("1_2", ["1_2"]), ("1e1", ["1e1"]), ("1_3,1_4", ["1_3", "1_4"]), ("038", ["038"]),
-     ("[038, '050']", ["038", "050"]), ("patient:6", ["6"]), ("-1", None), ("1.5", None), (True, None)],
+     ("[038, '050']", ["038", "050"]), ("scan(1),scan(2)", ["scan(1)", "scan(2)"]),
+     ("patient:6", ["6"]), ("-1", None), ("1.5", None), (True, None)],
 )  # fmt: skip
 def test_numbers_and_names_of_patients(given, expected):
     if expected is None:
@@ -187,7 +192,7 @@ def test_predictions_in_a_folder_of_their_own_are_not_predicted_again(tmp_path):
     assert [Path(item["image"]).name for item in found] == ["P1.nii.gz", "P2_seg.nii.gz"], "whose own image is not here"
 
 
-def test_lists_and_channels_of_a_data_set(tmp_path):
+def test_lists_and_channels_of_a_data_set(tmp_path, monkeypatch):
     """nnU-Net's `imagesVal` is for validation; and `MRI` is one modality, not three."""
     for folder, cases in (("Tr", ("a", "b")), ("Val", ("c",)), ("Ts", ("d",))):
         for case in cases:
@@ -198,6 +203,15 @@ def test_lists_and_channels_of_a_data_set(tmp_path):
     lists = made(tmp_path, data=str(tmp_path))
     assert {use: len(lists[use]) for use in ("training", "validation", "testing")} == {
         "training": 2, "validation": 1, "testing": 1}  # fmt: skip
+
+    monkeypatch.setattr(command_line, "one_line_errors", lambda: None)
+    for option, given in (("--testing", 1), ("--validation", 1)):  # 0, the default, leaves the lists of the data set
+        line = ["create", "--data", str(tmp_path), "--output", str(tmp_path / f"list{option}.json"), option, "0"]
+        monkeypatch.setattr(sys, "argv", ["datalist", *line])
+        main()
+        lists = json.loads((tmp_path / f"list{option}.json").read_text())
+        assert len(lists["testing"]) == len(lists["validation"]) == given and len(lists["training"]) == 2
+    assert len(made(tmp_path, data=str(tmp_path), folds=3)["training"]) == 3
 
     root = tmp_path / "decathlon"
     pairs(root, "a", "b")

@@ -108,7 +108,6 @@ def test_a_difference_is_ours_less_theirs_patient_by_patient():
         assert common.shown(comparison.paired([ours], [unimatch], way)) in found["UniMatch"]
 
 
-@pytest.mark.skipif(not RESULTS, reason="no results yet")
 def test_the_page_is_that_of_the_results():
     text = label_maps.PAGE.read_text()
     assert RESULTS and label_maps.fill(text) == text

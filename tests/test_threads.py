@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import samples
 import torch
+from conftest import BUNDLE
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.dataio import threads
 from scripts.dataio.loaders import SliceDataset
@@ -126,3 +130,25 @@ def test_a_training_reads_the_same(folder, number, dims):
     (folder[1]["case09"]).write_bytes(b"no label")
     with pytest.raises(InputError, match=r"(?s)case00.*case09"):
         SliceDataset(items, transform, progress=False)
+
+
+def test_paths_of_the_working_folder_in_a_process_of_its_own(folder):
+    """ITK goes to a folder of its own while it loads: what is found there must not depend on it."""
+    images, _ = folder
+    root = next(iter(images.values())).parents[1]
+    for n in range(16):
+        samples.write_itk(root / "nrrd" / f"c{n}.nrrd", samples.blob((16, 14, 5), seed=n)[0])
+    code = (
+        "from pathlib import Path; from scripts.dataio import threads; threads.reading_threads = lambda: 4\n"
+        "from scripts.dataio.survey import survey\n"
+        "files = {p.stem: p for p in sorted(Path('nrrd').iterdir())}\n"
+        "found = survey(files, {}); assert not found.problems and len(found.images) == 16, found.problems\n"
+        "assert found.images['c0'].path == Path('nrrd/c0.nrrd')\n"
+        "from scripts.dataio.loaders import SliceDataset; from scripts.dataio.readers import LoadFilesd\n"
+        "from monai.transforms import Compose, EnsureChannelFirstd\n"
+        "read = Compose([LoadFilesd('image'), EnsureChannelFirstd('image')])\n"
+        "print(len(SliceDataset([{'image': str(p)} for p in files.values()], read, progress=False)))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(BUNDLE)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stdout.split()[-1] == "80", done.stdout + done.stderr

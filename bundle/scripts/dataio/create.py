@@ -28,6 +28,7 @@ from .split import (
 from .storage import check_new
 from .survey import MOST_VALUES, Survey, foreground_window, survey
 from .tables import (
+    check_table,
     class_values,
     describe,
     label_names,
@@ -105,7 +106,7 @@ def create(
     if not dry_run:
         check_new(output)
     if table:
-        check_new(table, "table")
+        check_table(table)
     layout = _files(images, labels, data, image_suffix, label_suffix)
     names = [str(name) for name in _words(class_names or layout.class_names)]
     values = [_whole("label_values", value) for value in _words(label_values or layout.label_values)]
@@ -139,7 +140,15 @@ def create(
         problems += found.problems + _masks(found) + _copied(found, cases)
     raise_all(problems + doubts)
 
-    wanted = {"testing": as_names(testing or layout.testing), "validation": as_names(validation or layout.validation)}
+    if folds is not None and layout.validation and not as_names(validation):
+        print(
+            f"{'folds':<11} the {len(layout.validation)} cases that the data set has for validation go into the folds"
+        )
+        layout = replace(layout, validation=[])
+    wanted = {
+        "testing": as_names(testing) or as_names(layout.testing),
+        "validation": as_names(validation) or as_names(layout.validation),
+    }
     if labeled is not None:
         wanted["training"] = as_names(labeled)
     taken = distribute(cases, wanted, seed=seed)

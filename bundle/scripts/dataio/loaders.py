@@ -29,6 +29,9 @@ from .votes import resampled_label, scaled_positions
 
 logger = logging.getLogger(__name__)
 
+#: What an item names files by.
+KEYS = ("image", "label")
+
 
 def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mapping[str, Any]:
     """Apply ``transform`` to an item of a datalist.
@@ -81,6 +84,13 @@ class VolumeDataset(CacheDataset):
             return None
 
 
+def whole_path(files: Any) -> Any:
+    """A file that is there, or several, with the folder that it is in."""
+    if isinstance(files, (list, tuple)):
+        return [whole_path(file) for file in files]
+    return os.path.abspath(files) if isinstance(files, (str, os.PathLike)) and os.path.exists(files) else files
+
+
 @contextmanager
 def without_meta() -> Iterator[None]:
     """Let MONAI's transforms work on plain tensors: of a slice, meta data is of no use and takes most of the time."""
@@ -130,7 +140,9 @@ class SliceDataset(Dataset, Randomizable):
         """
         if "label" in keys:
             raise_all(apart(slice_transform))
-        self.data, self.transform, self.slice_transform = list(data), transform, slice_transform
+        # whole paths: ITK goes to another folder while it loads a part of itself, and takes all threads along
+        self.data = [{**item, **{key: whole_path(item[key]) for key in KEYS if key in item}} for item in data]
+        self.transform, self.slice_transform = transform, slice_transform
         self.keys = tuple(keys)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
         self._told = False

@@ -23,11 +23,14 @@ Names = Any
 LISTS = ("training", "unlabeled", "validation", "testing")
 #: What counts the images of one patient.
 COUNTED = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
-REPEATS = rf"(?:(?:{COUNTED})[_-]?\d+|(?:baseline|follow[_-]?up|pre|post)\d*(?=[^a-z0-9]|$))"
+WORDS = r"(?:baseline|follow[_-]?up|pre|post)\d*(?=[^a-z0-9]|$)"
 #: A day behind a name with a number, which says that it is not the name of a scan alone: ``P1_20190101``.
 DAY = r"(?<=\d)[_-](?:19|20)\d\d[_-]?(?:0\d|1[0-2])[_-]?[0-3]\d(?!\d)"
+#: What follows a patient. A word does behind a number alone, and before no other: ``P1_pre``, not ``heart_post_002``.
+AGAIN = rf"(?:[_-](?:{COUNTED})[_-]?\d+|(?<=\d)[_-]{WORDS}(?![^/]*[_-]\d)|{DAY})"
 #: Folders that hold a visit or a sequence of every patient.
-SHARED = rf"(?:{REPEATS}|(?:t1|t2|pd)(?:[_-]?w|[_-]?c|[_-]?ce|[_-]?gd)?|flair|dwi|adc|swi|dce|mra?|mri|cta?|pet|us)"
+SEQUENCES = r"(?:t1|t2|pd)(?:[_-]?w|[_-]?c|[_-]?ce|[_-]?gd)?|flair|dwi|adc|swi|dce|mra?|mri|cta?|pet|us"
+SHARED = rf"(?:(?:{COUNTED})[_-]?\d+|{WORDS}|{SEQUENCES})"
 BELOW = "their name below the folder of a visit or sequence"
 FOLDER = "their outermost folder"
 #: Where a case name shows whose image it is, the surest first: what it is called, and the expression.
@@ -35,9 +38,9 @@ PATIENTS = {
     "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
     "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
     "the subject of BraTS": r"(?:^|/)(brats-[a-z]+-\d+)-\d{3}(?=\D|$)",
-    BELOW: rf"^{SHARED}/(?!{SHARED}(?:/|$))([^/]+?)(?:(?:[_-]{REPEATS}|{DAY})[^/]*)?(?:/|$)",
-    FOLDER: rf"^([^/]+?)(?:(?:[_-]{REPEATS}|{DAY})[^/]*)?/",
-    "their name up to _frame, _slice, _ses, a day and the like": rf"^(.+?)(?:[_-]{REPEATS}(?=\D|$)|{DAY})",
+    BELOW: rf"^{SHARED}/(?!{SHARED}(?:/|$))([^/]+?)(?:{AGAIN}[^/]*)?(?:/|$)",
+    FOLDER: rf"^([^/]+?)(?:{AGAIN}[^/]*)?/",
+    "their name up to _frame, _slice, _ses, a day and the like": rf"^(.+?){AGAIN}(?=\D|$)",
 }
 #: Outermost folders that are nobody's.
 NOBODYS = re.compile(r"^((train|training|val|valid|validation|test|testing)/)+", re.IGNORECASE)
@@ -186,7 +189,8 @@ def as_names(value: Any) -> list[str] | int:
             raise InputError(f"Expected a number of patients of 0 or more, or names, received {value}.")
         if os.path.isfile(value):
             return [name for line in _text(value).splitlines() if (name := line.strip())]
-        value = value.strip("[]()").split(",")
+        inner = value[1:-1] if value[:1] + value[-1:] in ("[]", "()") else value
+        value = inner.split(",")
     return [name for part in value if (name := str(part).strip(" \t'\"").removeprefix("patient:").strip())]
 
 

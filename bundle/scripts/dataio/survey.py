@@ -267,13 +267,15 @@ def survey(
     found: tuple[dict[str, Facts], dict[str, Facts]] = ({}, {})
     both: tuple[Mapping[str, Any], Mapping[str, Any]] = (images, labels)
     listed = [(kind, case, path) for kind, files in enumerate(both) for case, path in files.items()]
+    folder = Path.cwd()  # ITK goes to another while it loads a part of itself, and takes all threads along
 
     def looked(entry: tuple[int, str, Path | list[Path]]) -> Facts | InputError:
         kind, _, path = entry
-        parts = path if isinstance(path, list) else []
-        path, number = (parts[0], len(parts)) if isinstance(path, list) else (path, channels)
+        parts = [folder / part for part in path] if isinstance(path, list) else []
+        first, number = (path[0], len(parts)) if isinstance(path, list) else (path, channels)
         try:
-            return look(path, label=bool(kind), channels=number, most_classes=most_classes, files=parts)
+            facts = look(folder / first, label=bool(kind), channels=number, most_classes=most_classes, files=parts)
+            return replace(facts, path=first)
         except InputError as error:
             return error
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .files import IMAGE_SUFFIXES, is_picture
 from .intensity import AIR
 from .slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
-from .storage import cell, write_text
+from .storage import cell, check_new, write_text
 from .survey import Facts, Survey, join
 
 
@@ -144,6 +144,18 @@ def _ending(path: Path) -> str:
     if path.is_dir():
         return "DICOM series"
     return next(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
+
+
+def check_table(output: str) -> None:
+    """That ``--table`` can be written; one of an earlier survey may be there.
+
+    Raises:
+        InputError: another file is there, or no folder can be.
+    """
+    path = Path(output)
+    if path.is_file() and path.read_bytes()[:19] == b"case,file,channels,":
+        return
+    check_new(output, "table")
 
 
 def write_table(found: Survey, output: str | Path) -> None:

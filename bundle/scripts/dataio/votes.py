@@ -9,6 +9,8 @@ from torch import Tensor
 
 #: Shares of a voxel that differ by less are alike.
 ALIKE = 1e-4
+#: New voxels along the first axis that are voted on at once.
+SLAB = 16
 
 
 def scaled_positions(length: int, target: int) -> Tensor:
@@ -32,6 +34,16 @@ def resampled_label(label: Tensor, positions: Sequence[Tensor | None], *, outsid
     Returns:
         ``(1, *lengths)``, of the same type.
     """
+    first = next((number for number, places in enumerate(positions) if places is not None), None)
+    if first is None:
+        return label.clone()
+    slabs = positions[first].split(SLAB)  # type: ignore[union-attr]
+    parts = [_voted(label, [*positions[:first], slab, *positions[first + 1 :]], outside) for slab in slabs]
+    return torch.cat(parts, dim=1 + first)
+
+
+def _voted(label: Tensor, positions: Sequence[Tensor | None], outside: int | None) -> Tensor:
+    """:func:`resampled_label` of a part that is small enough for all its candidates."""
     around = list(_around(label, list(positions), 1, outside, torch.ones((), dtype=torch.float32)))
     result = around[0][0].clone()
     mixed = torch.zeros(result.shape, dtype=torch.bool)
@@ -62,6 +74,10 @@ def _around(
         yield from _around(label, positions, axis + 1, outside, weight[..., None])
         return
     length, lower = label.shape[axis], places.floor()
+    if bool(((places - places.round()).abs() < ALIKE).all() and (lower >= 0).all() and (places < length - 0.5).all()):
+        part = label.index_select(axis, places.round().long())  # on voxels: there is nothing to vote on
+        yield from _around(part, positions, axis + 1, outside, weight[..., None])
+        return
     for index, share in ((lower, lower + 1 - places), (lower + 1, places - lower)):
         part = label.index_select(axis, index.long().clamp(0, length - 1))
         if outside is not None and bool((beyond := (index < 0) | (index >= length)).any()):
