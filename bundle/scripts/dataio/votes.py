@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 #: Shares of a voxel that differ by less are alike.
 ALIKE = 1e-4
-#: New voxels along the first axis that are voted on at once.
-SLAB = 16
+#: New voxels that are voted on at once, to bound memory.
+AT_ONCE = 2**20
 
 
 def scaled_positions(length: int, target: int) -> Tensor:
@@ -37,7 +38,8 @@ def resampled_label(label: Tensor, positions: Sequence[Tensor | None], *, outsid
     first = next((number for number, places in enumerate(positions) if places is not None), None)
     if first is None:
         return label.clone()
-    slabs = positions[first].split(SLAB)  # type: ignore[union-attr]
+    lengths = [n if places is None else len(places) for n, places in zip(label.shape[1:], positions)]
+    slabs = positions[first].split(max(1, AT_ONCE * lengths[first] // prod(lengths)))  # type: ignore[union-attr]
     parts = [_voted(label, [*positions[:first], slab, *positions[first + 1 :]], outside) for slab in slabs]
     return torch.cat(parts, dim=1 + first)
 
