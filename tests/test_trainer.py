@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+import yaml
+from conftest import BUNDLE, ROOT
 from helpers import make
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
@@ -48,6 +50,19 @@ def test_zero_weights_equal_supervised_training():
         trainer.run()
         trained.append(state(network))
     assert equal(*trained)
+
+
+def test_without_its_similarities_semsim_minus_is_fixmatch():
+    """`u_only` of the ablations and `fixmatch.yaml` are one training, so that one result stands for both."""
+    changes = yaml.safe_load((ROOT / "benchmarks" / "configs" / "changes.yaml").read_text())["u_only"]
+    fixmatch = yaml.safe_load((BUNDLE / "configs" / "fixmatch.yaml").read_text())
+    trained = []
+    for fusion, settings in (("conv", changes), (fixmatch["fusion"], fixmatch), ("conv", {})):
+        loss = {key.split("#")[1]: value for key, value in settings.items() if key.startswith("loss#")}
+        trainer, network, _ = make(fusion=fusion, loss=loss, epochs=2)
+        trainer.run()
+        trained.append(state(network.backbone))
+    assert equal(trained[0], trained[1]) and not equal(trained[0], trained[2])
 
 
 def test_a_hand_written_supervised_step_agrees():
