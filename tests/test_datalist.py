@@ -91,6 +91,45 @@ def test_a_folder_to_score_alone_needs_nobody_to_train_on(folders, capsys):
     assert evaluation_key(folders / "datalist.json") == "testing"
 
 
+def in_parts(folder: Path, *cases: str) -> Path:
+    """Images of these names, all but those below `unlabelled` with labels."""
+    for seed, case in enumerate(cases):
+        image, label = samples.blob((6, 5, 2), seed=seed)
+        for kind, array in (("images", image), ("labels", label)):
+            if kind == "images" or not case.startswith("unlabelled"):
+                path = folder / kind / f"{case}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                samples.write_nifti(path, array)
+    return folder
+
+
+def test_folders_for_validation_and_testing_are_those_lists(tmp_path, capsys):
+    parts = [*(f"train/p{n}" for n in range(3)), "val/p3", "Test/p4", "Test/p5", "unlabelled/p6", "unlabelled/p7"]
+    datalist = make(in_parts(tmp_path, *parts))
+    groups = [patients(datalist[name]) for name in ("training", "validation", "testing", "unlabeled")]
+    assert groups == [{"p0", "p1", "p2"}, {"p3"}, {"p4", "p5"}, {"p6", "p7"}]
+    assert "\nown lists   1 images for validation, 2 images for testing, by the names" in capsys.readouterr().out
+    (tmp_path / "datalist.json").unlink()
+    datalist = make(tmp_path, validation=2)
+    assert len(datalist["validation"]) == 2 and patients(datalist["testing"]) == {"p4", "p5"}
+
+
+def test_folders_of_labelled_and_unlabelled_images_are_no_patients(tmp_path):
+    datalist = make(in_parts(tmp_path, "labeled/a1", "labeled/b2", "labeled/c3", "unlabelled/d4"), validation=1)
+    assert len(datalist["training"]) == 2 and len(datalist["validation"]) == len(datalist["unlabeled"]) == 1
+
+
+def test_a_patient_below_the_folders_of_two_lists_is_asked_about(tmp_path):
+    """It may be one patient in two lists, or two whose numbers begin anew in each folder."""
+    in_parts(tmp_path, "train/patient01/a", "train/patient02/a", "test/patient01/b")
+    with pytest.raises(InputError, match=r"^patient01: .* received test/patient01/b and train/patient01/a; if they"):
+        make(tmp_path)
+    datalist = make(tmp_path, group_by="^(.+?/.+?)/")
+    assert len(datalist["training"]) == 2 and len(datalist["testing"]) == 1
+    (tmp_path / "datalist.json").unlink()
+    assert len(make(tmp_path, testing="patient01")["testing"]) == 2, "both images of one patient"
+
+
 def test_partly_labelled_patients_are_named_and_used_unlabelled(folders, capsys):
     (folders / "labels" / "p3_frame02.nii.gz").unlink()
     datalist = make(folders)

@@ -21,6 +21,7 @@ from .split import (
     draw_folds,
     group_cases,
     list_lines,
+    lists_by_folder,
     make_lists,
     patients_line,
     write_json,
@@ -140,6 +141,9 @@ def create(
         problems += found.problems + _masks(found) + _copied(found, cases)
     raise_all(problems + doubts)
 
+    if not (layout.testing or layout.validation):
+        asked = {"validation": validation, "testing": testing}
+        layout = _by_folder(layout, cases, [use for use, names in asked.items() if not as_names(names)])
     if folds is not None and layout.validation and not as_names(validation):
         print(
             f"{'folds':<11} the {len(layout.validation)} cases that the data set has for validation go into the folds"
@@ -184,6 +188,14 @@ def create(
     write_json(output, {name: value for name, value in facts.items() if value is not None} | lists)
     for line in next_lines(found, root, output, folds=folds, scored_alone=scored_alone):
         print(line)
+
+
+def _by_folder(layout: Layout, cases: Cases, uses: list[str]) -> Layout:
+    """With those of the lists ``uses`` that folders like ``val`` and ``test`` are named after, which it prints."""
+    own = lists_by_folder(cases, uses)
+    if kept := ", ".join(f"{len(names)} images for {use}" for use, names in own.items() if names):
+        print(f"{'own lists':<11} {kept}, by the names of their folders (--{' and --'.join(own)} to change it)")
+    return replace(layout, testing=own.get("testing", []), validation=own.get("validation", []))
 
 
 def _apart(images: str, labels: str) -> bool:

@@ -42,8 +42,14 @@ PATIENTS = {
     FOLDER: rf"^([^/]+?)(?:{AGAIN}[^/]*)?/",
     "their name up to _frame, _slice, _ses, a day and the like": rf"^(.+?){AGAIN}(?=\D|$)",
 }
-#: Outermost folders that are nobody's.
-NOBODYS = re.compile(r"^((train|training|val|valid|validation|test|testing)/)+", re.IGNORECASE)
+#: Outermost folders that are nobody's, by the list that they hold.
+PARTS = {
+    "training": "train|training|labell?ed",
+    "unlabeled": "unlabell?ed",
+    "validation": "val|valid|validation",
+    "testing": "test|testing",
+}
+NOBODYS = re.compile(rf"^(?:(?:{'|'.join(PARTS.values())})/)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,36 @@ def _patient(name: str, rules: Mapping[str, re.Pattern[str]]) -> tuple[str, re.M
     """The first rule that finds a patient in a name, and what it found; if none does, none."""
     found = ((what, match) for what, rule in rules.items() if (match := rule.search(name)))
     return next(found, ("", None))
+
+
+def lists_by_folder(cases: Cases, uses: Sequence[str] = ("validation", "testing")) -> dict[str, list[str]]:
+    """Cases of labelled patients that lie below a folder for one of the lists ``uses``.
+
+    Raises:
+        InputError: a patient below several of these folders: one in two lists, or two of one name.
+    """
+    found: dict[str, list[str]] = {use: [] for use in uses}
+    problems = []
+    for group, members in cases.labeled_groups.items():
+        parts = {case: _part(case) for case in members}
+        if len({*parts.values()}) > 1 and {*parts.values()} & {*found}:
+            first, other = (next(c for c, use in parts.items() if use == one) for one in sorted({*parts.values()})[:2])
+            problems.append(
+                f"{group}: expected the images of a patient below one of the folders for training, validation and "
+                f"testing, received {first} and {other}; if they are of two patients give --group_by '^(.+?/.+?)/', if "
+                f"of one say which patients are for {' and '.join(uses)} by --{' and --'.join(uses)}."
+            )
+        for case, use in parts.items():
+            if use in found:
+                found[use].append(case)
+    raise_all(problems)
+    return found
+
+
+def _part(case: str) -> str:
+    """The list that the outermost folder of a case is named after; ``training`` where it is after none."""
+    outermost = case.split("/")[0] if "/" in case else ""
+    return next((use for use, names in PARTS.items() if re.fullmatch(names, outermost, re.IGNORECASE)), "training")
 
 
 def shared_patients(training: Sequence[str], scored: Sequence[str]) -> list[tuple[str, str, str]]:
