@@ -276,7 +276,14 @@ def test_a_scan_under_the_names_of_two_patients_is_refused(tmp_path):
     folders = {"images": tmp_path / "images", "labels": tmp_path / "labels"}
     with pytest.raises(InputError, match=r"^\S*p2_frame01\S*: the same voxels as \S*p1_frame01\S*, under the name of"):
         made(tmp_path, **folders)
-    (tmp_path / "images" / "p2_frame01.nii.gz").unlink()
+    copy = tmp_path / "images" / "p2_frame01.nii.gz"
+    stored = nib.load(copy)
+    turned = nib.Nifti1Image(stored.get_fdata(), stored.affine).as_reoriented([[1, -1], [0, 1], [2, 1]])
+    nib.save(turned, copy)
+    assert nib.load(copy).get_data_dtype() != stored.get_data_dtype()
+    with pytest.raises(InputError, match=r"^\S*p2_frame01\S*: the same voxels as \S*p1_frame01"):
+        made(tmp_path, **folders)
+    copy.unlink()
     assert made(tmp_path, **folders)["training"] == ["images/p1_frame01.nii.gz", "images/p1_frame02.nii.gz"]
 
 

@@ -110,7 +110,7 @@ def on_image_grid(label: MetaTensor, image: MetaTensor, trust: str | None = None
         if array.shape != shape:
             raise InputError(_other_size(label, image))
     else:
-        array, source = _turned(array, source, target)
+        array, source = turned(array, source, target)
         if array.shape != shape or voxels_apart(target, source, shape) > APART:
             array = _placed(label, image, array, source, target, trust)
     result = array if image.ndim == 4 else array[..., 0]
@@ -118,8 +118,8 @@ def on_image_grid(label: MetaTensor, image: MetaTensor, trust: str | None = None
     return MetaTensor(torch.as_tensor(np.ascontiguousarray(result))[None], affine=image.affine, meta=meta)
 
 
-def _turned(array: np.ndarray, affine: np.ndarray, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A volume with its axes in the order and direction of another's, and its affine."""
+def turned(array: np.ndarray, affine: np.ndarray, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A volume ``(X, Y, Z)`` or ``(X, Y, Z, C)`` with its axes in order and direction of another's, and its affine."""
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.io_orientation(like))
     if np.isnan(turn).any():
         return array, affine

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, reason
 from .files import evenly, is_dicom, is_picture
-from .geometry import contradict, on_image_grid, states_grid, unit_of
+from .geometry import contradict, on_image_grid, states_grid, turned, unit_of
 from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
 from .readers import image_loader, states_unit_size
 from .slice_axis import common_direction
@@ -50,7 +50,7 @@ class Facts:
             padding of a CT.
         ct: whether the intensities look like Hounsfield units.
         values: how many voxels have which value; of a label, and of an image that shows a few whole ones like a label.
-        content: digest of the voxels; empty where they are all alike.
+        content: digest of the voxels, in one orientation; empty where they are all alike.
         wrapped: whether numbers below zero seem to have lost their sign, see :func:`looks_wrapped`.
         sized: whether the size of 1 mm that an image was read with is stated, see :func:`states_unit_size`.
         unit: of the spacing: ``mm``, or what a NIfTI header says.
@@ -146,7 +146,7 @@ def _of_image(facts: Facts, array: np.ndarray) -> Facts:
     ct = facts.channels == 1 and looks_like_ct(array)
     if intensity[0] == intensity[3]:
         return replace(facts, intensity=intensity, ct=ct)
-    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    content = _digest(array, facts.affine)
     return replace(
         facts, intensity=intensity, ct=ct, content=content, values=_few_values(array), wrapped=looks_wrapped(some)
     )
@@ -169,8 +169,16 @@ def _of_label(facts: Facts, array: np.ndarray, most_classes: int) -> Facts:
             f"{facts.path}: {len(values)} different values from {values[0]:g} to {values[-1]:g}; expected a label of a "
             f"few whole numbers, one a class{lossy}."
         )
-    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() if len(values) > 1 else ""
+    content = _digest(array, facts.affine) if len(values) > 1 else ""
     return replace(facts, values={float(v): int(n) for v, n in zip(values, counts)}, content=content)
+
+
+def _digest(array: np.ndarray, affine: np.ndarray) -> str:
+    """Of voxels ``(C, *spatial)``, alike in whatever type and orientation they are stored."""
+    voxels = np.moveaxis(array, 0, -1)
+    if array.ndim == 4:
+        voxels = turned(voxels, affine, np.eye(4))[0]
+    return f"{hashlib.sha256(np.ascontiguousarray(voxels, dtype=np.float32).data).hexdigest()} {voxels.shape}"
 
 
 def _few_values(array: np.ndarray) -> dict[float, int]:
@@ -239,10 +247,10 @@ class Survey:
 
 def _alike(files: Mapping[str, Facts]) -> list[list[str]]:
     """Cases whose files hold the same voxels, in groups."""
-    alike: dict[tuple, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for case, facts in files.items():
         if facts.content:
-            alike.setdefault((facts.content, facts.shape), []).append(case)
+            alike.setdefault(facts.content, []).append(case)
     return [cases for cases in alike.values() if len(cases) > 1]
 
 
