@@ -19,7 +19,7 @@ from typing import Any
 import common
 import torch
 from accuracy import DATASETS, METHODS, changes, config_files
-from common import BUNDLE, RESULTS, write_json
+from common import BUNDLE, CONFIGS, RESULTS, write_json
 from comparison import similarity_lines
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
@@ -71,8 +71,10 @@ def parsed(folder: Path, dims: int, data: str, every: int, *, augmented: bool = 
     method = max((m for m in METHODS if f"_{m}" in folder.name), key=len)
     dataset = next(d for d in DATASETS if folder.name.startswith(d))
     parser.read_config([str(BUNDLE / file) for file in config_files(method, dims, dataset)])
-    for change in folder.name.partition(f"_{method}")[2].rpartition("_seed")[0].split("+"):
-        parser.update(changes().get(change, {}))
+    for change in folder.name.partition(f"_{method}")[2].rpartition("_seed")[0].split("+")[1:]:
+        if change not in changes():
+            raise SystemExit(f"{folder}: expected changes of {CONFIGS / 'changes.yaml'}, its name has {change!r}.")
+        parser.update(changes()[change])
     hidden = parser["hidden_labels#data"].replace("::7", f"::{every}")
     settings |= {"bundle_root": str(BUNDLE), "dataset_dir": data, "datalist": str(folder / "datalist.json")}
     settings |= {"show_progress": False, "hidden_labels#data": hidden}

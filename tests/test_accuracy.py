@@ -107,6 +107,9 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     assert {*found["norms"]} == {"strong_1", "strong_2", "weak_perturbed", "L_intra", "L_cross"}
     assert all(len(norms) == 2 and min(norms) >= 0 for norms in found["norms"].values())
     assert all(-1 <= c <= 1 for cosines in found["cosines_with_loss_u_on_strong_1"].values() for c in cosines)
+    unknown = shutil.copytree(run, run.with_name(run.name.replace("regions_2", "regions_two")))
+    with pytest.raises(SystemExit, match=r"changes\.yaml, its name has 'regions_two'"):
+        pseudo_labels.measure(str(unknown), protocol["data"])
     settings_file = run / "training.json"
     settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"fusion": "none"}))
     for module in (pseudo_labels, gradients):
