@@ -89,10 +89,11 @@ def test_labels_return_to_their_own_grid(tmp_path, name):
     volume[tuple(block)] = 1
     volume[tuple(slice(s.start, s.start + 5) if i != axis else slice(1, 2) for i, s in enumerate(block))] = 2
     _, affine = store(tmp_path / "a.nii.gz", shape, direction, spacing, volume)
-    transform = pipeline(96, mode="nearest")
-    data = transform({"image": str(tmp_path / "a.nii.gz")})
-    assert data["image"].shape == (1, 96, 96, 6)
-    pred = torch.nn.functional.one_hot(data["image"][0].long().as_tensor(), 3).movedim(-1, 0).float()
+    transform, item = pipeline(96), {"image": str(tmp_path / "a.nii.gz")}
+    data, label = transform(item), pipeline(96, mode="nearest")(item)["image"]
+    assert label.shape == (1, 96, 96, 6)
+    np.testing.assert_allclose(label.affine, data["image"].affine, atol=1e-6)
+    pred = torch.nn.functional.one_hot(label[0].long().as_tensor(), 3).movedim(-1, 0).float()
     back = Invertd("pred", transform, "image", nearest_interp=False)({**data, "pred": MetaTensor(pred)})["pred"]
     assert back.shape == (3, *shape)
     assert (back.argmax(0).numpy() == volume).mean() > 0.995

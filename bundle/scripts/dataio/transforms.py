@@ -25,7 +25,7 @@ from ..errors import InputError
 from .files import is_picture
 from .geometry import file_name, on_image_grid, vanished
 from .slice_axis import coarser_elsewhere, stored_axis
-from .votes import resampled_label
+from .votes import on_grid, resampled_label
 
 logger = logging.getLogger("semsim")
 
@@ -63,8 +63,8 @@ class SliceGrid(SpatialResample):
             spatial_size: ``(X, Y)`` in pixels, of a picture its width and height; or one number for both.
             slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
                 stacked; see :func:`stored_axis`.
-            mode: ``bilinear`` for images, ``nearest`` for labels, see
-                :func:`~scripts.dataio.votes.resampled_label`.
+            mode: ``bilinear`` for images; ``nearest`` for labels, which means a vote of the voxels around, see
+                :func:`~scripts.dataio.votes.resampled_label`, and has no ``inverse``.
         """
         super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)
@@ -93,13 +93,12 @@ class SliceGrid(SpatialResample):
     def __call__(self, img: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         affine = to_affine_nd(3, img.affine.cpu().numpy() if isinstance(img, MetaTensor) else np.eye(4))
         matrix, size = self.grid(affine, img.shape[1:], picture=is_picture(file_name(img)))
-        result = super().__call__(img, torch.as_tensor(affine @ matrix), size)
-        if self.mode == "nearest":
-            axes = [int(np.abs(matrix[:3, column]).argmax()) for column in range(3)]
-            places = [matrix[a, c] * torch.arange(size[c]) + matrix[a, 3] for c, a in enumerate(axes[:2])]
-            label = convert_to_tensor(img, track_meta=False).permute(0, *(1 + a for a in axes))
-            result[:] = resampled_label(label, [*places, None], outside=0)
-        return result
+        if self.mode != "nearest":
+            return super().__call__(img, torch.as_tensor(affine @ matrix), size)
+        axes = [int(np.abs(matrix[:3, column]).argmax()) for column in range(3)]
+        places = [matrix[a, c] * torch.arange(size[c]) + matrix[a, 3] for c, a in enumerate(axes[:2])]
+        label = convert_to_tensor(img, track_meta=False).permute(0, *(1 + a for a in axes))
+        return on_grid(img, resampled_label(label, [*places, None], outside=0), affine @ matrix)
 
 
 class SliceGridd(MapTransform, InvertibleTransform):

@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation, Resize
+from monai.transforms.utils import scale_affine
 from monai.utils import ensure_tuple_rep
 
 from ..errors import InputError
@@ -22,7 +23,7 @@ from .readers import read_grids
 from .sizes import check_dims
 from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
 from .smoothing import smoothed
-from .votes import resampled_label, scaled_positions
+from .votes import on_grid, resampled_label, scaled_positions
 
 logger = logging.getLogger("semsim")
 
@@ -54,7 +55,8 @@ class VolumeGridd(MapTransform, InvertibleTransform):
         Args:
             keys: images and labels.
             spacing: mm of a voxel from left to right, back to front and feet to head.
-            mode: ``trilinear`` for images, ``nearest-exact`` for labels, one for each key.
+            mode: ``trilinear`` for images, ``nearest-exact`` for labels, one for each key. Labels are resampled by a
+                vote of the voxels around, see :func:`~scripts.dataio.votes.resampled_label`.
             class_names: for warnings.
             allow_missing_keys: whether items without one of the keys pass.
 
@@ -87,13 +89,13 @@ class VolumeGridd(MapTransform, InvertibleTransform):
                 self._tell_unstated(turned)
             # as scikit-image: of half a voxel for each whole one by which voxels become larger
             sigma = [max(0.0, (n / m - 1) / 2) for n, m in zip(turned.shape[1:], resize.spatial_size)]
-            if any(sigma) and not label:
-                turned = smoothed(turned.float(), sigma)
-            result[key] = resize(turned)
-            if label:
-                places = [scaled_positions(n, m) for n, m in zip(turned.shape[1:], resize.spatial_size)]
-                result[key][:] = resampled_label(turned.as_tensor(), places)
-            if any(sigma) and label:
+            if not label:
+                result[key] = resize(smoothed(turned.float(), sigma) if any(sigma) else turned)
+                continue
+            places = [scaled_positions(n, m) for n, m in zip(turned.shape[1:], resize.spatial_size)]
+            matrix = scale_affine(turned.shape[1:], resize.spatial_size)
+            result[key] = on_grid(turned, resampled_label(turned.as_tensor(), places), turned.affine.numpy() @ matrix)
+            if any(sigma):
                 self._tell_lost(turned, result[key])
         return result
 

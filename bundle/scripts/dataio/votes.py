@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 #: Shares of a voxel that differ by less are alike.
@@ -17,6 +19,12 @@ AT_ONCE = 2**20
 def scaled_positions(length: int, target: int) -> Tensor:
     """Centres of ``target`` new voxels over the same extent, in indices of the ``length`` old ones."""
     return (torch.arange(target, dtype=torch.float64) + 0.5) * length / target - 0.5
+
+
+def on_grid(label: Tensor, resampled: Tensor, affine: Any) -> MetaTensor:
+    """A label that was resampled, as MONAI's transforms would return it: float, with its file and its new affine."""
+    meta = {k: v for k, v in label.meta.items() if k != "affine"} if isinstance(label, MetaTensor) else {}
+    return MetaTensor(resampled.float(), affine=torch.as_tensor(affine), meta=meta)
 
 
 def resampled_label(label: Tensor, positions: Sequence[Tensor | None], *, outside: int | None = None) -> Tensor:
