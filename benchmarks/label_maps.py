@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from common import ROOT, markdown, patient_of
 from monai.transforms import KeepLargestConnectedComponent, LoadImage
+from nibabel.affines import voxel_sizes
 from scripts.evaluation.metrics import METRICS, score_case, summarize
 
 CLASSES = ["background", "right ventricle", "myocardium", "left ventricle"]
@@ -55,7 +56,7 @@ def score_files(files: Mapping[str, tuple[Path, Path]], keep_largest: bool = Fal
             )
         if keep_largest:
             said = torch.as_tensor(largest(said[None])[0])
-        spacing = np.linalg.norm(np.asarray(truth.affine)[:3, :3], axis=0).tolist()
+        spacing = voxel_sizes(np.asarray(truth.affine)).tolist()
         scores = score_case(said, truth.as_tensor(), num_classes=len(CLASSES), spacing=spacing)
         unit = "voxel" if np.allclose(spacing, 1.0) else "mm"
         for c, name in enumerate(CLASSES[1:]):

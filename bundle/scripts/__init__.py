@@ -1,6 +1,6 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
-    errors -> command_line -> precision -> memory -> distributed
+    errors -> callers -> command_line -> precision -> memory -> distributed
     dataio:      threads -> storage -> files -> phantom -> value_names -> layouts -> geometry -> intensity
                  -> dicom -> dicom_seg -> itk_read -> tiff -> endings -> readers -> slice_axis -> votes -> transforms
                  -> survey -> tables -> split -> datalist -> merge -> create -> stated -> orientation -> public_datasets

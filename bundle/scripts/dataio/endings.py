@@ -17,6 +17,7 @@ from monai.data import ITKReader, NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImage
 from monai.utils import ensure_tuple
+from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 
@@ -53,7 +54,7 @@ def with_one_size(image: Any, name: str) -> Any:
     """
     image = _without_single_axes(image, name)
     before = image.affine.copy()
-    size, zooms = np.linalg.norm(before[:3, :3], axis=0), image.header.get_zooms()
+    size, zooms = voxel_sizes(before), image.header.get_zooms()
     number = min(3, len(zooms))
     if np.allclose(size[:number], zooms[:number], rtol=ROUNDING, atol=0):
         if found := _two_places(image):

@@ -13,6 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import SpatialResample
+from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .files import is_picture
@@ -76,7 +77,7 @@ def voxels_apart(affine: Any, other: Any, shape: Sequence[int]) -> float:
     matrices = [to_affine_nd(3, np.asarray(a, dtype=float)) for a in (affine, other)]
     corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in (*shape, 1)[:3]), 1)
     distance = np.linalg.norm(corners @ (matrices[0] - matrices[1]).T, axis=1).max()
-    return float(distance / np.linalg.norm(matrices[0][:3, :3], axis=0).min())
+    return float(distance / voxel_sizes(matrices[0]).min())
 
 
 def contradict(affine: Any, other: Any, shape: Sequence[int]) -> bool:
@@ -172,13 +173,13 @@ def _short(image: MetaTensor) -> str:
 
 
 def _grid(affine: np.ndarray) -> str:
-    spacing = " x ".join(f"{s:.4g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = " x ".join(f"{s:.4g}" for s in voxel_sizes(affine))
     return f"{spacing} mm from ({', '.join(f'{o:.4g}' for o in affine[:3, 3])})"
 
 
 def compared(source: np.ndarray, target: np.ndarray) -> str:
     """Two grids, a label's in the orientation of its image's, and the angle between them if there is one."""
-    axes = [m[:3, :3] / np.linalg.norm(m[:3, :3], axis=0) for m in (source, target)]
+    axes = [m[:3, :3] / voxel_sizes(m) for m in (source, target)]
     angle = math.degrees(math.acos(float(np.clip((axes[0] * axes[1]).sum(axis=0).min(), -1, 1))))
     turned = f", turned by {angle:.3g} degrees" if angle > 0.05 else ""
     return f"{_grid(source)} against {_grid(target)}{turned}"

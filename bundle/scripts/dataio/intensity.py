@@ -21,6 +21,7 @@ from monai.transforms import (
     Transform,
 )
 
+from ..callers import caller
 from ..errors import InputError
 
 logger = logging.getLogger("semsim")
@@ -103,12 +104,13 @@ class Intensityd(MapTransform):
             allow_missing_keys: whether items without image pass.
 
         Raises:
-            InputError: no window.
+            InputError: a window that is not two ascending numbers.
         """
         super().__init__(keys, allow_missing_keys)
         unit: dict[str, Any] = {"b_min": 0.0, "b_max": 1.0, "clip": True}
         self.scale: Transform
         self.high: float | None = None
+        self.percentiles = f"{lower:g} and {upper:g}"
         if window is None:
             self.scale = ScaleIntensityRangePercentiles(lower, upper, channel_wise=channel_wise, **unit)
         else:
@@ -137,14 +139,13 @@ class Intensityd(MapTransform):
                 "not Hounsfield units subtract what was added (1024, often), else give another --window."
             )
 
-    @staticmethod
-    def _in_unit_range(image: torch.Tensor) -> torch.Tensor:
+    def _in_unit_range(self, image: torch.Tensor) -> torch.Tensor:
         """MONAI only subtracts the percentiles where they are equal, as of an image of zeros but for some voxels."""
         if not image.numel() or (float(image.min()) >= 0 and float(image.max()) <= 1):
             return image
         logger.warning(
-            f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: its 0.5 and 99.5 percentiles are equal, "
-            "so intensities are scaled between the smallest and the largest; a fixed --window is safer."
+            f"{getattr(image, 'meta', {}).get('filename_or_obj', 'an image')}: its {self.percentiles} percentiles are "
+            "equal, so intensities are scaled between the smallest and the largest; a fixed --window is safer."
         )
         unit: Any = ScaleIntensity(minv=0.0, maxv=1.0, channel_wise=True)
         return torch.clamp(unit(image), 0.0, 1.0)
@@ -180,19 +181,16 @@ def configured(name: str, window: Any = None) -> Any:
         InputError: a window is given beside a transform that does not read it, or no transform is left.
         RuntimeError: no configuration is being read.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser) and name in parser:
-            node = checked_transform(_plain(parser, name))
-            if window is not None and "window" not in node:
-                raise InputError(
-                    f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
-                    "leave one of the two out."
-                )
-            return as_saved(node)
-        frame = frame.f_back
-    raise RuntimeError(f"No configuration with `{name}` is being read.")
+    parser = caller(ConfigParser, lambda found: name in found)
+    if parser is None:
+        raise RuntimeError(f"No configuration with `{name}` is being read.")
+    node = checked_transform(_plain(parser, name))
+    if window is not None and "window" not in node:
+        raise InputError(
+            f"window {window}: `{name}` is set to {node.get('_target_')}, which does not use the window; "
+            "leave one of the two out."
+        )
+    return as_saved(node)
 
 
 def as_saved(node: Any) -> Any:

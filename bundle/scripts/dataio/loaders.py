@@ -27,7 +27,7 @@ from .threads import OfEachThread, in_threads
 from .transforms import apart, check_whole
 from .votes import resampled_label, scaled_positions
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("semsim")
 
 #: What an item names files by.
 KEYS = ("image", "label")

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .datalist import readable_items
@@ -82,7 +83,7 @@ def common_flips(images: Iterable[np.ndarray | None]) -> float:
 
 def _oblique(affine: np.ndarray) -> bool:
     """Whether an axis lies between two axes of the body."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / voxel_sizes(affine)
     return bool(np.abs(axes).max(axis=0).min() < BETWEEN)
 
 

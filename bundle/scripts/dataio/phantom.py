@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from .files import place
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("semsim")
 
 LABEL_NAMES = {"0": "background", "1": "right ventricle", "2": "myocardium", "3": "left ventricle"}
 #: Patients in each list of the default phantom: 30 hearts, about 250 slices.

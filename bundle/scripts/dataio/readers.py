@@ -20,6 +20,7 @@ from monai.data.image_reader import ImageReader
 from monai.data.utils import to_affine_nd
 from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged
 from monai.utils import ensure_tuple
+from nibabel.affines import voxel_sizes
 from PIL import Image, ImageOps
 
 from ..errors import InputError
@@ -264,7 +265,7 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
         image: Any = with_one_size(nib.load(path), os.fspath(path))  # as it is read
         affine, shape = to_affine_nd(3, image.affine), tuple(int(n) for n in image.shape[:3])
         if not any(int(image.header[code]) for code in ("qform_code", "sform_code")):  # a size, but no place
-            affine = np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
+            affine = np.diag([*voxel_sizes(affine), 1.0])
         return affine, shape
     if is_picture(name) and not name.endswith((".tif", ".tiff")):
         return np.eye(4), (2, 2)  # a plane, however large

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .files import is_picture
@@ -80,9 +81,9 @@ def stored_axis(
     if picture:
         return 2
     if slice_axis is None:
-        return find_slice_axis(np.linalg.norm(affine[:3, :3], axis=0).tolist(), shape)
+        return find_slice_axis(voxel_sizes(affine).tolist(), shape)
     direction = DIRECTIONS[slice_axis.upper()]
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     thick, others = int(spacing.argmax()), float(np.sort(spacing)[1])
     if spacing[thick] > THICK * others and abs(affine[direction, thick]) > OBLIQUE * spacing[thick]:
         return thick  # acquired obliquely: its own slices are nearer to what is meant than a cut across them
@@ -115,7 +116,7 @@ def name_of(slice_axis: str | int | None) -> str:
 
 def coarser_elsewhere(affine: np.ndarray, axis: int) -> bool:
     """Whether a volume has clearly larger voxels along another axis than along that it is cut along."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     return bool(spacing[axis] < 0.9 * spacing.max())
 
 
@@ -137,7 +138,7 @@ class _Acquired:
 
 
 def _acquired(affine: np.ndarray, shape: Sequence[int]) -> _Acquired:
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     axis = stored_axis(affine, shape)
     single = sum(n == 1 for n in shape) == 1
     if not single:  # square pixels tell the third axis

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from ..errors import InputError, reason
@@ -26,7 +27,7 @@ from .slice_axis import common_direction
 from .threads import in_threads
 from .transforms import MOST_CLASSES, whole
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("semsim")
 
 #: More values than this in a label file, or fractions: it is no label but an image, or was stored with losses.
 MOST_VALUES = 64
@@ -107,7 +108,7 @@ def look(
     if bad := int((~np.isfinite(array)).sum()):
         raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace those (numpy.nan_to_num).")
     affine = to_affine_nd(3, tensor.affine.numpy())
-    spacing = tuple(round(float(s), 4) for s in np.linalg.norm(affine[:3, :3], axis=0)[:spatial])
+    spacing = tuple(round(float(s), 4) for s in voxel_sizes(affine)[:spatial])
     if not states_grid(affine, tensor.meta):
         affine = np.eye(4)
     shape, unit = tuple(int(n) for n in tensor.shape[1:]), unit_of(tensor.meta)

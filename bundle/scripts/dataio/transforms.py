@@ -20,6 +20,7 @@ from monai.transforms import (
     Transform,
 )
 from monai.utils import convert_to_tensor, ensure_tuple_rep
+from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .files import is_picture
@@ -74,7 +75,7 @@ class SliceGrid(SpatialResample):
         self, affine: np.ndarray, shape: Sequence[int], *, picture: bool = False
     ) -> tuple[np.ndarray, tuple[int, ...]]:
         """Matrix from voxels of the slice grid to voxels as stored, ``(4, 4)``, and the grid's size."""
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        spacing = voxel_sizes(affine)
         axis = stored_axis(affine, shape, self.slice_axis, picture=picture)
         orientation = nib.io_orientation(affine)
         world = [(a if np.isnan(o) else o) for a, o in enumerate(orientation[:, 0])]
@@ -150,7 +151,7 @@ class SliceGridd(MapTransform, InvertibleTransform):
         axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
         if file not in self._told and image.shape[1 + axis] > 1 and coarser_elsewhere(affine, axis):
             self._told.add(file)
-            spacing = " x ".join(f"{s:.3g}" for s in np.linalg.norm(affine[:3, :3], axis=0))
+            spacing = " x ".join(f"{s:.3g}" for s in voxel_sizes(affine))
             logger.warning(
                 f"{file}: slices are cut along {self.slice_axis}, as in the whole data set, though its voxels "
                 f"({spacing} mm as stored) are larger along another axis."
@@ -255,12 +256,9 @@ class LeaveOutIgnoredd(Transform):
     """Let prediction and truth agree on background where the truth is ``IGNORED``, so that no score counts it."""
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
-        """``pred``: class indices ``(1, *spatial)`` or probabilities ``(K, *spatial)``; ``label``: class indices."""
+        """``pred`` and ``label``: class indices ``(1, *spatial)``."""
         label, pred = data["label"], data["pred"]
-        ignored = torch.as_tensor(label < 0)
-        pred = pred.masked_fill(ignored.to(pred.device), 0)
-        if pred.shape[0] > 1:
-            pred[:1] = pred[:1].masked_fill(ignored.to(pred.device), 1)
+        pred = pred.masked_fill(torch.as_tensor(label < 0).to(pred.device), 0)
         return {**data, "label": label.clamp(min=0), "pred": pred}
 
 

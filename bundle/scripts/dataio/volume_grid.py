@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Orientation, Resize
 from monai.transforms.utils import scale_affine
 from monai.utils import ensure_tuple_rep
+from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .datalist import readable_items
@@ -101,7 +102,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
 
     def _size(self, turned: MetaTensor) -> tuple[int, ...]:
         """Voxels along each axis of the body that the network sees of a volume ``(C, X, Y, Z)``."""
-        shape, stored = turned.shape[1:], np.linalg.norm(turned.affine[:3, :3].numpy(), axis=0)
+        shape, stored = turned.shape[1:], voxel_sizes(turned.affine.numpy())
         size = tuple(max(1, round(n * s / wanted)) for n, s, wanted in zip(shape, stored, self.spacing))
         if max(size) < min(FEWEST, *shape) or np.prod(size, dtype=float) > MOST:
             raise InputError(
@@ -114,7 +115,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
     def _tell_unstated(self, turned: MetaTensor) -> None:
         """Warn of an image without a voxel size where that matters."""
         affine = turned.affine.numpy()
-        unit = np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1.0, atol=1e-6)
+        unit = np.allclose(voxel_sizes(affine), 1.0, atol=1e-6)
         if unit and not np.allclose(self.spacing, 1.0, atol=0.05) and not states_grid(affine, turned.meta):
             self._tell(
                 f"{file_name(turned)}: states no size of its voxels, so they are taken to measure 1 x 1 x 1 mm, and "
@@ -222,7 +223,7 @@ def spacings_of(items: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     found: dict[bool, list[list[float]]] = {True: [], False: []}
     for file, affine, shape in read_grids(items, MOST_FILES):
         if len(shape) == 3 and min(shape) > 1 and not is_picture(file):
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            spacing = voxel_sizes(affine)
             sizes = [float(spacing[world_axes(affine).index(axis)]) for axis in range(3)]
             found[states_grid(affine)].append(sizes)
     return found[True] or found[False]

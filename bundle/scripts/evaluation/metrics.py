@@ -17,6 +17,7 @@ from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import Workflow
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
+from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from ..dataio.files import case_names
@@ -135,7 +136,7 @@ class ScoreCases:
             prediction, truth = output["pred"][0].cpu(), output["label"][0].cpu()
             label = output["label"]
             affine = label.affine.cpu().numpy() if isinstance(label, MetaTensor) else np.eye(4)
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)[: truth.ndim].tolist()
+            spacing = voxel_sizes(affine)[: truth.ndim].tolist()
             scores = score_case(
                 torch.as_tensor(prediction),
                 torch.as_tensor(truth),

@@ -10,9 +10,9 @@ from pathlib import Path
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
+from ..callers import caller
 from ..command_line import options_of
 from ..errors import raise_all
-from ..training.recipe import caller
 from .monai_label import inside
 from .running_config import nearest_key, problems_of
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation
+from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from ..command_line import command
@@ -87,7 +88,7 @@ def as_planes(
         name: MetaTensor(torch.tensor(np.asarray(label.cpu())), affine=image.affine) for name, label in labels.items()
     }
     flat = image.ndim == 3
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     axis = 2 if flat else stored_axis(affine, image.shape[1:], slice_axis, picture=picture)
     flipped = False
     if not flat and states_grid(affine):
@@ -95,7 +96,7 @@ def as_planes(
         tensors = {name: orient(tensor) for name, tensor in tensors.items()}
         world, direction = nib.io_orientation(affine)[axis]
         axis, flipped = int(world), bool(direction * (-1 if world == 0 else 1) < 0)
-        spacing = np.linalg.norm(np.asarray(tensors["image"].affine.cpu())[:3, :3], axis=0)
+        spacing = voxel_sizes(np.asarray(tensors["image"].affine.cpu()))
     arrays = {name: np.asarray(tensor.cpu())[..., None] if flat else np.asarray(tensor.cpu())
               for name, tensor in tensors.items()}  # fmt: skip
 

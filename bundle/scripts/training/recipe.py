@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-T = TypeVar("T")
 #: Entries of a configuration that a training depends on, with all that they name.
 ROOTS = ("train#trainer", "lr_scheduler")
 #: Names of what may change on the way: the machine, memory and speed, the length (steps an epoch are compared by
@@ -20,20 +18,6 @@ FREE = {
     "device", "amp", "non_blocking", "pin_memory", "num_workers", "cache_rate", "progress", "fusion_checkpoint",
     "max_epochs", "total_iters", "steps", "clock", "data", "initial", "train_handlers", "class_names",
 }  # fmt: skip
-
-
-def caller(kind: type[T]) -> T | None:
-    """The nearest object of a class that this call comes out of, found among its callers.
-
-    MONAI hands the parser and the workflow of a configuration to none of its entries.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, kind):
-            return owner
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def recipe(parser: ConfigParser) -> dict[str, Any]:

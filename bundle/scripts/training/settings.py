@@ -16,6 +16,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines import Workflow
 
+from ..callers import caller
 from ..dataio.files import case_names, image_files
 from ..dataio.intensity import NAME, as_saved
 from ..dataio.stated import MADE_UP, class_names
@@ -26,7 +27,7 @@ from ..method.network import SegmentationNet
 from .checkpoints import load_weights, noted, resume_checkpoints, weights_file
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
-from .recipe import caller, differences, is_free, recipe
+from .recipe import differences, is_free, recipe
 
 logger = logging.getLogger("semsim")
 
