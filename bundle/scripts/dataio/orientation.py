@@ -13,8 +13,8 @@ from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .datalist import readable_items
-from .endings import NIFTI
 from .geometry import states_grid
+from .nifti import NIFTI
 from .readers import read_grids
 
 logger = logging.getLogger("semsim")

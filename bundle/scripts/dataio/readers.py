@@ -26,18 +26,20 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .dicom import check_series, series_files, states_unit_pixels
 from .dicom_seg import SegmentationReader
-from .endings import NIFTI, check_unit, check_whole_stream, register, with_one_size
 from .files import evenly, image_files, is_dicom, is_picture
 from .geometry import APART, compared, voxels_apart
 from .itk_read import itk_read
+from .metaimage import MetaReader
+from .nifti import NIFTI, NiftiReader, with_one_size
+from .nrrd import NRRD, check_nrrd
 from .tiff import TiffReader
 
 logger = logging.getLogger("semsim")
 
 #: PNG: kinds of several channels.
 DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
-#: Endings of NRRD, and those of NIfTI and of Analyze in two files.
-NRRD, PAIR = (".nrrd", ".nhdr"), (".hdr", ".img")
+#: Endings of NIfTI and of Analyze in two files.
+PAIR = (".hdr", ".img")
 
 # With pydicom installed MONAI says twice for every loader that there is no decoder on a GPU, which nothing here needs.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -107,8 +109,7 @@ class MedicalReader(ITKReader):
             files: str | list[str] = name
             options = {**self.kwargs, **kwargs}
             if name.lower().endswith(NRRD):
-                _check_nrrd_header(name)
-                _check_packed_nrrd(name)
+                check_nrrd(name)
             elif name.lower().endswith(PAIR) and os.path.isfile(name):
                 raise InputError(
                     f"{name}: NIfTI or Analyze in two files, which is not read; convert it, by nibabel: "
@@ -123,38 +124,6 @@ class MedicalReader(ITKReader):
                     options["pixel_type"] = itk.F  # as of PET; else ITK casts all to the type of the first slice
             images.append(itk_read(files, **options))
         return images if len(images) > 1 else images[0]
-
-
-def _check_nrrd_header(path: str) -> None:
-    """That a NRRD is in mm, which ITK takes for granted, and no axis counts layers or times.
-
-    Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence.
-    """
-    with open(path, "rb") as file:
-        header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
-    units = re.findall(rb"^(?:space )?units:(.*)$", header, flags=re.MULTILINE)
-    check_unit(path, re.findall(r'"([^"]*)"', b" ".join(units).decode("utf-8", "replace")))
-    if kind := re.search(rb"^kinds:.*\b(list|time)\b", header, flags=re.MULTILINE):
-        if not (path.lower().endswith(".seg.nrrd") or re.search(rb"^Segment\d+_", header, flags=re.MULTILINE)):
-            raise InputError(
-                f"{path}: expected one volume, received several (kinds: {kind[1].decode()}), as of a sequence or of "
-                "diffusion; save each as a file of its own."
-            )
-        raise InputError(
-            f"{path}: a Slicer segmentation whose segments overlap, in layers; classes exclude each other here: in "
-            "Slicer's Segmentations module export it as a labelmap."
-        )
-
-
-def _check_packed_nrrd(path: str) -> None:
-    """That the voxels of a NRRD file are whole, if it holds them compressed by gzip."""
-    with open(path, "rb") as file:
-        start = file.read(2**20)
-    end = re.search(rb"\r?\n\r?\n", start)
-    header = start[: end.start()] if end else b""
-    packed = re.search(rb"^encoding: *(gz|gzip)\s*$", header, flags=re.MULTILINE | re.IGNORECASE)
-    if end and packed and not re.search(rb"^(data ?file|byte ?skip|line ?skip):", header, flags=re.MULTILINE):
-        check_whole_stream(Path(path), end.end())
 
 
 def states_unit_size(path: str | os.PathLike) -> bool:
@@ -224,9 +193,9 @@ def _apart(first: Any, image: Any, name: Any, other: Any) -> InputError:
 
 
 def _with_own(loader: LoadImage, label: bool) -> LoadImage:
-    for reader in (PictureReader(label=label), TiffReader(), MedicalReader(), SegmentationReader()):
+    pictures = (PictureReader(label=label), TiffReader())
+    for reader in (*pictures, MedicalReader(), SegmentationReader(), NiftiReader(), MetaReader()):
         loader.register(reader)  # the last that takes a file reads it
-    register(loader)
     return loader
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataio.endings import voxel_file
 from ..dataio.files import image_files
+from ..dataio.metaimage import voxel_file
 from ..dataio.storage import read_json
 from ..errors import InputError
 

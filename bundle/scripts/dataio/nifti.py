@@ -1,11 +1,9 @@
-"""Readers of NIfTI and MetaImage by any spelling of the ending, ``.Nii.gz`` or ``.MHA``, which nibabel and ITK lack."""
+"""Reader of NIfTI with any spelling of the ending, ``.Nii.gz`` say, whose header states one place and size."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.data import ITKReader, NibabelReader
+from monai.data import NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary
-from monai.transforms import LoadImage
 from monai.utils import ensure_tuple
 from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
@@ -23,24 +20,14 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
 from .geometry import APART, voxels_apart
-from .itk_read import itk_read
+from .headers import check_whole_stream, ends
 
 logger = logging.getLogger("semsim")
 
 #: Share by which two sizes of a voxel differ where they were rounded.
 ROUNDING = 0.01
-#: Units other than mm, as headers of NRRD and MetaImage spell them.
-OTHER_UNITS = re.compile(
-    r"[cdun\u00b5\u03bc\ufffd]?m|(centi|deci|micro|nano)?met(er|re)s?|microns?|in|inch(es)?", re.IGNORECASE
-)
 #: Endings by which nibabel knows NIfTI.
 NIFTI = (".nii", ".nii.gz", ".NII", ".NII.GZ")
-
-
-def _ends(filename: Sequence[Any] | Any, endings: tuple[str, ...]) -> bool:
-    """Whether every file has one of ``endings``, in any case."""
-    names = [os.fspath(name) for name in ensure_tuple(filename)]
-    return all(name.lower().endswith(endings) and os.path.isfile(name) for name in names)
 
 
 def with_one_size(image: Any, name: str) -> Any:
@@ -129,7 +116,7 @@ class NiftiReader(NibabelReader):
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether every file is NIfTI by its ending."""
-        return _ends(filename, (".nii", ".nii.gz"))
+        return ends(filename, (".nii", ".nii.gz"))
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
         """As in MONAI's reader."""
@@ -172,113 +159,3 @@ def _check_packed(name: str) -> None:
         raise InputError(f"{name}: expected NIfTI compressed by gzip, received it as it is; call the file .nii.")
     if packed:
         check_whole_stream(Path(name))
-
-
-class MetaReader(ITKReader):
-    """Reads MetaImage of any type of number; also ``.MHA``, ``.Mhd`` and the like, which ITK takes for no format."""
-
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Whether every file is MetaImage by its ending."""
-        return _ends(filename, (".mha", ".mhd"))
-
-    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
-        """As in MONAI's reader."""
-        import itk  # slow, and few files need it
-
-        names = [os.fspath(name) for name in ensure_tuple(data)]
-        for name in names:
-            _check_meta_image(name)
-        images = [itk_read(name, imageio=itk.MetaImageIO.New(), **kwargs) for name in names]
-        return images if len(images) > 1 else images[0]
-
-
-def check_unit(name: str, units: Sequence[str]) -> None:
-    """That sizes and places are told in mm: ITK takes their numbers for that, whatever the header calls them.
-
-    Args:
-        name: the file.
-        units: as its header spells them, one an axis; what is no unit of length does not matter.
-
-    Raises:
-        InputError: they are not.
-    """
-    if other := [unit for unit in units if OTHER_UNITS.fullmatch(unit.strip())]:
-        raise InputError(
-            f"{name}: expected sizes and places in mm, received {other[0]} by its header; save it anew with its "
-            "spacing and its origin in mm."
-        )
-
-
-def _check_meta_image(name: str) -> None:
-    """That a MetaImage is told in mm, and its voxels are there, and whole where they are compressed: ITK makes up what
-    it cannot read.
-
-    Raises:
-        InputError: they are not.
-    """
-    told: dict[str, str] = {}
-    with open(name, "rb") as file:
-        while "ElementDataFile" not in told and (line := file.readline(4096)):
-            key, _, value = line.decode("utf-8", "replace").partition("=")
-            told[key.strip()] = value.strip()
-        check_unit(name, [told.get("DistanceUnits", "")])
-        where = told.get("ElementDataFile", "")
-        local = where.lower() == "local"
-        voxels = Path(name) if local else Path(name).parent / where
-        if not where or where.startswith("LIST") or "%" in where:
-            return
-        if not voxels.is_file():
-            raise InputError(
-                f"{name}: expected its voxels in {voxels}, as its header says, found no such file; copy it there, too."
-            )
-        if told.get("CompressedData", "").lower() != "true":
-            return
-        start = file.tell() if local else 0
-    if local and "CompressedDataSize" not in told:
-        raise InputError(f"{name}: compressed, and without the CompressedDataSize that ITK needs; save it anew.")
-    check_whole_stream(voxels, start)
-
-
-def voxel_file(name: str | os.PathLike) -> Path | None:
-    """The file in which the voxels of an .mhd lie; ``None`` for other formats, and where its header names none."""
-    path = Path(name)
-    if path.suffix.lower() != ".mhd" or not path.is_file():
-        return None
-    named = re.search(rb"^\s*ElementDataFile\s*=\s*([^\r\n]+?)\s*$", path.read_bytes(), flags=re.MULTILINE)
-    voxels = path.parent / os.fsdecode(named[1]) if named else path.parent
-    return voxels if voxels.is_file() else None
-
-
-def check_whole_stream(path: Path, start: int = 0) -> None:
-    """That a stream of zlib or gzip in a file is whole: nobody else reads the check sum at its end.
-
-    Args:
-        path: the file.
-        start: byte at which the stream begins.
-
-    Raises:
-        InputError: it is not.
-    """
-    told = path.stat()
-    if not _uncompresses(path, start, told.st_size, told.st_mtime_ns):
-        raise InputError(f"{path}: expected compressed voxels, received some that are cut off or broken; copy it anew.")
-
-
-@cache
-def _uncompresses(path: Path, start: int, size: int, changed: int) -> bool:
-    """Once for a file of a size and a time of change: where volumes are not kept they are read again and again."""
-    stream = zlib.decompressobj(wbits=47)  # of either kind
-    with path.open("rb") as file:
-        file.seek(start)
-        try:
-            while not stream.eof and (block := file.read(2**16)):
-                stream.decompress(block)
-        except zlib.error:
-            return False
-    return stream.eof
-
-
-def register(loader: LoadImage) -> None:
-    """Let a loader try these readers first."""
-    loader.register(NiftiReader())
-    loader.register(MetaReader())
