@@ -113,6 +113,8 @@ def test_a_function_does_not_run_with_an_option_that_it_has_not(monkeypatch):
         (["a.png", "b.png", "c.png"], "overlay: 'c.png' belongs to no option. Several values"),
         (["--image", "a.png", "c.png", "--output", "b.png"], "overlay: 'c.png' belongs to no option"),  # --image *.png
         (["a.png", "b.png", "--slices", "1", "2"], "overlay: '2' belongs to no option"),
+        (["a.png", "--output"], "--output: expected a value behind it, received none; give one"),  # an empty variable
+        (["--output", "--image", "a.png"], "--output: expected a value behind it, received none"),
     ],
 )
 def test_no_word_goes_to_an_option_that_nobody_named(monkeypatch, words, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -262,6 +263,10 @@ def test_contours_are_named_as_such(tmp_path):
         with pytest.raises(InputError) as caught:
             create(str(tmp_path / "images"), str(folder), str(tmp_path / "list.json"))
         assert re.fullmatch(rf"{path}: contours [^\n]* `plastimatch[^\n]*", str(caught.value)), "no line about its name"
+    for number in (1, 2):
+        shutil.copy(path, tmp_path / f"labels/P{number}.dcm")
+    with pytest.raises(InputError, match=r"labels/P1\.dcm: contours .*, and 1 more in its folder; export"):
+        create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "list.json"))
     path.rename(tmp_path / "images/p1/RS.dcm")  # among the slices, as planning systems export it
     with pytest.raises(InputError, match=r"RS\.dcm: contours .*, and take the file out of the folder of the slices\."):
         look(tmp_path / "images/p1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -242,3 +243,116 @@ def test_copies_of_an_editor_are_no_masks(tmp_path):
         label(tmp_path / folder / "liver.nii.gz")
     assert _masks(tmp_path, ["liver"]) == {"liver": [tmp_path / "liver.nii.gz"]}
     assert nib.load(tmp_path / "liver.nii.gz").shape == LABEL.shape
+
+
+def at(path: Path, array: np.ndarray, affine: np.ndarray | None, kind: type = np.int16) -> None:
+    """A NIfTI file that states this place in space, or none."""
+    stored = nib.Nifti1Image(array.astype(kind), np.eye(4) if affine is None else affine)
+    stored.set_data_dtype(kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(stored, path)
+
+
+@pytest.mark.parametrize("without", ["images", "labels"])
+def test_labels_that_are_laid_by_a_guess_are_said(tmp_path, capsys, without):
+    """Only one of image and label says how it lies: voxel by voxel may mirror the label."""
+    pairs(tmp_path, "P1", "P2", "P3")
+    made(tmp_path)
+    assert "no place in space" not in capsys.readouterr().out
+    for path in (tmp_path / without).iterdir():
+        at(path, np.asarray(nib.load(path).dataobj), None)
+    made(tmp_path)
+    assert re.search(r"warning +3 labels state no place in space while .*/labels/P1\.nii\.gz first: laid on them voxel",
+                     capsys.readouterr().out)  # fmt: skip
+    for path in (tmp_path / "images").iterdir():
+        at(path, np.asarray(nib.load(path).dataobj), None)
+        at(tmp_path / "labels" / path.name, LABEL, None)
+    made(tmp_path)
+    assert "no place in space" not in capsys.readouterr().out, "all alike"
+
+
+def test_a_volume_without_a_place_among_others_is_said(tmp_path, capsys):
+    pairs(tmp_path, "P1", "P2", "P3")
+    turned = np.moveaxis(np.asarray(nib.load(tmp_path / "images" / "P3.nii.gz").dataobj), 2, 0)
+    at(tmp_path / "images" / "P3.nii.gz", turned, None)
+    at(tmp_path / "labels" / "P3.nii.gz", np.moveaxis(LABEL, 2, 0), None)
+    made(tmp_path)
+    assert "1 images state no place in space, P3.nii.gz first, and others do: taken" in capsys.readouterr().out
+
+
+def test_labels_that_are_nearly_whole_numbers_make_the_window(tmp_path, capsys):
+    pairs(tmp_path, "P1", "P2")
+    window = made(tmp_path)["window"]
+    for path in (tmp_path / "labels").iterdir():
+        at(path, LABEL * 0.9999, nib.load(path).affine, np.float32)
+    assert made(tmp_path)["window"] == window and "usual for soft tissue" not in capsys.readouterr().out
+    (tmp_path / "labels" / "P2.nii.gz").unlink()
+    samples.write_nifti(tmp_path / "labels" / "P1.nii.gz", LABEL * 0)
+    assert made(tmp_path, label_values="0,1")["window"] == [-150, 250]
+    assert "become 0 and 1, as is usual for soft tissue, for no label" in capsys.readouterr().out
+
+
+def test_voxels_of_labels_are_counted_on_the_grid_of_the_image(tmp_path, capsys):
+    pairs(tmp_path, "P1", "P2")
+    fine = nib.load(tmp_path / "labels" / "P1.nii.gz")
+    coarse = np.zeros((6, 6, 4), np.int16)
+    coarse[1:4, 1:4, 1:3] = 1
+    affine = fine.affine @ np.diag([2, 2, 1, 1])
+    affine[:3, 3] = (fine.affine @ [0.5, 0.5, 0, 1])[:3]
+    at(tmp_path / "labels" / "P1.nii.gz", coarse, affine)
+    (tmp_path / "labels" / "P2.nii.gz").unlink()
+    made(tmp_path, trust="header")
+    said = capsys.readouterr().out
+    share = 36 * 2 / LABEL.size
+    assert re.search(rf"label 1 +{share:.2%} of the voxels", said) and "another orientation or grid, or a part" in said
+
+
+def test_ct_of_which_half_is_not_in_hounsfield_units_is_said(tmp_path, capsys):
+    pairs(tmp_path, "P1", "P2", "P3", "P4")
+    for case in ("P2", "P4"):
+        path = tmp_path / "images" / f"{case}.nii.gz"
+        at(path, np.asarray(nib.load(path).dataobj) + 1024, nib.load(path).affine)
+    assert "window" not in made(tmp_path)
+    assert re.search(r"warning +2 of 4 images look like CT in Hounsfield units, P1\.nii\.gz first, and others do not, "
+                     r"P2\.nii\.gz first: store all alike", capsys.readouterr().out)  # fmt: skip
+
+
+def test_names_with_blanks_show_their_patients():
+    cases = group_cases({f"P{p} slice {s}": Path("x") for p in (1, 2) for s in (1, 2)}, {})
+    assert [*cases.groups] == ["P1", "P2"]
+    cases = group_cases({name: Path("x") for name in ("Patient 12 a", "Patient 12 b", "Patient 3 a")}, {})
+    assert {*cases.groups} == {"Patient 12", "Patient 3"}
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["HD_000", "HD_001", "HD_002"], ""),  # each may be a patient
+        (["x10012", "x10013", "x20011"], r"'^(x\d{3})'"),
+        (["a_1", "a_2", "b_1"], "'^([^_]+)'"),
+        (["a 1", "a 2", "b 1"], "'^([^ _-]+)'"),
+        (["a1x", "a1y", "a2x"], r"'^(\D*\d+)'"),
+    ],
+)
+def test_an_example_of_group_by_puts_some_together_and_not_all(names, example):
+    line = patients_line(group_cases({name: Path("x") for name in names}, {}))
+    assert line.startswith("not known") and line.endswith(f", for instance {example}" if example else "the patient")
+
+
+def test_an_expression_that_puts_nothing_together_is_said():
+    images = {name: Path("x") for name in ("a x", "a y", "b x")}
+    assert "no two are of one patient by it" in patients_line(group_cases(images, {}, "^(.+)"))
+    assert "no two" not in patients_line(group_cases(images, {}, "^(.)"))
+
+
+def test_the_first_pair_of_several_channels_is_told_by_its_files(tmp_path, capsys):
+    for seed, case in enumerate(("p1", "p2")):
+        for channel in range(2):
+            image(tmp_path / "imagesTr" / f"{case}_000{channel}.nii.gz", 2 * seed + channel)
+        label(tmp_path / "labelsTr" / f"{case}.nii.gz")
+    said = {"channel_names": {"0": "a", "1": "b"}, "labels": {"background": 0, "x": 1}, "numTraining": 2,
+            "file_ending": ".nii.gz"}  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(said))
+    made(tmp_path, data=str(tmp_path))
+    folder = tmp_path / "imagesTr"
+    assert f"{folder}/p1_0000.nii.gz + {folder}/p1_0001.nii.gz with its label" in capsys.readouterr().out

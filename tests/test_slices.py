@@ -102,6 +102,21 @@ def test_files_stored_differently_are_cut_alike(mixed):
     assert shapes == {"thick0": (16, 16, 6), "thick1": (16, 16, 6), "thin": (16, 16, 24)}
 
 
+def test_a_volume_that_states_no_place_is_said_where_the_axis_is_one_of_the_body(tmp_path, caplog):
+    """Weights of volumes that state one would see it from another side."""
+    for name, affine in (("placed", np.diag([1.5, 1.5, 8, 1])), ("lost", np.eye(4)), ("also_lost", np.eye(4))):
+        nib.save(nib.Nifti1Image(np.ones((16, 16, 6), np.float32), affine), tmp_path / f"{name}.nii.gz")
+    keys = ["image"]
+    read = [LoadFilesd(keys), EnsureChannelFirstd(keys), AsVolumed(keys)]
+    for axis, expected in (("S", 1), (2, 0), (None, 0)):
+        caplog.clear()
+        cut = Compose([*read, SliceGridd(keys, 16, slice_axis=axis)])
+        for name in ("placed", "lost", "also_lost"):
+            cut({"image": str(tmp_path / f"{name}.nii.gz")})
+        said = [line for line in caplog.messages if "states no place in space" in line]
+        assert len(said) == expected and all("/lost.nii.gz: states" in line and "axis 2" in line for line in said)
+
+
 def test_create_shows_keeps_and_names_exceptions(mixed, tmp_path, capsys):
     datalist = listed(mixed, tmp_path / "d.json")
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slices")]

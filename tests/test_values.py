@@ -38,6 +38,7 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"features": [16, 32]}, r"features: expected 6 numbers of channels, .*, received \[16, 32\]."),
         ({"flip_tta": 0, "spatial_dims": 3}, "flip_tta: expected True, False or a list of axes .* received 0."),
         ({"flip_tta": [2], "spatial_dims": 2}, r"flip_tta: expected .* from 0 to 1, received \[2\]."),
+        ({"output_dir": True}, "output_dir: expected a path behind it, received none; give one"),
         ({"device": "gpu"}, "device: expected cpu, .*, received 'gpu' "),
         ({"device": "cuda:99"}, "device: expected cpu, .*, received 'cuda:99' "),
         ({"features": 16}, "features: expected 6 numbers of channels, .*, received 16."),

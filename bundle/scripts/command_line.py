@@ -118,11 +118,14 @@ def command(function: Callable[..., Any], name: str = "") -> None:
         return
     if unknown := [option for option in given if option not in {*known, "help", "h"}]:
         raise InputError(f"Unknown option --{unknown[0]}; see --help.")
+    ends = [token for token, after in zip(argv, [*argv[1:], "--"]) if FLAG.match(after) and "=" not in token]
     for option, text in given.items():
         if option in known and isinstance(known[option].default, bool) and text not in SWITCH:
             raise InputError(f"--{option}: expected True or False, received {text!r}.")
         if line := left_tilde(text):
             raise InputError(f"--{option}: {line}")
+        if option in options_of(ends) and option in known and not isinstance(known[option].default, bool):
+            raise InputError(f"--{option}: expected a value behind it, received none; give one, or leave it out.")
     lacking = [option for option in required(function) if option not in given]
     if len(bare) > len(lacking):
         raise InputError(

@@ -27,7 +27,7 @@ from .split import (
     write_json,
 )  # fmt: skip
 from .storage import check_new
-from .survey import MOST_VALUES, Survey, foreground_window, survey
+from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
 from .tables import (
     check_table,
     class_values,
@@ -123,7 +123,9 @@ def create(
     doubts: list[str] = []
     if data and layout.labels:
         case = next(iter(layout.labels))
-        print(f"{'first pair':<11} {layout.images.get(case, 'no image')} with its label {layout.labels[case]}")
+        image = layout.images.get(case, "no image")
+        parts = " + ".join(map(str, image)) if isinstance(image, list) else image
+        print(f"{'first pair':<11} {parts} with its label {layout.labels[case]}")
     if check:
         found = survey(layout.images, layout.labels, channels=channels, trust=trust, most_classes=most_classes)
         values, doubts = _classes(found, names, values, ignore_label, said=bool(label_values))
@@ -134,7 +136,7 @@ def create(
             write_table(found, table)
     print(f"{'patients':<11} {patients_line(cases)}")
     for folder, where in [(images or data, ""), *[(labels, " among the labels")] * _apart(images, labels)]:
-        if ignored := ignored_line(folder, where):
+        if ignored := ignored_line(folder, where, {*layout.labels.values()}):
             print(ignored)
     problems = _stray(layout, images or data)
     if found is not None:
@@ -237,7 +239,8 @@ def _window(found: Survey, training: list[str], values: list[int], trust: str | 
     if not found.ct:
         return None
     low, high = foreground_window(found, training, classes=values[1:], trust=trust)
-    print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1; --window at the training to change it")
+    usual = ", as is usual for soft tissue, for no label of `training` shows any" if (low, high) == SOFT_TISSUE else ""
+    print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1{usual}; --window at the training to change it")
     return low, high
 
 

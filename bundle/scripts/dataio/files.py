@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,11 +113,14 @@ def stores(path: str | os.PathLike, storage: re.Pattern[bytes]) -> bool:
 
 
 def contours_line(path: str | os.PathLike) -> str:
-    """A line for a file of contours (RTSTRUCT), or the first of them in a folder; empty for no such file."""
+    """A line for a file of contours (RTSTRUCT), or for those in a folder; empty for no such file."""
     inside = sorted(Path(path).iterdir()) if os.path.isdir(path) else [path]
-    found = next((file for file in inside if stores(file, CONTOURS)), None)
+    found = [file for file in inside if stores(file, CONTOURS)]
+    if not found:
+        return ""
+    more = f", and {len(found) - 1} more in its folder" if len(found) > 1 else ""
     remedy = "export them as a labelmap, by SlicerRT in 3D Slicer or `plastimatch convert`"
-    return f"{found}: contours (RTSTRUCT), which are not read; {remedy}." if found else ""
+    return f"{found[0]}: contours (RTSTRUCT), which are not read{more}; {remedy}."
 
 
 def _dicom_start(path: str | os.PathLike) -> bytes:
@@ -417,17 +420,18 @@ def _ending(found: Mapping[str, Path], suffix: str, folder: Path, kind: str) -> 
     return kept
 
 
-def ignored_line(folder: str | os.PathLike, where: str = "") -> str:
+def ignored_line(folder: str | os.PathLike, where: str = "", used: Collection[Path] = ()) -> str:
     """What :func:`find_images` passes over, without files that belong to an image format; empty for nothing.
 
     Args:
         folder: of the files.
         where: what to say of where they are.
+        used: files that are read, whatever their ending.
     """
     endings = Counter(
         path.suffix.lower() or "(no ending)"
         for path in entries(Path(folder), True)
-        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES)
+        if not path.is_dir() and not path.name.lower().endswith(IMAGE_SUFFIXES) and path not in used
     )
     kept = Counter({ending: number for ending, number in endings.items() if ending not in COMPANIONS})
     shown = ", ".join(f"{ending} {number}" for ending, number in kept.most_common(5))

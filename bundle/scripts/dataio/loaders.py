@@ -51,7 +51,7 @@ def read_item(transform: Callable[[Any], Any], item: Mapping[str, Any]) -> Mappi
         label = f" with its label {item['label']}" if "label" in item else ""
         raise InputError(
             f"{item['image']}: could not be read as an image{label} ({type(root).__name__}: {reason(root)}); replace "
-            "the file or remove it from the list."
+            "the file or take it out."
         ) from error
 
 

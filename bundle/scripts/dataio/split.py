@@ -23,20 +23,20 @@ Names = Any
 LISTS = ("training", "unlabeled", "validation", "testing")
 #: What counts the images of one patient.
 COUNTED = "frame|slice|slc|ses|session|visit|timepoint|time|tp|phase|day|week|month|year|run|echo"
-WORDS = r"(?:baseline|follow[_-]?up|pre|post)\d*(?=[^a-z0-9]|$)"
+WORDS = r"(?:baseline|follow[ _-]?up|pre|post)\d*(?=[^a-z0-9]|$)"
 #: A day behind a name with a number, which says that it is not the name of a scan alone: ``P1_20190101``.
-DAY = r"(?<=\d)[_-](?:19|20)\d\d[_-]?(?:0\d|1[0-2])[_-]?[0-3]\d(?!\d)"
+DAY = r"(?<=\d)[ _-](?:19|20)\d\d[_-]?(?:0\d|1[0-2])[_-]?[0-3]\d(?!\d)"
 #: What follows a patient. A word does behind a number alone, and before no other: ``P1_pre``, not ``heart_post_002``.
-AGAIN = rf"(?:[_-](?:{COUNTED})[_-]?\d+|(?<=\d)[_-]{WORDS}(?![^/]*[_-]\d)|{DAY})"
+AGAIN = rf"(?:[ _-](?:{COUNTED})[ _-]?\d+|(?<=\d)[ _-]{WORDS}(?![^/]*[ _-]\d)|{DAY})"
 #: Folders that hold a visit or a sequence of every patient.
 SEQUENCES = r"(?:t1|t2|pd)(?:[_-]?w|[_-]?c|[_-]?ce|[_-]?gd)?|flair|dwi|adc|swi|dce|mra?|mri|cta?|pet|us"
-SHARED = rf"(?:(?:{COUNTED})[_-]?\d+|{WORDS}|{SEQUENCES})"
+SHARED = rf"(?:(?:{COUNTED})[ _-]?\d+|{WORDS}|{SEQUENCES})"
 BELOW = "their name below the folder of a visit or sequence"
 FOLDER = "their outermost folder"
 #: Where a case name shows whose image it is, the surest first: what it is called, and the expression.
 PATIENTS = {
     "their BIDS subject": r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_]|$)",
-    "the number behind `patient` or `subject`": r"(?:^|[/_-])((?:patient|subject)[_-]?\d+)(?=\D|$)",
+    "the number behind `patient` or `subject`": r"(?:^|[/ _-])((?:patient|subject)[ _-]?\d+)(?=\D|$)",
     "the subject of BraTS": r"(?:^|/)(brats-[a-z]+-\d+)-\d{3}(?=\D|$)",
     BELOW: rf"^{SHARED}/(?!{SHARED}(?:/|$))([^/]+?)(?:{AGAIN}[^/]*)?(?:/|$)",
     FOLDER: rf"^([^/]+?)(?:{AGAIN}[^/]*)?/",
@@ -188,21 +188,32 @@ def patients_line(cases: Cases) -> str:
     number, patients = len(cases.images), len(cases.groups)
     if not cases.known:
         first = next(iter(cases.images))
-        digits = re.fullmatch(r"(.*?)(\d{3,})", first)
-        example = rf"^({re.escape(digits[1])}\d{{{len(digits[2]) - 2}}})" if digits else "^([^_]+)"
         return (
             f"not known: no name shows which images belong to one patient (the first is {first}), so each counts as "
-            f"one of its own and a patient of several may stand in several lists; say so by --group_by, for instance "
-            f"'{example}'"
+            "one of its own and a patient of several may stand in several lists; if one has several, say so by "
+            f"--group_by, an expression whose group is the patient{_example([*cases.images])}"
         )
     rules = ", ".join(f"{what}" if len(cases.found_by) == 1 else f"{what} ({n})" for what, n in cases.found_by.items())
     text = f"{patients} of {number} images, by {rules}"
     if alone := number - sum(cases.found_by.values()):
         text += f"; {alone} whose names show none count as one each, so that a patient of several may stand in several "
         text += "lists: if so, say it by --group_by"
+    if "--group_by" in cases.found_by and patients == number > 1:
+        text += "; no two are of one patient by it, so if some are, correct it"
     if patients == 1 < number:
         text += "; if they are of several, say so by --group_by"
     return text
+
+
+def _example(names: Sequence[str]) -> str:
+    """How an expression might look that puts some of these names together, but not all of them; empty for none."""
+    digits = re.fullmatch(r"(.*?)(\d{3,})", names[0])
+    tried = [rf"^({re.escape(digits[1])}\d{{{len(digits[2]) - 2}}})"] if digits else []
+    for expression in [*tried, "^([^_]+)", "^([^ _-]+)", r"^(\D*\d+)"]:
+        found = [match[1] for name in names if (match := re.search(expression, name))]
+        if len(found) == len(names) and 1 < len({*found}) < len(names):
+            return f", for instance '{expression}'"
+    return ""
 
 
 def as_names(value: Any) -> list[str] | int:

@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +170,7 @@ def _of_label(facts: Facts, array: np.ndarray, most_classes: int) -> Facts:
             f"few whole numbers, one a class{lossy}."
         )
     content = _digest(array, facts.affine) if len(values) > 1 else ""
-    return replace(facts, values={float(v): int(n) for v, n in zip(values, counts)}, content=content)
+    return replace(facts, values=dict(zip(values.tolist(), counts.tolist())), content=content)
 
 
 def _digest(array: np.ndarray, affine: np.ndarray) -> str:
@@ -188,7 +187,7 @@ def _few_values(array: np.ndarray) -> dict[float, int]:
         values, counts = np.unique(part, return_counts=True)
         if len(values) > FEW or (values != np.round(values)).any():
             return {}
-    return {float(v): int(n) for v, n in zip(values, counts)}
+    return dict(zip(values.tolist(), counts.tolist()))
 
 
 @dataclass(frozen=True)
@@ -239,6 +238,23 @@ class Survey:
         images = {case: facts.content for case, facts in self.images.items()}
         groups = (list({images.get(case, case): case for case in cases}.values()) for cases in _alike(self.labels))
         return [cases for cases in groups if len(cases) > 1]
+
+    @property
+    def unplaced(self) -> list[Path]:
+        """Volumes that state no place in space where others do."""
+        volumes = [f for f in self.images.values() if min((*f.shape, 1)[:3]) > 1 and not is_picture(f.path)]
+        lost = [facts.path for facts in volumes if not states_grid(facts.affine)]
+        return lost if len(lost) < len(volumes) else []
+
+    @property
+    def laid(self) -> list[Path]:
+        """Labels that state no place in space though their images do, or the other way round: a guess lays them."""
+        pairs = [(label, self.images[case]) for case, label in self.labels.items() if case in self.images]
+        return [
+            label.path
+            for label, image in pairs
+            if states_grid(label.affine) != states_grid(image.affine) and min((*image.shape, 1)[:3]) > 1
+        ]
 
     @property
     def has_spacing(self) -> bool:
@@ -328,17 +344,16 @@ def _misplaced(found: Survey, trust: str | None) -> Iterable[str]:
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)
         try:
-            on_image_grid(label, image, trust)
+            placed = on_image_grid(label, image, trust)
             found.placed.append(case)
-            found.labels[case] = _filled_up(found.labels[case], found.images[case])
+            found.labels[case] = replace(found.labels[case], values=_counts(np.asarray(whole(placed))))
         except InputError as error:
             yield str(error)
 
 
-def _filled_up(label: Facts, image: Facts) -> Facts:
-    """A label of a part of its image, with the background that fills up the rest."""
-    rest = prod(image.shape) - prod(label.shape)
-    return replace(label, values={**label.values, 0.0: label.values.get(0.0, 0) + rest}) if rest > 0 else label
+def _counts(array: np.ndarray) -> dict[float, int]:
+    """How many voxels have which value."""
+    return {float(v): int(n) for v, n in zip(*np.unique(array, return_counts=True))}
 
 
 def elsewhere(found: Survey) -> list[str]:
@@ -374,7 +389,7 @@ def foreground_window(
     for case in evenly(labelled, most):
         image: Any = image_loader()(found.images[case].path)
         label: Any = image_loader(label=True)(found.labels[case].path)
-        placed = np.asarray(on_image_grid(label, image, trust)[0])
+        placed = np.asarray(whole(on_image_grid(label, image, trust))[0])
         inside = np.asarray(image[0])[np.isin(placed, list(classes)) if classes else placed != 0]
         if inside.size:
             ranges.append(np.percentile(inside, [0.5, 99.5]))

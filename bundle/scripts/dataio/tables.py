@@ -89,15 +89,27 @@ def describe(
         if padded:
             rows.append(("padding", f"{len(padded)} images are filled up with values below that of air, "
                          f"{padded[0].path.name} first, which count as air"))  # fmt: skip
+    elif 4 * sum(facts.ct for facts in images) >= len(images):
+        some, rest = ([facts.path.name for facts in images if facts.ct == is_ct] for is_ct in (True, False))
+        rows.append(("warning", f"{len(some)} of {len(images)} images look like CT in Hounsfield units, {some[0]} "
+                     f"first, and others do not, {rest[0]} first: store all alike (often 1024 was added), or take "
+                     "some out"))  # fmt: skip
     axis = found.direction if slice_axis is None else slice_axis
     if any(len(facts.shape) == 3 for facts in images):
         rows.append(("slices", _slices(images, axis)))
     if suits_3d(found):
         rows.append(("3D", "voxels are nearly as long as wide, so a 3D network may do better than slices"))
+    if unplaced := found.unplaced:
+        rows.append(("warning", f"{len(unplaced)} images state no place in space, {unplaced[0].name} first, and others "
+                     "do: taken as if stored from left to right, back to front, feet to head; mend their "
+                     "headers"))  # fmt: skip
+    if laid := found.laid:
+        rows.append(("warning", f"{len(laid)} labels state no place in space while their images do, or the other way "
+                     f"round, {laid[0]} first: laid on them voxel by voxel; look at one in a viewer"))  # fmt: skip
     if placed := found.placed:
-        rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation, or "
-                     f"a part), {found.labels[placed[0]].path} first: their headers place them, unless --trust "
-                     "voxels"))  # fmt: skip
+        rows.append(("headers", f"{len(placed)} labels are stored otherwise than their images (another orientation or "
+                     f"grid, or a part), {found.labels[placed[0]].path} first: their headers place them, unless "
+                     "--trust voxels"))  # fmt: skip
     totals: Counter[float] = Counter()
     for facts in labels:
         totals.update(facts.values)

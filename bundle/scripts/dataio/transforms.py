@@ -24,7 +24,7 @@ from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from .files import is_picture
-from .geometry import file_name, on_image_grid, vanished
+from .geometry import file_name, on_image_grid, states_grid, vanished
 from .slice_axis import coarser_elsewhere, stored_axis
 from .votes import on_grid, resampled_label
 
@@ -118,7 +118,7 @@ class SliceGridd(MapTransform, InvertibleTransform):
         """Arguments as in :class:`SliceGrid`, with one ``mode`` a key; ``class_names`` are for warnings."""
         super().__init__(keys, allow_missing_keys)
         self.slice_axis, self.class_names = slice_axis, tuple(class_names)
-        self._told, self._told_lost = set[str](), set[tuple[str, str]]()
+        self._told, self._told_lost, self._told_unplaced = set[str](), set[tuple[str, str]](), False
         self.grids = {
             key: SliceGrid(spatial_size, slice_axis=slice_axis, mode=m)
             for key, m in zip(self.keys, ensure_tuple_rep(mode, len(self.keys)))
@@ -145,10 +145,20 @@ class SliceGridd(MapTransform, InvertibleTransform):
             )
 
     def _tell(self, image: torch.Tensor) -> None:
-        """Warn of an image, once, whose own voxels would have it cut along another axis than the data set."""
+        """Warn of an image, once, whose own voxels would have it cut along another axis than the data set.
+
+        And of the first that says nothing of the body, where others do.
+        """
         file = file_name(image)
         affine = to_affine_nd(3, image.affine.cpu().numpy() if isinstance(image, MetaTensor) else np.eye(4))
         axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
+        if not self._told_unplaced and not states_grid(affine, getattr(image, "meta", None)):
+            self._told_unplaced = True
+            logger.warning(
+                f"{file}: states no place in space, as perhaps others do not, and the data set that the axis "
+                f"{self.slice_axis} is of does: slices are cut along its stored axis {axis}; mend its header if they "
+                "lie along another."
+            )
         if file not in self._told and image.shape[1 + axis] > 1 and coarser_elsewhere(affine, axis):
             self._told.add(file)
             spacing = " x ".join(f"{s:.3g}" for s in voxel_sizes(affine))
@@ -299,10 +309,15 @@ class CheckVolumed(Transform):
         image = data["image"]
         name = file_name(image, data)
         if image.shape[0] != self.in_channels:
+            kind = {1: "L", 3: "RGB", 4: "RGBA"}.get(self.in_channels, "L")
+            remedy = (
+                f"convert it, with Pillow: Image.open(FILE).convert('{kind}')"
+                if is_picture(name)
+                else "if this is a time series, split it into one file a frame"
+            )
             raise InputError(
-                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; train with --in_channels "
-                f"{image.shape[0]} (weights predict images with as many channels as they were trained on), or if this "
-                "is a time series, split it into one file a frame."
+                f"{name}: expected {self.in_channels} channel(s), received {image.shape[0]}; {remedy}, or train with "
+                f"--in_channels {image.shape[0]} (weights predict images of as many channels as they were trained on)."
             )
         bad = int((~torch.isfinite(torch.as_tensor(image))).sum())
         if bad:

@@ -35,6 +35,8 @@ SWITCHES = (
     "publish", "keep_largest", "allow_outside", "fusion_checkpoint", "use_unlabeled", "show_progress",
     "loss#average_images", "loss#gather_prototypes",
 )  # fmt: skip
+#: Files and folders, which an option without its value would make ``True``.
+PATHS = ("dataset_dir", "datalist", "output_dir", "ckpt_path", "initial")
 #: What YAML takes for text, for want of a point, and everybody else for a number.
 NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 
@@ -51,6 +53,9 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
                 number = isinstance(value, str) and value.strip()[:1] in (*"+-.0123456789",)
                 text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if number else ""
                 yield f"{key}: expected {what} {limits}, received {value!r}{text}."
+    for key in PATHS:
+        if isinstance(_given(parser, key), bool):
+            yield f"{key}: expected a path behind it, received none; give one, or leave the option out."
     for key in SWITCHES:
         if isinstance(value := _given(parser, key), str) and value.lower() != "true":
             yield f"{key}: expected True or False, received the text {value!r}; write one of the two, without quotes."
