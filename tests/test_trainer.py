@@ -387,7 +387,7 @@ def test_weights_that_a_last_step_has_spoilt_are_not_saved(tmp_path):
 def test_poor_batches_train_on(images, labels):
     """Black or constant images, no foreground, classes absent from every label, nothing confident: finite steps."""
     for sure in (0.0, 1.1):  # everything passes the threshold, or nothing
-        trainer, network, _ = make(sure=sure, fusion="sfm_light")
+        trainer, network, _ = make(sure=sure, fusion="sfm")
         for loader in (trainer.data_loader.labeled, trainer.data_loader.unlabeled):
             slices = loader.dataset
             if images != "as ever":

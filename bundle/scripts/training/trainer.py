@@ -228,8 +228,8 @@ class SemSimTrainer(SupervisedTrainer):
             )
         if streams.fuse and getattr(self.teacher.network, "fusion", None) is None:
             raise InputError(
-                "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm, "
-                "sfm_light or conv, or loss#lambda_intra, loss#lambda_cross and loss#lambda_labeled of 0 (see "
+                "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm or "
+                "conv, or loss#lambda_intra, loss#lambda_cross and loss#lambda_labeled of 0 (see "
                 "configs/fixmatch.yaml)."
             )
         self.add_event_handler(Events.STARTED, lambda: logger.info(f"Computing in {self.precision}."))
