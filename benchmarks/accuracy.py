@@ -44,7 +44,6 @@ METHODS = {
     "fixmatch": ["fixmatch"],
     "unimatch": ["unimatch"],
     "semsim_minus": ["semsim_minus"],
-    "semsim_light": ["semsim_light"],
     "semsim": [],
 }
 DATASETS = ("acdc", "la")
@@ -128,7 +127,7 @@ def train(
 
     Args:
         data: folder with ``images`` and ``labels``.
-        method: labeled_only, fixmatch, unimatch, semsim_minus, semsim_light or semsim.
+        method: labeled_only, fixmatch, unimatch, semsim_minus or semsim.
         cases: labelled patients: 1, 3 or 7; of LA 4, 8 or 16; or all, 70 and 72, with ``--method labeled_only``.
         seed: of initialisation, batches and augmentation.
         spatial_size: pixels a side; three numbers train in 3D, on patches of so many voxels.

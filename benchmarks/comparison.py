@@ -16,6 +16,8 @@ from common import ROOT, interval, markdown, patient_of, read_splits, shown
 from common import fill as fill_page
 from scoring import EVALUATIONS, RESULTS, mean_known
 
+#: methods that are gone, and have results
+FORMER = ("semsim_light",)
 PROCESSED = "post_processed"
 MISSING = "not run yet"
 #: methods of the table, as it names them
@@ -26,9 +28,9 @@ TITLES = {
 
 
 def load(paths: Iterable[str | os.PathLike]) -> list[dict[str, Any]]:
-    """Results, in the order of METHODS, changes and seeds."""
+    """Results, in the order of METHODS and FORMER, changes and seeds."""
     records = [json.loads(Path(path).read_text()) for path in paths]
-    order = list(METHODS)
+    order = [*METHODS, *FORMER]
     return sorted(records, key=lambda r: (r["cases"], order.index(r["method"]), r["change"], r["seed"]))
 
 

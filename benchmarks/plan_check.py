@@ -20,7 +20,7 @@ CONFIGURATIONS: dict[str, tuple[list[str], dict[str, int]]] = {
     "demo": (["demo"], {"epochs": 5}),
     "unimatch 96": (["unimatch"], {"spatial_size": 96, "epochs": 3, "val_interval": 3}),
     "semsim 96, 4 + 4": ([], {"spatial_size": 96, "epochs": 1, "val_interval": 1, "batch_size": 4}),
-    "semsim_light 160": (["semsim_light"], {"spatial_size": 160, "epochs": 1, "val_interval": 1}),
+    "semsim_minus 160": (["semsim_minus"], {"spatial_size": 160, "epochs": 1, "val_interval": 1}),
     "volumes 64 x 64 x 32": (["volumes"], {"epochs": 2, "val_interval": 2}),
     "volumes 32 x 32 x 32, unimatch": (["volumes", "unimatch"], {"spatial_size": 32, "epochs": 4, "val_interval": 4}),
 }

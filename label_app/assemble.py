@@ -76,7 +76,7 @@ def assemble(
         class_names: of the label values 1, 2, ..., or with ``background`` in front of 0, 1, 2, ...; default: those of
             the shipped weights.
         spatial_size: pixels a side, in 3D voxels; default: that of the shipped weights, in 3D of ``volumes.yaml``.
-        fusion: ``conv``, ``sfm_light`` or ``sfm``; default: likewise.
+        fusion: ``conv`` or ``sfm``; default: likewise.
         app: another app than this one, for instance MONAI Label's ``monaibundle``.
         volumes: whether to begin in 3D, without weights.
         window: intensities that become 0 and 1, HU of a CT say; default: percentiles of each volume.
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--volumes", action="store_true", help="train and predict in 3D; starts without weights")
     parser.add_argument("--window", nargs=2, type=float, help="intensities that become 0 and 1, for instance HU of CT")
     parser.add_argument("--app", type=Path, help="folder of another app to copy, such as MONAI Label's monaibundle")
-    parser.add_argument("--fusion", choices=["conv", "sfm_light", "sfm"], help="fusion module of the network")
+    parser.add_argument("--fusion", choices=["conv", "sfm"], help="fusion module of the network")
     options = vars(parser.parse_args())
     app = assemble(options.pop("output"), **options)
     settings = json.loads(next(app.glob("model/*/models/training.json")).read_text())

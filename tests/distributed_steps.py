@@ -23,7 +23,7 @@ GLOBAL_BATCH = 8
 def steps(dims: int = 2, **loss) -> dict[str, list[dict[str, float]] | dict[str, torch.Tensor]]:
     """Two epochs of one step each, batch norm frozen, no CutMix, no dropout, in double precision."""
     torch.manual_seed(0)
-    base = SemSimNet(fusion="sfm_light").double() if dims == 2 else SemSimNet(3, fusion="conv").double()
+    base = SemSimNet(fusion="sfm").double() if dims == 2 else SemSimNet(3, fusion="conv").double()
     with torch.no_grad():
         base.backbone.final_conv.weight *= 30  # so that some predictions are sure
     for layer in base.modules():

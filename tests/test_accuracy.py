@@ -524,6 +524,10 @@ def test_published_results_are_of_the_protocol(path):
     assert len(record["mean_of_last_five"]["epochs"]) == min(5, len(record["validation_curve"]["epoch"]))
 
 
+def test_results_of_methods_that_are_gone_are_still_read():
+    assert {r["method"] for r in comparison.load(RESULTS)} == {*accuracy.METHODS, *comparison.FORMER}
+
+
 def test_trainings_of_other_lengths_are_no_seeds_of_one():
     found = comparison.load([f"{comparison.RESULTS}/acdc3_224_{n}_fixmatch_seed0.json" for n in (3000, 7500)])
     assert [*comparison.groups_of(found)] == ["fixmatch, 3000 steps", "fixmatch, 7500 steps"]

@@ -87,10 +87,10 @@ class Time:
 
 
 def train(phantom, output, *, stop=None, wait=lambda: None, **given):
-    """The checkpoint that a training of SemSim- at 32 x 32 leaves, and its settings; with a moving average."""
+    """The checkpoint that a training of SemSim- at 32 x 32 leaves, and its settings."""
     flow = workflow(
         "train", "train", "semsim_minus", dataset_dir=str(phantom), output_dir=str(output), spatial_size=32,
-        batch_size=4, ema_decay=0.9, weak_batch_norm="training", unlabeled_start=0.5, show_progress=False, **given,
+        batch_size=4, unlabeled_start=0.5, show_progress=False, **given,
     )  # fmt: skip
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")

@@ -69,7 +69,7 @@ def test_options_that_do_not(options, said):
         (["evaluate", "train"], "expected train.yaml before evaluate"),  # which would train
         (["acdc", "/data/own.yaml", "inference"], "expected inference.yaml before acdc, /data/own.yaml, which"),
         (["train", "unimatch", "paper"], "expected paper.yaml before unimatch"),
-        (["train", "semsim_light", "demo", "volumes"], "expected volumes.yaml before semsim_light, which"),
+        (["train", "semsim_minus", "demo", "volumes"], "expected volumes.yaml before semsim_minus, which"),
     ],
 )
 def test_a_file_is_not_undone_by_one_behind_it(files, said):

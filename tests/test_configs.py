@@ -139,7 +139,7 @@ def test_overlays_train(overlay, phantom_dir, tmp_path):
     log = rows(tmp_path / "training_log.csv")[0]
     assert int(log["iteration"]) >= 2
     expected = {"loss_s"} if overlay == "labeled_only" else {"loss_s", "loss_u"}
-    similar = overlay in ("demo", "literal", "paper", "semsim_light", "semsim_minus", "volumes")
+    similar = overlay in ("demo", "literal", "paper", "semsim_minus", "volumes")
     if similar:
         expected |= {"loss_intra", "loss_cross"}
     if overlay == "literal":

@@ -37,8 +37,8 @@ def numbers(monkeypatch):
     monkeypatch.setattr(Precision, "autocast", lambda self: contextlib.nullcontext())
 
 
-@pytest.mark.parametrize("overlay", ["labeled_only", "fixmatch", "unimatch", "semsim_minus", "semsim_light", "train",
-                                     "literal", "paper", "volumes"])  # fmt: skip
+@pytest.mark.parametrize("overlay", ["labeled_only", "fixmatch", "unimatch", "semsim_minus", "train", "literal",
+                                     "paper", "volumes"])  # fmt: skip
 def test_a_step_leaves_nothing_on_the_cpu(overlay, phantom_dir, tmp_path):
     size = [32, 32, 16] if overlay == "volumes" else 32
     flow = workflow(

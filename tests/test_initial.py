@@ -43,7 +43,7 @@ def parts(network, state):
     ("classes", "fusion", "head", "fused", "said"),
     [
         (HEART, "conv", True, True, ""),
-        (HEART, "sfm_light", True, False, "initialised anew"),
+        (HEART, "sfm", True, False, "initialised anew"),
         (["background", "liver"], "conv", False, True, "initialised anew for background, liver"),
         ([*HEART[:3], "atrium"], "conv", False, True, "weights of classes background, right ventricle"),
     ],

@@ -29,7 +29,7 @@ def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle,
     out, file = tmp_path / "out", tmp_path / "plan.json"
     data = ["--dataset_dir", str(phantom_dir), "--output_dir", str(out)]
     result = run_bundle(
-        "run", "planning", *config_args("train", "semsim_light"), *data, *options, "--plan_file", str(file)
+        "run", "planning", *config_args("train", "semsim_minus"), *data, *options, "--plan_file", str(file)
     )
     assert not out.exists(), "a training may follow in the same folder"
     figures = json.loads(file.read_text())
@@ -47,7 +47,7 @@ def test_planning_by_command_is_near_the_training_and_writes_nothing(run_bundle,
     ):
         assert shown in result.stderr + result.stdout, shown
 
-    monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_light"], given))
+    monkeypatch.setitem(plan_check.CONFIGURATIONS, "test", (["semsim_minus"], given))
     plan_check.measure(str(tmp_path / "check.json"), "test", str(phantom_dir))
     checked = json.loads((tmp_path / "check.json").read_text())["configurations"]["test"]
     assert 0.7 < checked["ratio"]["peak_bytes"] < 1.3

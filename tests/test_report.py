@@ -17,8 +17,8 @@ import torch
 from helpers import workflow
 from PIL import Image
 from scripts.dataio.create import create
-from scripts.errors import InputError
-from scripts.method.network import SemSimNet
+from scripts.errors import InputError, find_input_error
+from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.method.similarity import affinity
 from scripts.report import plots
 from scripts.report.build import Report, write
@@ -210,6 +210,20 @@ def test_a_network_without_fusion_has_no_features(trained):
     look = FeatureLook(SemSimNet(fusion="none"), [{}], [{}], lambda x: x, "cpu")
     page = Report(trained, features=look).run().read_text(encoding="utf-8")
     assert page.count("This network has no fused features") == 2
+
+
+def test_a_fusion_of_an_earlier_version_is_refused(phantom_dir, tmp_path):
+    """Where its features are asked for, in one line; prediction needs none."""
+    torch.save(SemSimNet().state_dict(), tmp_path / "model_last.pt")
+    (tmp_path / "training.json").write_text('{"fusion": "sfm_light"}')
+    data = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path)}
+    flow = workflow("train", "train", "evaluate", **data)
+    flow.initialize()
+    assert isinstance(flow.parser.get_parsed_content("network"), SegmentationNet)
+    with pytest.raises(Exception) as caught:
+        flow.parser.get_parsed_content("feature_network")
+    line = str(find_input_error(caught.value))
+    assert "expected sfm, conv or none, received 'sfm_light'; weights of another kind need the version" in line
 
 
 def test_affinity_of_a_pixel_by_hand():

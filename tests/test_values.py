@@ -88,7 +88,7 @@ def test_keys_within_sections_that_nothing_reads():
             "RandFlipd: .*, received 'probability'; correct",
         ),
         ({"_target_": LOSS, "num_classes": 4, "treshold": 1}, "SemSimLoss: .*'treshold'"),
-        ({"_target_": "scripts.method.network.SemSimNet", "fusion": "cnv"}, "fusion should be .*, received 'cnv'"),
+        ({"_target_": "scripts.method.network.SemSimNet", "fusion": "cnv"}, "fusion: expected .*, received 'cnv'"),
         (
             {"_target_": LOSS, "num_classes": 4, "views": {"strong1": 1}},
             "views .*strong1",

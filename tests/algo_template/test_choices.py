@@ -109,6 +109,15 @@ def test_patches_follow_memory_and_median_shape(shape, gigabytes, gpu, expected)
     assert sizes.values == {"spatial_size": expected}
 
 
+@pytest.mark.parametrize("gpu, fusion, pixels", [(True, "sfm", 256), (False, "conv", 128)])
+def test_slices_and_fusion_follow_the_device(gpu, fusion, pixels):
+    algo_class()
+    module = importlib.import_module("semsim.scripts.dimensions")
+    sizes = module.of_slices(np.array([1.5, 1.5, 10]), np.array([300, 280, 9.0]), gpu=gpu)
+    assert sizes.values["fusion"] == fusion and sizes.values["spatial_size"] == [pixels] * 2
+    assert sizes.bytes == pytest.approx(module.BYTES[fusion] * pixels**2)
+
+
 def test_a_fold_in_3d_takes_its_settings_from_the_overlay(tmp_path, caplog):
     """What the template does not choose, and what the user does."""
     given = {"roi_size": "48,48,32", "foreground": 0.7, "spatial_dims": 2, "loss#lambda_u": 0.4}

@@ -15,8 +15,8 @@ import numpy as np
 LARGEST = {True: 256, False: 128}
 #: How often a patch may grow by 16 voxels a side, with and without a GPU: without, time ends sooner than memory.
 GROWTH = {True: 4, False: 0}
-#: Bytes that a training takes for a slice of either stream and a pixel, SemSim and the light variant.
-BYTES = {"sfm": 6.9e9 / 8 / 224**2, "sfm_light": 3.5e9 / 8 / 224**2}
+#: Bytes that a training takes for a slice of either stream and a pixel, SemSim and SemSim-, in float32.
+BYTES = {"sfm": 6.9e9 / 8 / 224**2, "conv": 2.6e9 / 8 / 224**2}
 #: Bytes that a training with volumes.yaml takes for a patch of either stream and a voxel, in float32.
 BYTES_3D = 0.55e9 / (64 * 64 * 32)
 
@@ -104,7 +104,7 @@ def of_slices(spacing: np.ndarray, shape: np.ndarray, *, gpu: bool) -> Sizes:
     pixel = float(max(min(spacing[a] for a in plane), max(shape[a] * spacing[a] for a in plane) / LARGEST[gpu]))
     size = max(int(np.clip(16 * round(shape[a] * spacing[a] / pixel / 16), 32, LARGEST[gpu])) for a in plane)
     depth = shape[axis] if len(shape) == 3 else 1
-    fusion = "sfm" if gpu else "sfm_light"
+    fusion = "sfm" if gpu else "conv"
     values = {"spatial_size": [size] * 2, "working_resolution": round(pixel, 4), "fusion": fusion}
     return Sizes(values, BYTES[fusion] * size**2, depth, size**2 * depth, 8)
 

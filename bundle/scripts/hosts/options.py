@@ -24,7 +24,7 @@ TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_e
 
 #: The bundle's files that come first, those that come before a method's, and those of a method.
 FIRST, BEFORE = ("train", "inference"), ("volumes", "paper")
-METHODS = ("labeled_only", "fixmatch", "unimatch", "semsim_minus", "semsim_light")
+METHODS = ("labeled_only", "fixmatch", "unimatch", "semsim_minus")
 
 
 def _misordered(files: Sequence[str]) -> list[str]:

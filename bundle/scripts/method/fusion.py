@@ -1,10 +1,9 @@
-"""The spatial-aware fusion module (paper III-D), its light form, and the plain convolution of SemSim-."""
+"""The spatial-aware fusion module (paper III-D), and the plain convolution of SemSim-."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -90,10 +89,6 @@ class SpatialAwareFusion(nn.Module):
 
     Deviation from the paper: it does not give the grid S. Windows of 8, 4 and 2 at every image size make S = 14 at 224
     pixels and keep the cost proportional to the image.
-
-    The light variant, which is ours: f~ lives at the middle stage, so the finest stage is halved before its tokens are
-    made and not after (4, 4 and 2 pixels, 36 tokens), tokens are as wide as the middle stage (64), and the last
-    convolution is a 1x1 and a depthwise 3x3. A tenth of the arithmetic.
     """
 
     def __init__(
@@ -104,7 +99,6 @@ class SpatialAwareFusion(nn.Module):
         *,
         windows: Sequence[int] = (8, 4, 2),
         num_heads: int = 4,
-        light: bool = False,
         checkpointed: bool = False,
     ) -> None:
         """
@@ -114,31 +108,21 @@ class SpatialAwareFusion(nn.Module):
             channels: D, channels of tokens and of f~.
             windows: width of a window in each stage, each half of the one before.
             num_heads: attention heads.
-            light: the light variant.
             checkpointed: compute the tokens again in the backward pass instead of keeping them.
         """
         super().__init__()
-        self.light, self.checkpointed = light, checkpointed
-        self.windows = (windows[1], *windows[1:]) if light else tuple(windows)
-        width = in_channels[1] if light else channels
+        self.windows, self.checkpointed = tuple(windows), checkpointed
         self.projections = nn.ModuleList(
-            Convolution(spatial_dims, c, width, kernel_size=1, conv_only=True) for c in in_channels
+            Convolution(spatial_dims, c, channels, kernel_size=1, conv_only=True) for c in in_channels
         )
         # SABlock and MLPBlock rather than TransformerBlock: the latter keeps an unused layer norm, which
         # distributed training would wait for
-        self.norm_attention = nn.LayerNorm(width)
-        self.attention = SABlock(width, num_heads, use_flash_attention=True)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = MLPBlock(width, 4 * width)
-        total = len(in_channels) * width
-        last = partial(
-            Convolution, spatial_dims, out_channels=channels, kernel_size=3, act="relu", norm="batch", bias=False
-        )
-        if light:
-            pointwise = Convolution(spatial_dims, total, channels, kernel_size=1, conv_only=True, bias=False)
-            self.fuse: nn.Module = nn.Sequential(pointwise, last(in_channels=channels, groups=channels))
-        else:
-            self.fuse = last(in_channels=total)
+        self.norm_attention = nn.LayerNorm(channels)
+        self.attention = SABlock(channels, num_heads, use_flash_attention=True)
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.mlp = MLPBlock(channels, 4 * channels)
+        total = len(in_channels) * channels
+        self.fuse = Convolution(spatial_dims, total, channels, kernel_size=3, act="relu", norm="batch", bias=False)
 
     def interact(self, *windows: Tensor) -> tuple[Tensor, ...]:
         """Windows of the stages ``(W, tokens, C_i)`` -> their tokens, projected and mixed, ``(W, tokens, D)`` each."""
@@ -156,8 +140,6 @@ class SpatialAwareFusion(nn.Module):
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Three stages ``(B, C_i, *)`` -> f~ ``(B, D, *)`` at the size of the middle one."""
         size = stages[1].shape[2:]
-        if self.light:
-            stages = [resize(stages[0], size), *stages[1:]]
         dims, batch = len(size), stages[0].shape[0]
         grid = [max(-(-m.shape[2 + axis] // w) for m, w in zip(stages, self.windows)) for axis in range(dims)]
         windows = [partition(m, grid, [w] * dims, mode="replicate") for m, w in zip(stages, self.windows)]

@@ -190,11 +190,10 @@ class SemSimNet(nn.Module):
         """
         Args:
             spatial_dims, in_channels, out_channels, features: as of :class:`UNet`.
-            fusion: ``sfm`` (SemSim), ``sfm_light`` (fewer and narrower tokens), ``conv`` (SemSim-: 1x1 convolutions) or
-                ``none`` (no similarity terms).
+            fusion: ``sfm`` (SemSim), ``conv`` (SemSim-: 1x1 convolutions) or ``none`` (no similarity terms).
             fusion_channels: D, channels of f~.
-            fusion_checkpoint: compute the tokens of ``sfm`` and ``sfm_light`` again in the backward pass instead of
-                keeping them: less memory, more time.
+            fusion_checkpoint: compute the tokens of ``sfm`` again in the backward pass instead of keeping them: less
+                memory, more time.
             feature_dropout: fraction of the encoder channels dropped in perturbed streams (paper IV-B: 0.5).
 
         Raises:
@@ -203,11 +202,13 @@ class SemSimNet(nn.Module):
         super().__init__()
         kinds: dict[str, Callable[..., nn.Module]] = {
             "sfm": partial(SpatialAwareFusion, checkpointed=fusion_checkpoint),
-            "sfm_light": partial(SpatialAwareFusion, light=True, checkpointed=fusion_checkpoint),
             "conv": ConvFusion,
         }
         if fusion not in (*kinds, "none"):
-            raise InputError(f"fusion should be {', '.join(kinds)} or none, received {fusion!r}.")
+            raise InputError(
+                f"fusion: expected {', '.join(kinds)} or none, received {fusion!r}; weights of another kind need the "
+                "version that they were trained with."
+            )
         self.backbone = UNet(spatial_dims, in_channels, out_channels, features)
         self.fusion: nn.Module | None = None
         if fusion != "none":

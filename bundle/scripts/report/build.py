@@ -32,7 +32,6 @@ logger = logging.getLogger("semsim")
 #: How the trainings of ``fusion`` are called.
 METHODS = {
     "sfm": "SemSim (spatial-aware fusion)",
-    "sfm_light": "SemSim with the light fusion module",
     "conv": "SemSim- (plain convolution in place of the fusion module)",
     "none": "no similarity terms",
 }
@@ -110,11 +109,11 @@ class Report:
         unit, of = ("patches", "voxels") if s.get("spatial_dims") == 3 else ("slices", "pixels")
         semi = self.log is None or "pseudo_1" in self.log or self._unlabeled_to_come()
         if s:
-            labeled = s.get("labeled_cases", [])
+            labeled, kind = s.get("labeled_cases", []), str(s.get("fusion", "?"))
             rows = [
                 [
                     "method",
-                    METHODS.get(str(s.get("fusion")), "?") if semi else "supervised, on the labelled images alone",
+                    METHODS.get(kind, kind) if semi else "supervised, on the labelled images alone",
                 ],
                 ["classes", ", ".join(self.class_names)],
                 ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],

@@ -263,6 +263,11 @@ class ResumeFrom:
                 f"{self.path}: expected a checkpoint to resume from ({RESUME_PREFIX}_checkpoint_N.pt), received "
                 "weights alone; begin a new training with them by --initial FILE."
             )
+        if content.get("teacher"):  # of an earlier version
+            raise InputError(
+                f"{self.path}: its training has pseudo-labels of a moving average (ema_decay), which this version "
+                "lacks; resume with the version that it began with, or begin anew in another --output_dir."
+            )
         state, wanted = content["trainer"], engine.state.max_epochs
         done = state["iteration"] // state["epoch_length"]
         if wanted is not None and done > wanted:

@@ -150,7 +150,7 @@ class Clock:
 
     def _measure(self, trainer: Callable[[], SemSimTrainer], evaluator: Callable[[], Any] | None) -> None:
         probe = trainer()
-        keepers: tuple[Any, ...] = (probe.network, probe.optimizer, probe.teacher)
+        keepers: tuple[Any, ...] = (probe.network, probe.optimizer)
         states = [copy.deepcopy(keeper.state_dict()) for keeper in keepers]
         plan = Plan(lambda: probe, evaluator, max_seconds=MEASURING * 60 * self.minutes)
         step, self.validation_seconds = plan.speed()

@@ -103,7 +103,7 @@ class Plan:
         if largest < 1:
             raise InputError(
                 f"One {loader.unit[0]} of each stream needs about {memory(1) / GIB:.1f} GiB, of "
-                f"{available / GIB:.1f} GiB available: lower --spatial_size, or choose configs/semsim_light.yaml or "
+                f"{available / GIB:.1f} GiB available: lower --spatial_size, or choose "
                 "configs/semsim_minus.yaml."
             )
         fits = size <= largest

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..dataio.loaders import TwoStreamLoader, seed_everything
 from ..errors import InputError
@@ -66,55 +65,25 @@ def frozen_statistics(network: nn.Module, frozen: bool = True) -> Iterator[None]
 
 
 class Teacher:
-    """The network that predicts the weak view: the student itself (paper), or a moving average of its weights."""
+    """The network that predicts the weak view: the student itself, with a batch norm of its own."""
 
-    def __init__(self, network: nn.Module, *, ema_decay: float = 0.0, batch_norm: str = "evaluation") -> None:
+    def __init__(self, network: nn.Module, *, batch_norm: str = "evaluation") -> None:
         """
         Args:
             network: the student, already on its device.
-            ema_decay: fraction of the old average kept in each step, in [0, 1); 0: the student itself.
-            batch_norm: ``evaluation`` (running statistics), ``training`` (the weak batch's own statistics, which also
-                enter the running ones) or ``exclusive`` (likewise, and the student's batches with their strong views
-                and dropped channels stay out of the running ones).
+            batch_norm: ``evaluation`` (running statistics) or ``exclusive`` (the weak batch's own statistics, which
+                also enter the running ones; the student's batches with their strong views and dropped channels do not).
 
         Raises:
-            InputError: unknown ``batch_norm``, ``ema_decay`` out of range, or an average with ``exclusive``, where the
-                student keeps no statistics.
+            InputError: unknown ``batch_norm``.
         """
-        if batch_norm not in ("evaluation", "training", "exclusive"):
-            raise InputError(f"weak_batch_norm should be evaluation, training or exclusive, received {batch_norm!r}.")
-        if batch_norm == "exclusive" and ema_decay:
-            raise InputError(
-                f"ema_decay {ema_decay} with weak_batch_norm exclusive: the student keeps no statistics to average; "
-                "expected weak_batch_norm evaluation or training, or ema_decay 0."
-            )
-        if not 0 <= ema_decay < 1:
-            raise InputError(f"ema_decay should be at least 0 and below 1, received {ema_decay}.")
-        self.average: AveragedModel | None = None
-        if ema_decay:
-            average = get_ema_multi_avg_fn(ema_decay)
-            self.average = AveragedModel(unwrapped(network), multi_avg_fn=average, use_buffers=True)
-        self.student = network
-        self.network = self.average.module if self.average is not None else twin(network)
-        self.network.eval()  # no channel is dropped from what makes the pseudo-labels
+        if batch_norm not in ("evaluation", "exclusive"):
+            raise InputError(f"weak_batch_norm: expected exclusive or evaluation, received {batch_norm!r}; give one.")
+        self.exclusive = batch_norm == "exclusive"
+        self.network = twin(network).eval()  # no channel is dropped from what makes the pseudo-labels
         for layer in self.network.modules():
             if isinstance(layer, _NormBase):
-                layer.train(batch_norm != "evaluation")
-        self.exclusive = batch_norm == "exclusive"
-
-    def update(self) -> None:
-        """Take in the student's weights after a step."""
-        if self.average is not None:
-            self.average.update_parameters(unwrapped(self.student))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The average, for the resume checkpoint; empty where the student is its own teacher."""
-        return {} if self.average is None else self.average.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the average of an earlier process."""
-        if self.average is not None:
-            self.average.load_state_dict(state)
+                layer.train(self.exclusive)
 
 
 @dataclass(frozen=True)
@@ -228,8 +197,8 @@ class SemSimTrainer(SupervisedTrainer):
             )
         if streams.fuse and getattr(self.teacher.network, "fusion", None) is None:
             raise InputError(
-                "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm, "
-                "sfm_light or conv, or loss#lambda_intra, loss#lambda_cross and loss#lambda_labeled of 0 (see "
+                "The network has `fusion: none`, which gives no features for the similarity terms: expected sfm or "
+                "conv, or loss#lambda_intra, loss#lambda_cross and loss#lambda_labeled of 0 (see "
                 "configs/fixmatch.yaml)."
             )
         self.add_event_handler(Events.STARTED, lambda: logger.info(f"Computing in {self.precision}."))
@@ -279,7 +248,6 @@ class SemSimTrainer(SupervisedTrainer):
             loss.backward()
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
             engine.optimizer.step()
-        self.teacher.update()
         if engine.state.iteration % engine.state.epoch_length == 0:
             self._check_weights()
         engine.state.output.update(values)
