@@ -12,6 +12,7 @@ import pytest
 import samples
 import torch
 from helpers import workflow
+from monai.losses import DiceCELoss
 from PIL import Image
 from scripts.dataio import stated
 from scripts.dataio.create import create
@@ -248,18 +249,18 @@ def test_what_nobody_judged_enters_no_term_of_the_loss():
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     label = torch.randint(0, 3, (2, 1, 8, 8))
-    plain, judged = SemSimLoss(num_classes=3), SemSimLoss(num_classes=3, ignore=True)
-    whole = [loss(Output({"labeled": logits}, {}), label)["loss_s"] for loss in (plain, judged)]
-    torch.testing.assert_close(whole[0], whole[1])
+    loss = SemSimLoss(num_classes=3)
+    monai = DiceCELoss(softmax=True, to_onehot_y=True, batch=True, squared_pred=True, lambda_dice=0.5, lambda_ce=0.5)
+    torch.testing.assert_close(loss(Output({"labeled": logits}, {}), label)["loss_s"], monai(logits, label))
     half = label.clone()
     half[:, :, 4:] = IGNORED
-    terms = judged(Output({"labeled": logits}, {}), half)
-    alone = plain(Output({"labeled": logits[:, :, :4]}, {}), label[:, :, :4])
+    terms = loss(Output({"labeled": logits}, {}), half)
+    alone = loss(Output({"labeled": logits[:, :, :4]}, {}), label[:, :, :4])
     torch.testing.assert_close(terms["loss_s"], alone["loss_s"])
     torch.testing.assert_close([terms[f"label_{c}"] for c in range(3)], [alone[f"label_{c}"] for c in range(3)])
     terms["loss"].backward()
     assert logits.grad[:, :, :4].abs().min() > 0 and logits.grad[:, :, 4:].abs().max() == 0
-    empty = judged(Output({"labeled": logits}, {}), torch.full_like(label, IGNORED))
+    empty = loss(Output({"labeled": logits}, {}), torch.full_like(label, IGNORED))
     assert all(torch.isfinite(value) for value in empty.values())
 
 
@@ -285,7 +286,7 @@ def test_a_labelled_batch_without_a_judged_position_trains_on_unlabelled_images(
     logits = {name: torch.randn(2, 3, 16, 16, requires_grad=True) for name in ("labeled", "strong_1")}
     features = {name: torch.rand(2, 5, 4, 4, requires_grad=True) for name in ("labeled", "strong_1", "strong_2")}
     weak = Output({"weak": torch.randn(2, 3, 16, 16)}, {"weak": torch.rand(2, 5, 4, 4)})
-    loss = SemSimLoss(num_classes=3, ignore=True, threshold=0.5, uncertainty_divergence=divergence)
+    loss = SemSimLoss(num_classes=3, threshold=0.5, uncertainty_divergence=divergence)
     terms = loss(Output(logits, features), label, weak)
     assert terms["loss_cross"] == 0 == terms["mask_cross"] and terms["loss_u"] > 0 and terms["loss_intra"] > 0
     half = 0.5 * (terms["loss_s"] + 0.5 * terms["loss_u"] + 0.25 * terms["loss_intra"])

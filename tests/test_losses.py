@@ -146,7 +146,7 @@ def test_every_term_equals_reference():
 def test_labelled_images_described_by_each_other():
     """Not by themselves; and where nobody judged, or no other image shows the class, there is nothing to learn."""
     student, _, label = make_outputs(grad=True)
-    loss = SemSimLoss(num_classes=4, regions=1, lambda_labeled=1.0, ignore=True)
+    loss = SemSimLoss(num_classes=4, regions=1, lambda_labeled=1.0)
     label[:] = 0
     label[1:, :, :4] = 1  # classes 0 and 1 in two images
     label[0, :, :4] = 2  # and 2 in the first alone

@@ -64,6 +64,7 @@ def test_what_does_not_change_what_is_learnt_may_change(phantom_dir, first, tmp_
     old = json.loads((folder / "training.json").read_text())
     old["recipe"]["train#dataset#class_names"] = old["class_names"]  # as it was noted before
     old["ema_decay"] = old["recipe"]["teacher#ema_decay"] = 0.0
+    old["recipe"]["loss#ignore"] = False
     (folder / "training.json").write_text(json.dumps(old))
     assert begun(data, folder, stop=3, epochs=5) == 3
     assert old.pop("recipe") and old.pop("processes") == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DiceLoss
 from torch import Tensor, nn
 
 from ..distributed import rank_and_size
@@ -108,7 +108,6 @@ class SemSimLoss(nn.Module):
         uncertainty_divergence: str = "softmax",
         dice: str = "batch",
         gather_prototypes: bool = False,
-        ignore: bool = False,
     ) -> None:
         """
         Args:
@@ -135,7 +134,6 @@ class SemSimLoss(nn.Module):
                 labelled images of all processes. With this, ``dice: image`` and batch norm that is synchronised the
                 mean of the losses over processes, and the gradient, are those of one process with the whole batch and
                 ``dice: image``.
-            ignore: whether labels may contain negative indices, which mark pixels to ignore: they enter no term.
 
         Raises:
             InputError: an unknown choice or view, or an affinity temperature that is too low to compute with.
@@ -155,7 +153,6 @@ class SemSimLoss(nn.Module):
             raise InputError(
                 f"loss#affinity_temperature: expected {LOWEST_TEMPERATURE} or more, received {affinity_temperature!r}."
             )
-        self.ignore = ignore
         self.batch_dice, self.gather_prototypes = dice == "batch", gather_prototypes
         given = {"strong_1": 1.0} if views is None else views
         if not isinstance(given, Mapping) or not all(type(w) in (int, float) for w in given.values()):
@@ -185,14 +182,6 @@ class SemSimLoss(nn.Module):
         self.pooling: dict[str, Any] = {"temperature": prototype_temperature, "average_images": average_images}
         self.weighting: dict[str, Any] = {"scale": uncertainty_scale, "divergence": uncertainty_divergence}
         self.regions = regions
-        self.supervised = DiceCELoss(
-            softmax=True,
-            to_onehot_y=True,
-            batch=self.batch_dice,
-            squared_pred=True,
-            lambda_dice=0.5,
-            lambda_ce=0.5,
-        )
 
     def student_streams(self, unlabeled: bool = True) -> Streams:
         """What the student computes in a step, with or without an unlabelled batch.
@@ -224,7 +213,8 @@ class SemSimLoss(nn.Module):
         """
         Args:
             student: logits and features of ``labeled`` and of the views.
-            label: class indices of the labelled images, ``(B, 1, *spatial)``.
+            label: class indices of the labelled images, ``(B, 1, *spatial)``; negative ones mark pixels to ignore,
+                which enter no term.
             weak: logits and features of ``weak``, without gradient; ``None`` trains on labels alone.
             mixes: CutMix of each view that has one; pseudo-labels are pasted with the same boxes.
 
@@ -235,8 +225,7 @@ class SemSimLoss(nn.Module):
             all pseudo-labels and all labels (``pseudo_c``, ``label_c``).
         """
         mixes = mixes or {}
-        supervised = self._judged if self.ignore else self.supervised
-        terms = {"loss_s": supervised(full(student.logits["labeled"]), label)}
+        terms = {"loss_s": self._supervised(full(student.logits["labeled"]), label)}
         total = terms["loss_s"]
         shares = {"label": label}
         cross = weak is not None and self.lambda_cross > 0
@@ -257,13 +246,13 @@ class SemSimLoss(nn.Module):
                 terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
                 total = total + self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
-            values = values[values >= 0] if self.ignore else values
+            values = values[values >= 0]
             counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)
             terms.update({f"{name}_{c}": counts[c] / max(values.numel(), 1) for c in range(self.num_classes)})
         return {"loss": 0.5 * total, **terms}
 
-    def _judged(self, logits: Tensor, label: Tensor) -> Tensor:
-        """L_s where the label is not negative: the mean of cross entropy and soft Dice, as ``supervised``."""
+    def _supervised(self, logits: Tensor, label: Tensor) -> Tensor:
+        """L_s, eq. 2, where the label is not negative: the mean of cross entropy and soft Dice."""
         inside, target = label[:, 0] >= 0, label[:, 0].long().clamp(min=0)
         entropy = (F.cross_entropy(logits, target, reduction="none") * inside).sum() / inside.sum().clamp(min=1)
         dice = masked_dice(logits.softmax(dim=1), target, inside, batch=self.batch_dice)

@@ -181,7 +181,8 @@ class SaveSettings:
         other = differences(as_saved(began), as_saved(now), (now.keys() & began.keys()) - free)
         was, values = began.get("recipe"), now["recipe"]
         if was and values:  # what a setting says is not said again
-            was.pop("teacher#ema_decay", None)  # of an earlier version, whose checkpoint tells whether it was used
+            for gone in ("teacher#ema_decay", "loss#ignore"):  # of earlier versions: the checkpoint tells of the first,
+                was.pop(gone, None)  # and the second is always on
             noted = {name for name in was.keys() | values.keys() if not is_free(name)}  # an earlier version noted more
             other = other or differences(was, values, noted)
         if other:
