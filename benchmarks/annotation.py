@@ -64,7 +64,7 @@ class Pool:
         """``{patient: {score: value}}`` of the patients that are not annotated."""
         import torch
         from scripts.method.active_learning import Acquisition
-        from scripts.training.checkpoints import load_weights
+        from scripts.training.weights import load_weights
 
         network = load_weights(self.parser.get_parsed_content("network_def", instantiate=True), str(weights), "cpu")
         loss = self.parser.get_parsed_content("loss")

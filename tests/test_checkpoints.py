@@ -18,16 +18,10 @@ from ignite.engine import Engine, Events
 from scripts.dataio.intensity import NAME, transform_of
 from scripts.errors import InputError, explain
 from scripts.method.network import SegmentationNet, SemSimNet
-from scripts.training.checkpoints import (
-    ResumeCheckpoint,
-    SaveBest,
-    check_start,
-    load_weights,
-    resume_checkpoints,
-    resume_path,
-)
+from scripts.training.checkpoints import ResumeCheckpoint, check_start, resume_checkpoints, resume_path
 from scripts.training.lock import locked, release
 from scripts.training.settings import SaveSettings, find_checkpoint, trained, write_settings
+from scripts.training.weights import SaveBest, load_weights
 
 
 def test_settings_follow_the_weights(tmp_path):

@@ -12,8 +12,9 @@ from ignite.engine import Engine
 from scripts.dataio.intensity import NAME
 from scripts.errors import InputError, find_input_error
 from scripts.method.network import SemSimNet
-from scripts.training.checkpoints import ResumeFrom, check_start, load_weights, read_state
+from scripts.training.checkpoints import ResumeFrom, check_start
 from scripts.training.warm_start import initialized
+from scripts.training.weights import load_weights, read_state
 
 HEART = ["background", "right ventricle", "myocardium", "left ventricle"]
 FEATURES = [4, 4, 8, 8, 8, 4]

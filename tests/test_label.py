@@ -20,7 +20,7 @@ from samples import blob, write_nifti
 from scripts.errors import InputError
 from scripts.hosts import monai_label as label
 from scripts.training import settings
-from scripts.training.checkpoints import noted
+from scripts.training.weights import noted
 
 sys.path.insert(0, str(ROOT / "label_app"))
 import assemble

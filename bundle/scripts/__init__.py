@@ -6,8 +6,8 @@
                  -> slice_axis -> votes -> transforms -> survey -> tables -> split -> datalist -> merge -> create
                  -> stated -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
-    training:    trainer -> checkpoints -> recipe -> inputs -> lock -> settings -> warm_start -> trained_on -> budget
-                 -> handlers -> cost -> clock
+    training:    trainer -> weights -> checkpoints -> recipe -> inputs -> lock -> settings -> warm_start -> trained_on
+                 -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export
     report:      slices -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> values -> running_config -> options

@@ -64,10 +64,10 @@ def check_told(bundle: Path, weights: Path) -> None:
     Raises:
         InputError: they say nothing.
     """
-    checkpoints, published = module(bundle, "training.checkpoints"), bundle / "models" / "model.pt"
-    if checkpoints.noted(weights):
+    reader, published = module(bundle, "training.weights"), bundle / "models" / "model.pt"
+    if reader.noted(weights):
         return
-    new, known = (checkpoints.read_state(file) if file.is_file() else {} for file in (weights, published))
+    new, known = (reader.read_state(file) if file.is_file() else {} for file in (weights, published))
     if new.keys() != known.keys() or not all(torch.equal(new[name], known[name]) for name in new):
         raise module(bundle, "errors").InputError(
             f"{weights}: expected weights that say what they were trained with, as this program saves them; put others "

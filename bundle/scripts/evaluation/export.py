@@ -18,8 +18,8 @@ from monai.data import save_net_with_metadata
 from ..command_line import command
 from ..dataio.intensity import NAME, OWN
 from ..errors import InputError
-from ..training.checkpoints import weights_file
 from ..training.settings import saved, trained_network
+from ..training.weights import weights_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,8 +22,8 @@ from ..dataio.files import IMAGE_SUFFIXES, results_folder
 from ..dataio.slice_axis import direction_of
 from ..dataio.volume_grid import median_spacing
 from ..errors import InputError
-from ..training.checkpoints import SaveBest
 from ..training.settings import SETTINGS_FILE
+from ..training.weights import SaveBest
 
 logger = logging.getLogger("semsim")
 

@@ -21,8 +21,8 @@ from ..dataio.patches import PatchDataset
 from ..dataio.sizes import patch_size
 from ..errors import InputError
 from ..method.active_learning import Acquisition
-from ..training.checkpoints import load_weights
 from ..training.settings import trained
+from ..training.weights import load_weights
 
 logger = logging.getLogger("semsim")
 

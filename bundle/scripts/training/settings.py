@@ -24,10 +24,11 @@ from ..dataio.storage import read_json, write_text
 from ..distributed import check_agreed, rank_and_size
 from ..errors import InputError
 from ..method.network import SegmentationNet
-from .checkpoints import load_weights, noted, resume_checkpoints, weights_file
+from .checkpoints import resume_checkpoints
 from .inputs import LISTS_FILE, compare_inputs, inputs
 from .lock import locked, release
 from .recipe import differences, is_free, recipe
+from .weights import load_weights, noted, weights_file
 
 logger = logging.getLogger("semsim")
 
@@ -87,7 +88,7 @@ def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "
     """The U-Net with the weights in a file, of the widths, channels and classes that are saved beside them.
 
     Raises:
-        InputError: as :func:`~scripts.training.checkpoints.load_weights`.
+        InputError: as :func:`~scripts.training.weights.load_weights`.
     """
     known = trained(ckpt_path)
     network = SegmentationNet(known["spatial_dims"], known["in_channels"], len(known["class_names"]), known["features"])

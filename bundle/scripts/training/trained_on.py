@@ -11,9 +11,9 @@ from typing import Any
 from ..dataio.files import case_name, image_files
 from ..dataio.storage import read_json
 from ..distributed import rank_and_size
-from .checkpoints import weights_file
 from .inputs import LISTS_FILE, file_numbers, labelled_numbers
 from .settings import saved
+from .weights import weights_file
 
 logger = logging.getLogger("semsim")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..dataio.intensity import as_saved
 from ..errors import InputError
-from .checkpoints import read_state, weights_file
 from .recipe import differences
 from .settings import saved
+from .weights import read_state, weights_file
 
 logger = logging.getLogger("semsim")
 
