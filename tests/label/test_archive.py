@@ -82,6 +82,17 @@ def test_the_newest_segmentation_counts(pacs, monkeypatch):
                 other._datastore.objects.clear()  # as the watch over the folder does before it fills the books anew
 
 
+def test_a_label_of_ohif_that_comes_during_a_prediction_stays(pacs):
+    """The archive is asked when the prediction is saved, whatever was known before."""
+    datastore, ct = in_archive(pacs, "cache"), "1.2.1"
+    assert datastore.get_labeled_images() == []
+    add_segmentation(pacs, ct, truth(), ["liver", "tumour"], "20200101")
+    file = write(pacs.parent / "predicted.nii.gz", turned())
+    with pytest.raises(HTTPException, match=r"1\.2\.1: has a label, and no prediction takes its place"):
+        datastore.save_label(ct, str(file), "final", {"model": "semsim", "params": {}})
+    assert datastore.get_labeled_images() == [ct]
+
+
 def test_the_data_set_to_take_away(pacs):
     """A label is called like its image; series of segmentations and of images have nothing in common."""
     add_segmentation(pacs, "1.2.1", turned(), ["tumour", "liver"], "20200101")
