@@ -193,6 +193,7 @@ class Studies(Books):
         part = folder / f".{name}.part"
         try:
             shutil.copyfile(label_filename, part)
+            about = part.stat()
             with FileLock(self._lock_file):  # many images are predicted in a process whose books are of its start
                 if replaces_none(label_info, tag) and self._files(image_id, tag):
                     raise labelled(image_id)
@@ -200,7 +201,9 @@ class Studies(Books):
                 os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
-        image.labels[tag] = DataModel(info={**(label_info or {}), "ts": int(time.time()), "name": name}, ext=ext)
+        info = {**(label_info or {}), "ts": int(time.time()), "name": name}
+        info["stored"] = [about.st_size, about.st_mtime_ns]  # by which the file is known again
+        image.labels[tag] = DataModel(info=info, ext=ext)
         self._update_datastore_file()
         return image_id
 

@@ -40,7 +40,7 @@ def test_segmentations_of_an_archive(bundle, pacs, caplog):
     assert ct in item["image"] and np.array_equal(read(item["label"]), truth())
     assert "lung" in caplog.text and "Left out" in caplog.text
     task = SemiSupervised(str(bundle), {})
-    task.copies = pacs
+    task.copies = pacs.parent
     assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
 
     # a score counts once the books have the image, which another process may have fetched
