@@ -201,7 +201,12 @@ class SemSimApp(MONAILabelApp):
         return strategies(self.conf.get("strategy", DEFAULT_STRATEGY))
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        if strtobool(self.conf.get("skip_scoring", "false")):
+        given = self.conf.get("skip_scoring", "false")
+        try:
+            skipped = strtobool(given)
+        except ValueError:
+            raise ValueError(f"--conf skip_scoring {given}: expected true or false; mend it and start again.") from None
+        if skipped:
             return {}
         return {name: Scores(path, self.studies) for name, path in self.bundles.items()}
 

@@ -132,6 +132,20 @@ def test_a_batch_predicts_every_image(monkeypatch, caplog):
         assert last.startswith("1 of 6 images not predicted: scan3; "), last
 
 
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ({"strategy": "uncertainty"}, "strategy uncertainty: expected one of random, entropy, disagreement; mend it"),
+        ({"skip_scoring": "perhaps"}, "skip_scoring perhaps: expected true or false; mend it"),
+    ],
+)
+def test_misspelt_options_of_the_server(folder, tmp_path, conf, told):
+    import main
+
+    with pytest.raises(ValueError, match=f"--conf {told} and start again"):
+        main.SemSimApp(str(folder / "app"), str(tmp_path), conf)
+
+
 def test_uploads_whose_time_is_over_go(folder, tmp_path):
     """Also one that broke off, at which MONAI Label's own would stop and keep all the others for good."""
     import main
