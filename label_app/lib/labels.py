@@ -15,6 +15,9 @@ from lib import bundles
 
 logger = logging.getLogger(__name__)
 
+#: The highest value of a label that is numbered anew, as 16 bits hold it.
+MOST = 65_535
+
 
 def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -> None:
     """Look at a label as a training will.
@@ -93,6 +96,11 @@ def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | 
     class_names = bundles.class_names(bundle)
     array = _array(file)
     present = _values(array)
+    if odd := sorted(value for value in present if not 0 <= value <= MOST):
+        raise ValueError(
+            f"{file.name}: expected label values 0 to {MOST}, received {', '.join(map(str, odd[:5]))}; save it with "
+            "others."
+        )
     fitting = [names for names in named if present <= names.keys()]
     used = [{value: names[value] for value in present} for names in fitting]
     if not fitting or any(other != used[0] for other in used):

@@ -221,6 +221,19 @@ def test_values_that_miss_a_whole_number_by_a_hair(bundle, tmp_path):
         labels.by_name(bundle, file, order)
 
 
+@pytest.mark.parametrize("odd", [-1, 70_000])
+def test_values_that_are_no_number_of_a_segment(bundle, tmp_path, odd):
+    """Names or not: a table of the values ends at both of its ends."""
+    array = turned().astype(np.int32)
+    array[0, 0] = odd
+    file = write(tmp_path / "a.nii.gz", array)
+    before = file.read_bytes()
+    told = [{"name": name, "idx": value} for name, value in (("tumour", 1), ("liver", 2), ("liver", odd))]
+    with pytest.raises(ValueError, match=rf"a\.nii\.gz: expected label values 0 to 65535, received {odd}; save it"):
+        labels.by_name(bundle, file, told)
+    assert file.read_bytes() == before
+
+
 def test_a_label_with_a_palette(bundle, tmp_path):
     """The numbers of the palette are its values, whatever their colours."""
     picture = Image.fromarray(truth()[..., 0])
