@@ -24,7 +24,7 @@ from lib.active import Scores, strategies
 from lib.auth import name_algorithms, read_token
 from lib.infer import OPTIONS, Batch, Segmentation
 from lib.names import LEVELS, checked, devices, refuse
-from lib.studies import Studies
+from lib.studies import Studies, labelled
 from lib.train import SemiSupervised
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -180,8 +180,8 @@ class SemSimApp(MONAILabelApp):
                 "predict instead; start the server in another folder.", 409,
             )  # fmt: skip
         replaces = request.get("save_label") and request.get("label_tag") == DefaultLabelTag.FINAL.value
-        if replaces and request.get("image") in self._datastore.get_labeled_images():
-            raise refuse(f"{request['image']}: has a label, and no prediction takes its place.", 409)
+        if replaces and request.get("image") in self._datastore.get_labeled_images():  # asked again when it is saved
+            raise labelled(request["image"])
         return super().infer(request, datastore)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -201,7 +201,12 @@ class SemSimApp(MONAILabelApp):
         return strategies(self.conf.get("strategy", DEFAULT_STRATEGY))
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        if strtobool(self.conf.get("skip_scoring", "false")):
+        given = self.conf.get("skip_scoring", "false")
+        try:
+            skipped = strtobool(given)
+        except ValueError:
+            raise ValueError(f"--conf skip_scoring {given}: expected true or false; mend it and start again.") from None
+        if skipped:
             return {}
         return {name: Scores(path, self.studies) for name, path in self.bundles.items()}
 

@@ -96,7 +96,7 @@ def test_weights_of_slices_for_volumes_are_called_so(weights, caplog):
 def test_what_cannot_be_meant_is_refused(weights):
     with pytest.raises(InputError, match=r"of another network.*conv_0"):
         initialized(net(channels=3), weights, HEART)
-    with pytest.raises(InputError, match="expected weights of background, liver"):
+    with pytest.raises(InputError, match=r"expected weights of background, liver, .*or switch `pretrained` off"):
         initialized(net(2), weights, ["background", "liver"], same_classes=True)
     state = read_state(weights)
     torch.save({k: v for k, v in state.items() if "final_conv" not in k}, weights)

@@ -64,9 +64,15 @@ class Highest(Epistemic):
 
 
 def strategies(default: str) -> dict[str, Strategy]:
-    """Every strategy by its name in the client's list, ``default`` first."""
+    """Every strategy by its name in the client's list, ``default`` first.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
     known: dict[str, Strategy] = {"random": AnyRandom()}
     known |= {name: Highest(key=key, desc=DESCRIPTIONS[name]) for name, key in KEYS.items()}
+    if default not in known:
+        raise ValueError(f"--conf strategy {default}: expected one of {', '.join(known)}; mend it and start again.")
     return {default: known[default], **known}
 
 

@@ -33,7 +33,7 @@ from pydicom.dataset import Dataset
 from lib import bundles
 from lib.labels import by_name, present
 from lib.names import refuse
-from lib.studies import Books, locked
+from lib.studies import Books, labelled, locked, replaces_none
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +144,10 @@ class Archive(dicom.DICOMWebDatastore, _Copy):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
+        if replaces_none(label_info, label_tag):
+            self._found = 0.0, {}  # the archive is asked again: somebody may have stored a label meanwhile
+            if image_id in self.segmentations():
+                raise labelled(image_id)
         if label_tag == DefaultLabelTag.FINAL and not label_info.get("label_info"):  # a prediction
             label_info = {**label_info, "label_info": present(self.bundle, Path(label_filename))}
         try:

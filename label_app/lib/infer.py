@@ -79,15 +79,26 @@ class Batch(BatchInferTask):
         return images
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Any) -> dict[str, Any]:
+        failed: list[str] = []
+
         def careful(task: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
                 return infer(task, datastore)
             except Exception as error:
                 reason = getattr(error, "detail", None) or repr(error)
                 logger.warning(f"{task['image']}: not predicted. {reason}")
+                failed.append(task["image"])
                 return {"error": reason}
 
-        return super().__call__(request, datastore, careful)
+        # one after the other: MONAI Label's task takes the bundle's modules away and back again in each prediction
+        result: dict[str, Any] = super().__call__({**request, "max_workers": 1}, datastore, careful)
+        if failed:  # again, for a client shows the last lines
+            more = f" and {len(failed) - 10} more" if len(failed) > 10 else ""
+            logger.warning(
+                f"{len(failed)} of {len(result)} images not predicted: {', '.join(failed[:10])}{more}; the lines "
+                "`not predicted` in the server's log say why."
+            )
+        return result
 
 
 class Segmentation(InferTask):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ import numpy as np
 from lib import bundles
 
 logger = logging.getLogger(__name__)
+
+#: The highest value of a label that is numbered anew, as 16 bits hold it.
+MOST = 65_535
 
 
 def check(bundle: Path, image: str, label: str | Path, *, empty: bool = False) -> None:
@@ -70,7 +72,7 @@ def check_readable(bundle: Path, label: Path) -> None:
         )
 
 
-def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | None) -> bool:
+def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | None, *, by_order: bool = True) -> bool:
     """Give the segments of a label file the values of their classes.
 
     Clients number segments by their order, so that only the name says what was drawn. A ``.seg.nrrd`` names its
@@ -80,6 +82,7 @@ def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | 
         bundle: folder of the bundle with the classes.
         file: changed in place where a number differs.
         label_info: ``{"name": ..., "idx": ...}`` for each segment, in order; without it the numbers count as they are.
+        by_order: whether the values may also be 1, 2, 3, ... in this order, whatever ``idx`` says.
 
     Returns:
         whether the file was changed.
@@ -87,12 +90,17 @@ def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | 
     Raises:
         ValueError: in one line: a segment that is no class, or names that fit the numbers in two ways.
     """
-    named = _own_names(bundle, file) or _named(label_info)
+    named = _own_names(bundle, file) or _named(label_info)[: None if by_order else 1]
     if not named:
         return False
     class_names = bundles.class_names(bundle)
     array = _array(file)
     present = _values(array)
+    if odd := sorted(value for value in present if not 0 <= value <= MOST):
+        raise ValueError(
+            f"{file.name}: expected label values 0 to {MOST}, received {', '.join(map(str, odd[:5]))}; save it with "
+            "others."
+        )
     fitting = [names for names in named if present <= names.keys()]
     used = [{value: names[value] for value in present} for names in fitting]
     if not fitting or any(other != used[0] for other in used):
@@ -100,7 +108,7 @@ def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | 
             f"label_info: expected a name for each of the values {sorted(present)}, received {named[0]}; number the "
             "segments as they are numbered in the file."
         )
-    known = {name.strip().lower(): value for value, name in enumerate(class_names)}
+    known = _known(class_names)
     unknown = sorted({name for name in used[0].values() if name not in known})
     if unknown:
         raise ValueError(
@@ -117,40 +125,46 @@ def by_name(bundle: Path, file: Path, label_info: Sequence[Mapping[str, Any]] | 
     return True
 
 
-def numbered(bundle: Path, label: str, info: Mapping[str, Any], folder: Path) -> str:
-    """A label that has not come through *Submit* into this app, by the names of its segments, if it has any.
+def numbered(bundle: Path, copy: Path, info: Mapping[str, Any]) -> None:
+    """Give a label for a training the values of the classes, if its segments have names that ask for others.
+
+    What the books say is of the file that was submitted. In the place of that file another one may lie, whose numbers
+    then count as they are.
 
     Args:
         bundle: folder of the bundle that is trained.
-        label: file of the label, which stays as it is.
-        info: what the books say of it.
-        folder: for the copy.
-
-    Returns:
-        ``label``, or a copy with the values of the classes where the names ask for others.
+        copy: of the label, with its time; changed in place.
+        info: what the books say of the label.
 
     Raises:
-        InputError: segments that are no class, names that belong to an earlier content of the file, or no label.
+        InputError: segments that are no class, an earlier content with classes of other numbers, or no label.
     """
-    file, error_of = Path(label), bundles.module(bundle, "errors").InputError
-    own, told = _own_names(bundle, file), info.get("label_info")
+    error_of = bundles.module(bundle, "errors").InputError
+    own, told = _own_names(bundle, copy), info.get("label_info")
     told = told if isinstance(told, list) and all(isinstance(entry, dict) for entry in told) else None
     if not (own or told):
-        return label
-    check_readable(bundle, file)
-    copy = folder / file.name
-    shutil.copyfile(file, copy)
+        return
+    if not own and not _is_told_of(copy, info):
+        names, known = _named(told)[0], _known(bundles.class_names(bundle))
+        if any(known.get(name) != value for value, name in names.items()):
+            raise error_of(
+                f"{copy.name}: was replaced after it was submitted, when the classes were numbered otherwise "
+                f"({', '.join(f'{value} {name}' for value, name in names.items())}); submit it again."
+            )
+        return
+    check_readable(bundle, copy)
     try:
-        if not by_name(bundle, copy, told):
-            return label
+        by_name(bundle, copy, told, by_order="stored" not in info)  # which of our own books say the value
     except ValueError as error:
-        raise error_of(f"{file.name}: {error}") from error
-    if not own and file.stat().st_mtime > info.get("ts", 0) + 5:
-        raise error_of(
-            f"{file.name}: was written after it was submitted, when the classes were numbered otherwise "
-            f"({', '.join(f'{value} {name}' for value, name in _named(told)[0].items())}); submit it again."
-        )
-    return str(copy)
+        raise error_of(f"{copy.name}: {str(error).removeprefix(f'{copy.name}: ')}") from error
+
+
+def _is_told_of(file: Path, info: Mapping[str, Any]) -> bool:
+    """Whether a file is the one that was submitted: by size and time, or by when that was, in books of other apps."""
+    about, at = file.stat(), info.get("ts")
+    if stored := info.get("stored"):
+        return bool(stored == [about.st_size, about.st_mtime_ns])
+    return isinstance(at, (int, float)) and abs(about.st_mtime - at) <= 5
 
 
 def present(bundle: Path, file: Path) -> list[dict[str, Any]]:
@@ -186,6 +200,11 @@ def _whole(array: np.ndarray, file: Path) -> np.ndarray:
 
 def _values(array: np.ndarray) -> set[int]:
     return {int(v) for v in np.unique(array) if v}
+
+
+def _known(class_names: Sequence[str]) -> dict[str, int]:
+    """The value of each class by its name, in small letters."""
+    return {name.strip().lower(): value for value, name in enumerate(class_names)}
 
 
 def _named(label_info: Sequence[Mapping[str, Any]] | None) -> list[dict[int, str]]:

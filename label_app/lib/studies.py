@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -33,6 +34,22 @@ SEGMENTATION = ".seg.nrrd"
 OWN = ("labels", "labels_before")
 #: Endings of images in any case; MONAI Label takes some of them, as they are written.
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def replaces_none(info: Mapping[str, Any] | None, tag: Any) -> bool:
+    """Whether what is saved is a prediction that would count as a label: it takes the place of none.
+
+    Args:
+        info: of the books. A label that is submitted has ``label_info`` there, a prediction what the model says.
+        tag: that it is saved under.
+    """
+    final = str(getattr(tag, "value", tag)) == DefaultLabelTag.FINAL.value
+    return final and "params" in (info or {}) and "label_info" not in (info or {})
+
+
+def labelled(image: str) -> HTTPException:
+    """The answer to a prediction that would take the place of a label."""
+    return refuse(f"{image}: has a label, and no prediction takes its place.", 409)
 
 
 def locked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,11 +193,17 @@ class Studies(Books):
         part = folder / f".{name}.part"
         try:
             shutil.copyfile(label_filename, part)
-            self._set_aside(image_id, tag)
-            os.replace(part, target)
+            about = part.stat()
+            with FileLock(self._lock_file):  # many images are predicted in a process whose books are of its start
+                if replaces_none(label_info, tag) and self._files(image_id, tag):
+                    raise labelled(image_id)
+                self._set_aside(image_id, tag)
+                os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
-        image.labels[tag] = DataModel(info={**(label_info or {}), "ts": int(time.time()), "name": name}, ext=ext)
+        info = {**(label_info or {}), "ts": int(time.time()), "name": name}
+        info["stored"] = [about.st_size, about.st_mtime_ns]  # by which the file is known again
+        image.labels[tag] = DataModel(info=info, ext=ext)
         self._update_datastore_file()
         return image_id
 
@@ -191,15 +214,20 @@ class Studies(Books):
 
     def _set_aside(self, image_id: str, tag: str) -> None:
         """Move the files of a label to ``labels_before``; drafts are not kept."""
-        folder = Path(self._datastore.label_path(tag))
         before = Path(self._datastore_path) / "labels_before" / tag
-        for ext in [SEGMENTATION, *(pattern.removeprefix("*") for pattern in self._extensions)]:
-            file = folder / self._filename(image_id, ext)
-            if file.is_file() and tag == DefaultLabelTag.FINAL.value:
+        for ext, file in self._files(image_id, tag).items():
+            if tag == DefaultLabelTag.FINAL.value:
                 before.mkdir(parents=True, exist_ok=True)
                 file.rename(before / f"{image_id}_{datetime.now():%Y%m%d_%H%M%S_%f}{ext}")
-            elif file.is_file():
+            else:
                 file.unlink()
+
+    def _files(self, image_id: str, tag: str) -> dict[str, Path]:
+        """The files of a label on the disk, by their endings."""
+        folder = Path(self._datastore.label_path(tag))
+        endings = [SEGMENTATION, *(pattern.removeprefix("*") for pattern in self._extensions)]
+        files = {ext: folder / self._filename(image_id, ext) for ext in endings}
+        return {ext: file for ext, file in files.items() if file.is_file()}
 
     def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
         """The newest first: of several files of one label it counts. Segmentations beside the images are none."""

@@ -40,7 +40,7 @@ def test_segmentations_of_an_archive(bundle, pacs, caplog):
     assert ct in item["image"] and np.array_equal(read(item["label"]), truth())
     assert "lung" in caplog.text and "Left out" in caplog.text
     task = SemiSupervised(str(bundle), {})
-    task.copies = pacs
+    task.copies = pacs.parent
     assert len(task._fetch_datalist({"model": "semsim"}, datastore)) == 1
 
     # a score counts once the books have the image, which another process may have fetched
@@ -80,6 +80,17 @@ def test_the_newest_segmentation_counts(pacs, monkeypatch):
             assert np.array_equal(read(item["label"]), truth())
             with other.mutex:
                 other._datastore.objects.clear()  # as the watch over the folder does before it fills the books anew
+
+
+def test_a_label_of_ohif_that_comes_during_a_prediction_stays(pacs):
+    """The archive is asked when the prediction is saved, whatever was known before."""
+    datastore, ct = in_archive(pacs, "cache"), "1.2.1"
+    assert datastore.get_labeled_images() == []
+    add_segmentation(pacs, ct, truth(), ["liver", "tumour"], "20200101")
+    file = write(pacs.parent / "predicted.nii.gz", turned())
+    with pytest.raises(HTTPException, match=r"1\.2\.1: has a label, and no prediction takes its place"):
+        datastore.save_label(ct, str(file), "final", {"model": "semsim", "params": {}})
+    assert datastore.get_labeled_images() == [ct]
 
 
 def test_the_data_set_to_take_away(pacs):

@@ -17,7 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
-from lib import labels, names
+from lib import labels, names, usable
 from lib.studies import Studies
 from lib.train import SemiSupervised
 from monailabel.config import settings
@@ -115,6 +115,60 @@ def test_labels_of_an_app_with_other_classes(bundle, studies, tmp_path):
     assert "c.nii.gz" in left_out[1] and "1 tumour, 2 liver" in left_out[1]
 
 
+def only(value: int) -> np.ndarray:
+    return np.where(truth() == value, value, 0).astype(np.uint8)
+
+
+def test_a_file_in_the_place_of_a_submitted_label(bundle, studies, tmp_path):
+    """Its numbers count, whatever its time is: what the books say is of the file before."""
+    datastore = opened(studies)
+    replaced = {"a": only(LIVER), "b": truth(), "c": only(TUMOUR)}
+    for name, label in replaced.items():
+        sent = write(tmp_path / f"{name}.nii.gz", only(TUMOUR))
+        datastore.save_label(name, str(sent), "final", {"label_info": labels.present(bundle, sent)})
+        if name != "c":
+            before = (studies / f"{name}.nii.gz").stat().st_mtime
+            write(studies / f"{name}.nii.gz", label)
+            os.utime(studies / f"{name}.nii.gz", (before - 1000, before - 1000))
+    (tmp_path / "copies").mkdir()
+    learnt, left_out = fetched(bundle, datastore, tmp_path / "copies")
+    assert left_out == [] and all(np.array_equal(learnt[name], label) for name, label in replaced.items())
+
+    # with classes in another order the names help where they are of this file alone
+    other = assemble(tmp_path / "app", class_names=["tumour", "liver"]) / "model" / "semsim"
+    learnt, left_out = fetched(other, datastore, tmp_path / "copies")
+    assert list(learnt) == ["c"] and np.array_equal(learnt["c"], only(TUMOUR) // TUMOUR)
+    assert [line.split(": ")[1] for line in left_out] == ["a.nii.gz", "b.nii.gz"]
+    assert all("replaced after it was submitted" in line and "submit it again" in line for line in left_out)
+
+
+def test_values_that_our_own_books_state_are_not_taken_by_order(bundle, tmp_path):
+    """Slicer counts segments in `idx` that it leaves out of the file; the books of this app say the value itself."""
+    file = write(tmp_path / "a.nii.gz", only(LIVER))
+    with pytest.raises(ValueError, match=r"expected a name for each of the values \[1\]"):
+        labels.by_name(bundle, file, [{"name": "tumour", "idx": TUMOUR}], by_order=False)
+    assert np.array_equal(read(str(file)), only(LIVER))
+    about = file.stat()
+    told = {"label_info": [{"name": "tumour", "idx": TUMOUR}], "stored": [about.st_size, about.st_mtime_ns]}
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: label_info: expected a name for each"):
+        labels.numbered(bundle, file, told)
+
+
+def test_a_label_that_is_replaced_while_a_training_starts(bundle, studies, tmp_path):
+    """The training learns what it has checked; one that has gone before is named."""
+    for name in "ab":
+        write(studies / f"{name}.nii.gz", truth())
+    datastore = opened(studies)
+    listed, copies = datastore.datalist(), tmp_path / "copies"
+    copies.mkdir()
+    (studies / "b.nii.gz").unlink()
+    items, left_out = usable.numbered(bundle, datastore, listed, copies, check=True)
+    datastore.save_label("a", str(write(tmp_path / "a.nrrd", only(LIVER))), "final", {})
+    assert [Path(item["image"]).name for item in items] == ["a.nii.gz"]
+    assert np.array_equal(read(items[0]["label"]), truth()) and read(datastore.get_label_uri("a", "final")).max() == 1
+    assert len(left_out) == 1 and "b.nii.gz: has just gone; submit it again" in left_out[0]
+
+
 def test_files_that_would_be_passed_over(bundle, studies, tmp_path):
     """A label of no image is named; the newest file of a label counts; an ending may occur within a name."""
     write(studies / "a.nii.gz", turned())
@@ -165,6 +219,19 @@ def test_values_that_miss_a_whole_number_by_a_hair(bundle, tmp_path):
     write(file, turned().astype(np.float32) * 0.5)
     with pytest.raises(ValueError, match=r"a\.nii\.gz: expected whole numbers"):
         labels.by_name(bundle, file, order)
+
+
+@pytest.mark.parametrize("odd", [-1, 70_000])
+def test_values_that_are_no_number_of_a_segment(bundle, tmp_path, odd):
+    """Names or not: a table of the values ends at both of its ends."""
+    array = turned().astype(np.int32)
+    array[0, 0] = odd
+    file = write(tmp_path / "a.nii.gz", array)
+    before = file.read_bytes()
+    told = [{"name": name, "idx": value} for name, value in (("tumour", 1), ("liver", 2), ("liver", odd))]
+    with pytest.raises(ValueError, match=rf"a\.nii\.gz: expected label values 0 to 65535, received {odd}; save it"):
+        labels.by_name(bundle, file, told)
+    assert file.read_bytes() == before
 
 
 def test_a_label_with_a_palette(bundle, tmp_path):

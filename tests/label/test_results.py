@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
 from lib import endpoints, labels
-from lib.infer import Segmentation
+from lib.infer import Batch, Segmentation
 from monailabel.config import settings
 from monailabel.interfaces import app as stock
 from monailabel.utils.async_tasks import utils as tasks
@@ -106,6 +107,43 @@ def test_the_app_asks_where_a_request_is_in_doubt(folder, monkeypatch):
     app.studies = "https://archive.example.org"
     with pytest.raises(HTTPException, match="empty: no archive"):
         app.checked_label(str(image), folder / "label.nii.gz", {"empty": True}, "final")
+
+
+def test_a_batch_predicts_every_image(monkeypatch, caplog):
+    """One after the other, for MONAI Label's task shares its modules; the last line names what was not predicted."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)  # MONAI Label would take four threads
+    names, alone, threads = [f"scan{number}" for number in range(6)], threading.Lock(), set()
+
+    def infer(task: dict, _: object) -> dict:
+        threads.add(threading.current_thread())
+        assert alone.acquire(blocking=False), "two predictions at once"
+        time.sleep(0.05)
+        alone.release()
+        if task["image"] == "scan3":
+            raise HTTPException(422, "scan3.nii.gz: expected an image, could not read it (OSError).")
+        return {"label": task["image"]}
+
+    books = SimpleNamespace(list_images=lambda: names)
+    for asked in ({}, {"max_workers": 4}):
+        threads.clear()
+        done = Batch()({"model": "semsim", "device": "cpu", "multi_gpu": False, **asked}, books, infer)
+        assert [name for name in names if "error" in done[name]] == ["scan3"] and len(threads) == 1
+        last = caplog.records[-1].message
+        assert last.startswith("1 of 6 images not predicted: scan3; "), last
+
+
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ({"strategy": "uncertainty"}, "strategy uncertainty: expected one of random, entropy, disagreement; mend it"),
+        ({"skip_scoring": "perhaps"}, "skip_scoring perhaps: expected true or false; mend it"),
+    ],
+)
+def test_misspelt_options_of_the_server(folder, tmp_path, conf, told):
+    import main
+
+    with pytest.raises(ValueError, match=f"--conf {told} and start again"):
+        main.SemSimApp(str(folder / "app"), str(tmp_path), conf)
 
 
 def test_uploads_whose_time_is_over_go(folder, tmp_path):

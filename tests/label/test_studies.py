@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fastapi import HTTPException
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
 
@@ -21,9 +22,9 @@ from lib.studies import Studies
 from monailabel.config import settings
 
 
-def opened(folder: Path, auto_reload: bool = False) -> Studies:
+def opened(folder: Path, auto_reload: bool = False, server: bool = True) -> Studies:
     options = {"extensions": settings.MONAI_LABEL_DATASTORE_FILE_EXT, "read_only": False}
-    return Studies(str(folder), server=True, auto_reload=auto_reload, **options)
+    return Studies(str(folder), server=server, auto_reload=auto_reload, **options)
 
 
 def fill(folder: Path, number: int) -> list[str]:
@@ -125,6 +126,29 @@ def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             save()
     assert sorted(tmp_path.rglob("*")) == before and label.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+def test_a_label_that_is_submitted_during_a_prediction_stays(tmp_path, by_server):
+    """Many images are predicted in a process of its own, which does not know what the server has stored meanwhile."""
+    fill(tmp_path, 2)
+    server = opened(tmp_path)
+    predicting = server if by_server else opened(tmp_path, server=False)
+    for name in ("mine.nrrd", "predicted.nii.gz"):
+        (tmp_path.parent / name).write_text(name)
+    answer = {"model": "semsim", "params": {"label_names": {}}}
+
+    def predict(image: str, tag: str) -> str:
+        return predicting.save_label(image, str(tmp_path.parent / "predicted.nii.gz"), tag, dict(answer))
+
+    server.save_label("scan0000", str(tmp_path.parent / "mine.nrrd"), "final", {**answer, "label_info": []})
+    with pytest.raises(HTTPException, match="scan0000: has a label, and no prediction takes its place") as refused:
+        predict("scan0000", "final")
+    assert refused.value.status_code == 409
+    assert predict("scan0000", "original") == "scan0000" and predict("scan0001", "final") == "scan0001"
+    found = {file.name: file.read_text() for file in (tmp_path / "labels" / "final").iterdir()}
+    assert found == {"scan0000.nrrd": "mine.nrrd", "scan0001.nii.gz": "predicted.nii.gz"}
+    assert not (tmp_path / "labels_before").exists()
 
 
 def test_a_data_set_to_take_away_holds_nobody_up(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def initialized(
         initial: file of weights, or the folder of a training; empty: none. ``training.json`` beside it names its
             classes.
         class_names: of the training.
-        same_classes: whether other classes are refused.
+        same_classes: whether other classes are refused, as in MONAI Label, whose panel has a switch `pretrained`.
         preparation: of the images of this training, by the keys of ``training.json``: ``intensity``, ``spacing``. A
             warning says where that of the weights was another.
 
@@ -69,7 +69,10 @@ def initialized(
     if others or (any(k.startswith(HEAD) for k in state) and _differ(state, own, HEAD)):
         was = f"classes {', '.join(before)}" if others and before else "another number of classes"
         if same_classes:
-            raise InputError(f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others.")
+            raise InputError(
+                f"{initial}: expected weights of {', '.join(class_names)}, received {was}; give others, or switch "
+                "`pretrained` off to train from scratch."
+            )
         wanted = ", ".join(class_names)
         if any(k.startswith(HEAD) for k in own):
             logger.info(f"{initial}: weights of {was}; the last layer is initialised anew for {wanted}.")
