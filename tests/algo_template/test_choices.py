@@ -8,12 +8,15 @@ import re
 import shutil
 import stat
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from monai.apps.auto3dseg import NNIGen, OptunaGen
+from monai.auto3dseg import algo_to_json
 from monai.bundle import ConfigParser
 from scripts.dataio import slice_axis
 
@@ -331,6 +334,21 @@ def test_ct_names_and_input_keys(tmp_path, caplog):
     assert (tmp_path / "semsim_0_lr" / "scripts" / "training" / "trainer.py").exists()
 
 
+def test_a_search_over_a_key_within_another(tmp_path):
+    """MONAI calls the folder of a trial after the keys, and cannot have their `#` in a path."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9)), {})
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    for search, key in ((OptunaGen, "loss#lambda_u"), (NNIGen, "loss::lambda_u")):
+        trial = search(algo=algo)
+        trial.update_params({key: 0.3})
+        trial.generate(str(tmp_path / "search"))
+        folder = tmp_path / "search" / "semsim_0_loss.lambda_u_0.3"
+        assert Path(algo.get_output_path()) == folder and (folder / "configs" / "hyper_parameters.yaml").is_file()
+        assert Path(algo_to_json(algo, template_path=algo.template_path)) == folder / "algo_object.json"
+        algo.output_path = str(tmp_path / "semsim_0")
+        shutil.rmtree(folder)
+
+
 def test_strings_of_a_command_line():
     sys.path.append(str(TEMPLATES))
     options = importlib.import_module("semsim.scripts.options")
@@ -352,6 +370,34 @@ def test_strings_of_a_command_line():
         (3, True, 3),
     ]:
         assert converted(value, like, "key") == expected, value
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "names"),
+    [
+        ({"0": "background", "1": "organ", "255": "ignore"}, {}, ["background", "class 1"]),
+        ({"background": 0, "organ": 1, "ignore": 255}, {"class_names": ["organ"]}, ["background", "organ"]),
+        ({"0": "background", "255": "ignore"}, {"ignore_label": 1}, None),  # the input goes first
+        ({"0": "background", "organ": [1, 2]}, {}, None),
+    ],
+)
+def test_what_the_datalist_says_of_voxels_to_ignore(tmp_path, said, given, names):
+    """The value that its `labels` call `ignore`, as the training of the fold reads it."""
+    algo = filled(tmp_path, stats((1.5, 1.5, 10), (120, 120, 9), labels=(0, 1, 255)), given)
+    listed = json.loads((tmp_path / "list.json").read_text())
+    (tmp_path / "list.json").write_text(json.dumps({"labels": said, **listed}))
+    skip, reason = algo.pre_check_skip_algo()
+    assert skip == (names is None), reason
+    if skip:
+        assert ("renumber" if given else "regions of several values") in reason
+        return
+    algo.export_to_disk(str(tmp_path), "semsim_0", fold=0)
+    configs = tmp_path / "semsim_0" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("train", "hyper_parameters")])
+    assert parser["class_names"] == names
+    parser["datalist"] = str(tmp_path / "list.json")
+    assert parser.get_parsed_content("ignore_label") == 255
 
 
 def test_what_the_datalist_says_of_windows_and_values(tmp_path):

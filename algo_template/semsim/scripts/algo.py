@@ -90,8 +90,8 @@ class SemsimAlgo(BundleAlgo):
                 return (
                     f"SemSim is skipped: {path}: MONAI cannot have '#' or '::' in a path; rename or link that folder."
                 )
-        labels = _judged(stats, given)
         try:
+            labels = _judged(stats, given)
             if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
                 return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
             names = _by_value(_entries(given), labels)
@@ -214,8 +214,10 @@ class SemsimAlgo(BundleAlgo):
     def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
         """Write the folder of a fold: the template, the bundle's scripts and YAML, and the filled configuration.
 
-        It stands for itself: it trains and predicts wherever it is moved, without this package installed.
+        It stands for itself: it trains and predicts wherever it is moved, without this package installed. A search
+        calls folders after the keys that it changes; ``loss#lambda_u``, which no path may have, is ``loss.lambda_u``.
         """
+        algo_name = algo_name.replace("#", ".").replace("::", ".")
         source = _bundle_folder() or self.output_path
         copied = kwargs.get("copy_dirs", True)
         fill = kwargs.pop("fill_template", True)
@@ -277,7 +279,23 @@ def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _judged(stats: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
     """Label values without that of voxels that nobody judged."""
-    return [int(v) for v in stats["label_stats"]["labels"] if int(v) != given.get("ignore_label")]
+    ignored = _ignored(given)
+    return [int(v) for v in stats["label_stats"]["labels"] if int(v) != ignored]
+
+
+def _ignored(given: Mapping[str, Any]) -> int | None:
+    """Value of voxels that nobody judged: as the input says, or its datalist, where the fold's training reads it, too.
+
+    Raises:
+        ValueError: ``labels`` of the datalist that cannot be meant.
+    """
+    value: int | None = given.get("ignore_label")
+    datalist = str(given.get("datalist", ""))
+    if value is None and os.path.isfile(datalist) and _bundle_folder():
+        from semsim_bundle.scripts.dataio.layouts import classes_of  # of the package that generates folders
+
+        value = classes_of(datalist, ConfigParser.load_config_file(datalist).get("labels"))[2]
+    return value
 
 
 def _medians(stats: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -330,7 +348,8 @@ def _entries(given: Mapping[str, Any]) -> Any:
     if not isinstance(names, list) or len(names) != len(groups):
         raise ValueError(f"class_index {groups}: expected values for each of class_names, received {names}.")
     names = [entry["name"] if isinstance(entry, Mapping) else entry for entry in names]
-    judged = [[v for v in group if v != given.get("ignore_label")] for group in groups]
+    ignored = _ignored(given)
+    judged = [[v for v in group if v != ignored] for group in groups]
     return [{"name": str(name).strip(), "index": group} for name, group in zip(names, judged)]
 
 
