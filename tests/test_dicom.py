@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scripts.dataio.create import create
 from scripts.dataio.files import find_images
 from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.loaders import read_item
-from scripts.dataio.readers import LoadFilesd, image_loader
+from scripts.dataio.readers import LoadFilesd, image_loader, states_unit_size
 from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
 
@@ -286,29 +287,40 @@ def test_a_single_slice_in_colours_is_an_image_of_three_channels(tmp_path):
     np.testing.assert_array_equal(image_loader()(tmp_path / "s"), np.stack([IMAGE[..., :1].astype(np.uint8)] * 3))
 
 
-def multi_frame(path, places, *, implicit: bool = False, slopes=(), philips: bool = False) -> np.ndarray:
+def multi_frame(
+    path, places, *, syntax: str = ".1", slopes=(), philips: bool = False, stamp: bytes = b""
+) -> np.ndarray:
     """An enhanced MR file of frames at these places, 5 mm apart where they are even; returns the frames as stored.
 
-    With ``philips`` each frame tells its place once more, as in that maker's files.
+    Args:
+        syntax: end of the transfer syntax: explicit little endian, implicit (empty), deflated, or big endian.
+        slopes: of the frames.
+        philips: whether each frame tells its place once more, as in that maker's files.
+        stamp: the first bytes of each frame.
     """
 
     def element(group, number, kind, value) -> bytes:
+        order = "big" if syntax == ".2" and group > 2 else "little"
+        if isinstance(value, int):
+            value = value.to_bytes({"US": 2, "UL": 4}[kind], order)
         value = value if isinstance(value, bytes) else value.encode()
         value += (b"\0" if kind == "UI" else b" ") * (len(value) % 2)
-        tag = group.to_bytes(2, "little") + number.to_bytes(2, "little")
-        if implicit and group > 2:
-            return tag + len(value).to_bytes(4, "little") + value
+        tag = group.to_bytes(2, order) + number.to_bytes(2, order)
+        if kind == "item" or (not syntax and group > 2):
+            return tag + len(value).to_bytes(4, order) + value
         long = kind in ("OB", "OW", "SQ")
-        return tag + kind.encode() + (b"\0\0" * long) + len(value).to_bytes(4 if long else 2, "little") + value
+        return tag + kind.encode() + (b"\0\0" * long) + len(value).to_bytes(4 if long else 2, order) + value
 
     def sequence(group, number, *items) -> bytes:
-        inside = b"".join(b"\xfe\xff\0\xe0" + len(item).to_bytes(4, "little") + item for item in items)
-        return element(group, number, "SQ", inside)
+        return element(group, number, "SQ", b"".join(element(0xFFFE, 0xE000, "item", item) for item in items))
 
-    frames = np.stack([np.full((8, 6), 10 * (k + 1), "<i2") for k in range(len(places))], axis=-1)
+    order = ">i2" if syntax == ".2" else "<i2"
+    pixels = np.stack([np.full(48, 10 * (k + 1), "<i2") for k in range(len(places))])
+    pixels[:, : len(stamp) // 2] = np.frombuffer(stamp, order)
+    frames = pixels.reshape(-1, 6, 8).T
     storage = "1.2.840.10008.5.1.4.1.1.4.1"
     meta = element(2, 1, "OB", b"\0\1") + element(2, 2, "UI", storage) + element(2, 3, "UI", "1.2.3")
-    meta += element(2, 16, "UI", "1.2.840.10008.1.2" + ("" if implicit else ".1"))
+    meta += element(2, 16, "UI", "1.2.840.10008.1.2" + syntax)
     shared = sequence(0x20, 0x9116, element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"))
     shared += sequence(0x28, 0x9110, element(0x18, 0x50, "DS", "5") + element(0x28, 0x30, "DS", "1\\1"))
     each = [sequence(0x20, 0x9113, element(0x20, 0x32, "DS", f"0\\0\\{place}")) for place in places]
@@ -319,20 +331,22 @@ def multi_frame(path, places, *, implicit: bool = False, slopes=(), philips: boo
         scale = element(0x28, 0x1052, "DS", "0") + element(0x28, 0x1053, "DS", str(slope))
         each[k] += sequence(0x28, 0x9145, scale + element(0x28, 0x1054, "LO", "US"))
     numbers = {0x02: 1, 0x10: 6, 0x11: 8, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 1}
-    image = {number: element(0x28, number, "US", value.to_bytes(2, "little")) for number, value in numbers.items()}
+    image = {number: element(0x28, number, "US", value) for number, value in numbers.items()}
     image[4], image[8] = element(0x28, 4, "CS", "MONOCHROME2"), element(0x28, 8, "IS", str(len(places)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"\0" * 128 + b"DICM" + element(2, 0, "UL", len(meta).to_bytes(4, "little")) + meta
-        + element(8, 8, "CS", "ORIGINAL\\PRIMARY\\M\\NONE") + element(8, 0x16, "UI", storage)
+    content = (
+        element(8, 8, "CS", "ORIGINAL\\PRIMARY\\M\\NONE") + element(8, 0x16, "UI", storage)
         + element(8, 0x18, "UI", "1.2.3") + element(8, 0x60, "CS", "MR") + element(0x20, 0xE, "UI", "1.2.9")
         + b"".join(image[number] for number in sorted(image)) + sequence(0x5200, 0x9229, shared)
-        + sequence(0x5200, 0x9230, *each) + element(0x7FE0, 0x10, "OW", frames.T.tobytes())
+        + sequence(0x5200, 0x9230, *each) + element(0x7FE0, 0x10, "OW", pixels.astype(order).tobytes())
     )  # fmt: skip
+    if syntax == ".1.99":
+        content = zlib.compress(content, wbits=-zlib.MAX_WBITS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\0" * 128 + b"DICM" + element(2, 0, "UL", len(meta)) + meta + content)
     return frames
 
 
-KINDS = [{}, {"implicit": True}, {"philips": True}]
+KINDS = [{}, {"syntax": ""}, {"syntax": ".1.99"}, {"syntax": ".2"}, {"philips": True}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -342,6 +356,7 @@ def test_frames_of_one_volume_pass(tmp_path, places, kind):
     read = image_loader()(tmp_path / "s")
     np.testing.assert_array_equal(read[0], frames)
     np.testing.assert_allclose(read.affine[2, 2:], (places[1] - places[0], places[0]))
+    assert states_unit_size(tmp_path / "s")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -354,6 +369,28 @@ def test_frames_of_several_volumes_are_refused(tmp_path, places, message, kind):
     multi_frame(tmp_path / "s" / "a.dcm", places, **kind)
     with pytest.raises(InputError, match=rf"a\.dcm: 4 frames in one file, .*{message}.*dcm2niix"):
         look(tmp_path / "s")
+
+
+@pytest.mark.parametrize("syntax", ["", ".1", ".1.99", ".2"])
+def test_pixels_that_look_like_a_header_tell_nothing(tmp_path, syntax):
+    """Places, a slope, a table of values and other pixels, in bytes by chance."""
+    stamp = b"".join(
+        tag + (kind + len(value).to_bytes(2, "little") if syntax else len(value).to_bytes(4, "little")) + value
+        for tag, kind, value in (
+            (b"\x20\0\x32\0", b"DS", b"0\\0\\99  "), (b"\x28\0\x53\x10", b"DS", b"7 "),
+            (b"\x28\0\0\x30", b"SQ", b"\0\0\0\0\xfe\xff\0\xe0"), (b"\xe0\x7f\x10\0", b"OW", b"\0\0\xff\0\0\0"),
+        )
+    )  # fmt: skip
+    frames = multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15), syntax=syntax, slopes=(2, 2, 2, 2), stamp=stamp)
+    np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], 2.0 * frames)
+    for places, slopes, message in (
+        ((0, 5, 10, 30), (), "gaps of 5 mm and one of 20 mm"),
+        ((5, 0, 15, 10), (), "not stored in the order"),
+        ((0, 5, 10, 15), (2, 2, 3, 3), "slope from 2 to 3"),
+    ):
+        multi_frame(tmp_path / "s" / "a.dcm", places, syntax=syntax, slopes=slopes, stamp=stamp)
+        with pytest.raises(InputError, match=rf"4 frames in one file, .*{message}"):
+            look(tmp_path / "s")
 
 
 @pytest.mark.parametrize("other", [True, False])
@@ -369,11 +406,11 @@ def test_files_of_several_frames_are_no_slices_of_one_volume(tmp_path, other):
         look(tmp_path / "s")
 
 
-@pytest.mark.parametrize("implicit", [False, True])
-def test_frames_of_several_slopes_are_refused(tmp_path, implicit):
+@pytest.mark.parametrize("syntax", ["", ".1", ".1.99", ".2"])
+def test_frames_of_several_slopes_are_refused(tmp_path, syntax):
     """Enhanced PET, and MR of Philips: ITK takes the slope of the first frame for all."""
-    frames = multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, "2.0", 2, 2))
+    frames = multi_frame(tmp_path / "s" / "a.dcm", (0, 5, 10, 15), syntax=syntax, slopes=(2, "2.0", 2, 2))
     np.testing.assert_array_equal(image_loader()(tmp_path / "s")[0], 2 * frames)
-    multi_frame(tmp_path / "t" / "a.dcm", (0, 5, 10, 15), implicit=implicit, slopes=(2, 3, 2, 2.5))
+    multi_frame(tmp_path / "t" / "a.dcm", (0, 5, 10, 15), syntax=syntax, slopes=(2, 3, 2, 2.5))
     with pytest.raises(InputError, match=r"4 frames in one file, with a rescale slope from 2 to 3, of which.*dcm2niix"):
         look(tmp_path / "t")

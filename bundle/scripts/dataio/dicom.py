@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-import mmap
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 
 from ..errors import InputError
 from .files import CONTOURS, DOSE, contours_line, is_dicom, is_segmentation, stores
@@ -19,26 +23,25 @@ from .files import CONTOURS, DOSE, contours_line, is_dicom, is_segmentation, sto
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
 #: Rows, columns, their spacing and the colours of a pixel, and how many numbers each is.
-SIZE_TAGS = {"0028|0010": 1, "0028|0011": 1, "0028|0030": 2, "0028|0002": 1}
+SIZE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "SamplesPerPixel": 1}
+#: The size of a pixel in the patient, on the detector of X-rays, and of a scanned film.
+PIXEL_SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 #: Kinds of images whose values have a unit: Hounsfield's, or that of activity.
 MEASURED = ("CT", "PT")
 #: Slope, intercept, bits of a pixel, and whether it has a sign: what makes values of what is stored.
-VALUE_TAGS = ("0028|1053", "0028|1052", "0028|0100", "0028|0103")
-#: What is told of each frame as it stands in a file, and how many numbers it is.
-FRAME_TAGS = {"position": (b"\x20\0\x32\0", 3), "directions": (b"\x20\0\x37\0", 6),
-              "intercept": (b"\x28\0\x52\x10", 1), "slope": (b"\x28\0\x53\x10", 1)}  # fmt: skip
-#: The same of the size of a pixel, and of one on the detector of X-rays.
-PIXEL_TAGS = {"size": (b"\x28\0\x30\0", 2), "on the detector": (b"\x18\0\x64\x11", 2)}
-#: What follows the tag of a number: its length, with or without the type of the value.
-LENGTH = rb"(?:DS(..)|(..)\0\0)"
-#: The pixels and their length, and a table of values in place of slope and intercept, as they stand in a file.
-PIXELS = re.compile(rb"\xe0\x7f\x10\0(?:(?:O[BW]|UN)\0\0)?(.{4})", re.DOTALL)
-LOOKUP_TABLE = re.compile(rb"\x28\0\0\x30(?:SQ\0\0)?.{4}\xfe\xff\0\xe0", re.DOTALL)
+MEANING = ("RescaleSlope", "RescaleIntercept", "BitsAllocated", "PixelRepresentation")
+#: What a multi-frame file tells of all its frames, and of each.
+SHARED, EACH = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+PIXEL_DATA = Tag("PixelData")
+
+# pydicom says of every slice what is odd in the spelling of its header, which is common and changes nothing here.
+logging.getLogger("pydicom").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of a DICOM file says.
+    """What the header of a DICOM file says, or that of one of several frames in a file.
 
     Attributes:
         file: its name.
@@ -46,9 +49,10 @@ class Slice:
         size: rows, columns, their spacing, and the colours of a pixel; zeros where it does not say.
         position: of the first pixel in mm; ``None`` where it does not say.
         directions: of rows and columns, six numbers.
-        frames: how many images it holds.
-        meaning: what makes values of what is stored, as it is written, see ``VALUE_TAGS``.
+        meaning: what makes values of what is stored, see ``MEANING``; of a frame, its slope and intercept.
         inverted: whether small numbers are bright (MONOCHROME1); ITK turns their order round.
+        frames: how many images it holds.
+        stack: those that it tells something of, in the order in which they are stored.
     """
 
     file: str
@@ -56,17 +60,50 @@ class Slice:
     size: tuple[float, ...]
     position: np.ndarray | None
     directions: np.ndarray | None
-    frames: int = 1
-    meaning: tuple[str, ...] = ()
+    meaning: tuple[float | None, ...]
     inverted: bool = False
+    frames: int = 1
+    stack: tuple[Slice, ...] = ()
 
 
-def _numbers(text: str, count: int) -> np.ndarray | None:
+def read_header(path: str | os.PathLike) -> tuple[Dataset, int]:
+    """The header of a DICOM file, by pydicom.
+
+    Returns:
+        what comes before the pixels; and how many bytes those take: ``0xFFFFFFFF`` if compressed, 0 without any.
+
+    Raises:
+        Exception: of various kinds, by pydicom, at a header that is broken.
+    """
+    pixels = 0
+
+    def at_pixels(tag: BaseTag, kind: str | None, length: int) -> bool:
+        nonlocal pixels
+        if tag == PIXEL_DATA:
+            pixels = length
+        return tag == PIXEL_DATA
+
+    with open(path, "rb") as file:
+        return read_partial(file, at_pixels), pixels
+
+
+def _numbers(header: Dataset, name: str, count: int) -> np.ndarray | None:
+    """So many numbers of a header; ``None`` where it does not say, or others."""
     try:
-        values = np.array([float(part) for part in text.split("\\")])
-    except ValueError:
+        value = header.get(name)
+        values = np.ravel([] if value is None else value).astype(float)
+    except (ValueError, TypeError, OverflowError):  # no numbers
         return None
     return values if len(values) == count else None
+
+
+def _number(header: Dataset, name: str) -> float | None:
+    values = _numbers(header, name, 1)
+    return None if values is None else float(values[0])
+
+
+def _word(header: Dataset, name: str) -> str:
+    return str(header.get(name) or "")
 
 
 def read_slice(path: str | os.PathLike) -> Slice:
@@ -86,147 +123,105 @@ def read_slice(path: str | os.PathLike) -> Slice:
     io = itk.GDCMImageIO.New()
     io.SetFileName(os.fspath(path))
     try:
-        io.ReadImageInformation()
-    except RuntimeError as error:
+        io.ReadImageInformation()  # the pixels, too
+        header, pixels = read_header(path)
+        frames = int(_number(header, "NumberOfFrames") or 1)
+        stack = tuple(_frames(header)) if frames > 1 else ()
+    except Exception as error:  # whatever GDCM and pydicom raise at what is no DICOM
         raise InputError(
             contours_line(path)
             or f"{path}: a DICOM file without a readable image, or cut off; copy it anew, or take it out of the folder."
         ) from error
-    tags = io.GetMetaDataDictionary()
-
-    def value(tag: str) -> str:
-        return str(tags[tag]).strip().strip("\0") if tags.HasKey(tag) else ""
-
-    sides = [np.zeros(count) if (n := _numbers(value(tag), count)) is None else n for tag, count in SIZE_TAGS.items()]
-    size = tuple(np.concatenate(sides).tolist())
-    position, directions = _numbers(value("0020|0032"), 3), _numbers(value("0020|0037"), 6)
-    frames = _numbers(value("0028|0008"), 1)
-    number = 1 if frames is None else int(frames[0])
-    meaning = tuple(map(value, VALUE_TAGS))
-    inverted = value("0028|0004") == "MONOCHROME1"
-    if odd := _odd_values(value, inverted):
+    if odd := _odd_values(header) or _missing_pixels(header, pixels, frames):
         raise InputError(f"{path}: {odd}")
-    bits, colors = _numbers(value("0028|0100"), 1), 2 if value("0028|0004").endswith("422") else size[-1]
-    _check_pixels(
-        path,
-        length=0 if bits is None else math.ceil(size[0] * size[1] * colors * max(number, 1) * bits[0] / 8),
-        as_stored=value("0028|1040") in ("LOG", "DISP"),  # of X-ray angiography, whose table is not for display
+    sides = [np.zeros(count) if (n := _numbers(header, name, count)) is None else n for name, count in SIZE.items()]
+    return Slice(
+        os.path.basename(path),
+        series=_word(header, "SeriesInstanceUID"),
+        size=tuple(np.concatenate(sides).tolist()),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        directions=_numbers(header, "ImageOrientationPatient", 6),
+        meaning=tuple(_number(header, name) for name in MEANING),
+        inverted=_word(header, "PhotometricInterpretation") == "MONOCHROME1",
+        frames=frames,
+        stack=stack,
     )
-    return Slice(os.path.basename(path), value("0020|000e"), size, position, directions, number, meaning, inverted)
 
 
-def _odd_values(value: Callable[[str], str], inverted: bool) -> str:
-    """Why ITK would read other values than a DICOM file means; empty for no reason.
-
-    Args:
-        value: of a tag, as it is written.
-        inverted: whether small numbers are bright.
-    """
-    stored, high = value("0028|0101"), value("0028|0102")
-    if stored.isdigit() and high.isdigit() and int(high) != int(stored) - 1:
+def _odd_values(header: Dataset) -> str:
+    """Why ITK would read other values than a DICOM file means; empty for no reason."""
+    stored, high = _number(header, "BitsStored"), _number(header, "HighBit")
+    if stored is not None and high is not None and high != stored - 1:
         return (
-            f"expected its {stored} bits to end at bit {int(stored) - 1}, received bit {high}, as of ACR-NEMA, "
+            f"expected its {stored:.0f} bits to end at bit {stored - 1:.0f}, received bit {high:.0f}, as of ACR-NEMA, "
             "which is not read; shift its values with pydicom, and save it anew."
         )
-    if inverted and (kind := value("0008|0060")) in MEASURED:
+    kind = _word(header, "Modality")
+    if kind in MEASURED and _word(header, "PhotometricInterpretation") == "MONOCHROME1":
         return (
             f"expected {kind} with large numbers bright (MONOCHROME2), received MONOCHROME1, whose order is turned "
             "round in reading, so that they mean no unit; save it as MONOCHROME2, or as NIfTI."
         )
+    # that of X-ray angiography is not for display
+    if header.get("ModalityLUTSequence") and _word(header, "PixelIntensityRelationship") not in ("LOG", "DISP"):
+        return (
+            "expected values by slope and intercept, received a Modality LUT Sequence, which is not read; "
+            "apply it with pydicom (pydicom.pixels.apply_modality_lut), and save the values, as NIfTI say."
+        )
     return ""
 
 
-def _check_pixels(path: str | os.PathLike, *, length: int, as_stored: bool) -> None:
-    """That the pixels of a DICOM file are all there, and no table makes values of them: ITK makes up and ignores those.
-
-    ITK tells neither, so they are looked for in the bytes of the file.
+def _missing_pixels(header: Dataset, length: int, frames: int) -> str:
+    """What tells that pixels are missing, which ITK makes up; empty for nothing.
 
     Args:
-        path: the file.
-        length: bytes of all pixels where they are not compressed; those that are have no length of their own.
-        as_stored: whether a table does not matter.
-
-    Raises:
-        InputError: they are not.
+        header: of the file.
+        length: bytes of its pixels; those that are compressed have no length of their own.
+        frames: number of images in it.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start, longest = len(content), None
-        for match in PIXELS.finditer(content):  # a small picture of the image may come first
-            start, longest = match.start(), max(longest or 0, int.from_bytes(match[1], "little"))
-            if longest >= length:
-                break
-        table = not as_stored and LOOKUP_TABLE.search(content, 0, start)
-    if longest is not None and longest < length:
-        raise InputError(f"{path}: expected {length} bytes of pixels, received {longest}, as of a file that was cut "
-                         "off; copy it anew.")  # fmt: skip
-    if table:
-        raise InputError(
-            f"{path}: expected values by slope and intercept, received a Modality LUT Sequence, which is not read; "
-            "apply it with pydicom (pydicom.pixels.apply_modality_lut), and save the values, as NIfTI say."
-        )
-
-
-def _told_of_frames(
-    path: str | os.PathLike, tags: Mapping[str, tuple[bytes, int]] = FRAME_TAGS
-) -> dict[str, list[np.ndarray]]:
-    """What a multi-frame file tells of its frames, by the names of ``tags``, in the order in which it does.
-
-    ITK stacks frames as they are stored, with the slope of the first, and does not tell their places, so they are
-    looked for in the bytes of the file.
-    """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return {
-            name: [
-                numbers
-                for match in re.finditer(re.escape(tag) + LENGTH, content, flags=re.DOTALL)
-                if (numbers := _numbers(_text(content, match), count)) is not None
-            ]
-            for name, (tag, count) in tags.items()
-        }
+    colors = 2 if _word(header, "PhotometricInterpretation").endswith("422") else _number(header, "SamplesPerPixel")
+    sides = (_number(header, "Rows"), _number(header, "Columns"), colors, _number(header, "BitsAllocated"))
+    expected = math.ceil(frames * math.prod(side or 0 for side in sides) / 8)
+    if length < expected:
+        return f"expected {expected} bytes of pixels, received {length}, as of a file that was cut off; copy it anew."
+    return ""
 
 
 def states_unit_pixels(path: str | os.PathLike) -> bool:
     """Whether a DICOM file of which ITK says that pixels measure 1 mm, as of all that do not tell, tells so."""
-    return any(np.allclose(size, 1.0) for sizes in _told_of_frames(path, PIXEL_TAGS).values() for size in sizes)
+    header, _ = read_header(path)
+    groups = [*(header.get(SHARED) or ()), *(header.get(EACH) or ())]
+    places = [header, *(item for group in groups for item in group.get("PixelMeasuresSequence") or ())]
+    sizes = (_numbers(place, name, 2) for place in places for name in PIXEL_SIZES)
+    return any(size is not None and np.allclose(size, 1.0) for size in sizes)
 
 
-def _text(content: mmap.mmap, match: re.Match[bytes]) -> str:
-    length = int.from_bytes(match[1] or match[2], "little")
-    return content[match.end() : match.end() + length].decode("ascii", "replace")
+def _frames(header: Dataset) -> list[Slice]:
+    """What a multi-frame file tells of its frames, of each or of all, as slices in the order in which they are stored.
 
-
-def _frames(told: Mapping[str, list[np.ndarray]], number: int) -> list[Slice]:
-    """The frames of a multi-frame file as slices in the order in which they are stored.
-
-    Philips tells both of each frame once more, in a sequence of its own.
-
-    Args:
-        told: by :func:`_told_of_frames`.
-        number: of frames.
-
-    Returns:
-        none where not every frame has a position.
+    ITK stacks them in that order, with the slope of the first, and does not tell their places.
     """
-    positions, directions = (_once_a_frame(told[name], number) for name in ("position", "directions"))
-    if not directions and told["directions"] and np.allclose(told["directions"], told["directions"][0], atol=1e-3):
-        directions = told["directions"][:1] * number  # shared, or shared and in the copies
-    if not positions or not directions:
-        return []
-    return [Slice(f"frame {k + 1}", "", (), p, d) for k, (p, d) in enumerate(zip(positions, directions))]
+    frames = []
+    for k, own in enumerate(header.get(EACH) or ()):
+        told = functools.partial(_told, (own, *(header.get(SHARED) or ())))
+        position = told("PlanePositionSequence", "ImagePositionPatient", 3)
+        directions = told("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        scale = [told("PixelValueTransformationSequence", name, 1) for name in MEANING[:2]]
+        meaning = tuple(None if number is None else float(number[0]) for number in scale)
+        frames.append(Slice(f"frame {k + 1}", "", (), position, directions, meaning))
+    return frames
 
 
-def _once_a_frame(values: Sequence[np.ndarray], number: int) -> list[np.ndarray]:
-    """Values that stand as often for each of several frames, once for each; none where they do not."""
-    if not values or len(values) % number:
-        return []
-    copies = np.reshape(values, (number, -1, len(values[0])))
-    return list(copies[:, 0]) if np.allclose(copies, copies[:, :1], atol=1e-3) else []
+def _told(groups: Sequence[Dataset], sequence: str, name: str, count: int) -> np.ndarray | None:
+    """So many numbers of a sequence, of the first of some functional groups that has them; ``None`` of none."""
+    found = (_numbers(item, name, count) for group in groups for item in group.get(sequence) or ())
+    return next((numbers for numbers in found if numbers is not None), None)
 
 
-def _rescaled(told: Mapping[str, list[np.ndarray]]) -> str:
+def _rescaled(slices: Sequence[Slice]) -> str:
     """Whether the numbers of frames mean different things; empty for no."""
-    for name in ("slope", "intercept"):
-        values = np.concatenate([*told[name], []])
+    for k, name in enumerate(("slope", "intercept")):
+        values = np.array([one.meaning[k] for one in slices if one.meaning[k] is not None])
         if len(values) and not np.allclose(values, values[0], rtol=1e-4, atol=0):
             return f"with a rescale {name} from {values.min():.4g} to {values.max():.4g}, of which one is used."
     return ""
@@ -287,10 +282,11 @@ def check_series(path: str | os.PathLike) -> list[Slice]:
         if problem:
             raise InputError(f"{path}: {problem}")
     elif slices[0].frames > 1:
-        told = _told_of_frames(files[0])
-        frames = _frames(told, slices[0].frames)
-        problem = (_mixed(frames) or _uneven(frames) or _disordered(frames)) if frames else ""
-        if problem := problem or _rescaled(told):
+        stack = slices[0].stack
+        placed = all(one.position is not None and one.directions is not None for one in stack)
+        known = placed and len(stack) == slices[0].frames
+        problem = (_mixed(stack) or _uneven(stack) or _disordered(stack)) if known else ""
+        if problem := problem or _rescaled([slices[0], *stack]):
             reason = problem.rpartition(";")[0] or problem.rstrip(".")
             raise InputError(
                 f"{files[0]}: {slices[0].frames} frames in one file, {reason}; "
