@@ -151,6 +151,21 @@ def test_the_newest_checkpoint_is_of_the_last_epoch_whatever_its_time(tmp_path):
     assert kept == ["resume_checkpoint_9.pt", "resume_checkpoint_10.pt"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    network = SegmentationNet(features=[4, 4, 8, 8, 8, 4])
+    state = network.state_dict()
+    state["backbone.conv_0.conv_0.adn.N.running_var"][2] = value
+    torch.save(state, tmp_path / "model.pt")
+    said = (
+        "model.pt: expected finite weights, received NaN or infinity .backbone.conv_0.conv_0.adn.N.running_var., as of"
+    )
+    with pytest.raises(InputError, match=f"{said} .* as --ckpt_path"):
+        load_weights(network, str(tmp_path / "model.pt"), "cpu")
+    with pytest.raises(InputError, match=f"{said} .* as --initial"):
+        check_start("", str(tmp_path / "out"), tmp_path / "model.pt")
+
+
 def kidney_beside_liver(folder: Path) -> Path:
     """Weights of one training in the folder of another, whose networks are alike."""
     window = {"_target_": NAME, "keys": "image", "window": [-150, 250]}
