@@ -67,6 +67,16 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     return [items[int((k + 0.5) * len(items) / number)] for k in range(number)]
 
 
+def ending_of(text: Any) -> str:
+    """An ending of files as it is written here, however it is spelt: ``NII.GZ`` -> ``.nii.gz``."""
+    return f".{str(text).lower().lstrip('.')}"
+
+
+def postfix_of(text: Any) -> str:
+    """What is put behind names, as text: a command line makes a number of 2."""
+    return "" if text is None else str(text)
+
+
 def is_picture(path: str | os.PathLike) -> bool:
     """Whether a file's rows run downwards: photographs and screenshots, which carry no orientation."""
     return os.fspath(path).lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))

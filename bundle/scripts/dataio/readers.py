@@ -36,6 +36,8 @@ logger = logging.getLogger("semsim")
 
 #: PNG: kinds of several channels.
 DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
+#: EXIF's number of how a picture is turned.
+ORIENTATION = 274
 #: Endings of NRRD, and those of NIfTI and of Analyze in two files.
 NRRD, PAIR = (".nrrd", ".nhdr"), (".hdr", ".img")
 
@@ -268,7 +270,9 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
             affine = np.diag([*voxel_sizes(affine), 1.0])
         return affine, shape
     if is_picture(name) and not name.endswith((".tif", ".tiff")):
-        return np.eye(4), (2, 2)  # a plane, however large
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5  # by 90 degrees, as viewers show it
+            return np.eye(4), picture.size[::-1] if turned else picture.size
     image = image_loader()(path)
     return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])
 

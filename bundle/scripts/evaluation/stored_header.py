@@ -13,7 +13,7 @@ import numpy as np
 from monai.data import ImageWriter, NibabelWriter, resolve_writer
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
-from ..dataio.files import is_picture
+from ..dataio.files import ending_of, is_picture
 
 #: NIfTI's number of the unit.
 MILLIMETRES = 2
@@ -94,7 +94,7 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
     Its files come into being in a folder of their name with ``.part-`` before it, so that a full disk or the end of
     the program leaves no part of one for a whole one.
     """
-    ending = f".{output_ext.lower().lstrip('.')}"
+    ending = ending_of(output_ext)
     nifti = ending in (".nii", ".nii.gz")
     writer = StoredHeaderWriter if nifti else resolve_writer(ending.lstrip("."))[0]
 
