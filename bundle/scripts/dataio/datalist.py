@@ -40,6 +40,7 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
+from .readers import warn_of_predictions
 from .split import LISTS, shared_patients
 
 logger = logging.getLogger("semsim")
@@ -430,6 +431,7 @@ def read_images(
         )
     found = without_predictions(every, output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
+    warn_of_predictions(images)
     for lines in hidden_beside(images.values()):
         for line in lines:
             logger.warning(line)

@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..dataio.datalist import common_folder
-from ..dataio.files import IMAGE_SUFFIXES, ending_of, image_files, is_picture
+from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
 from ..dataio.geometry import contradict
 from ..dataio.loaders import read_item
 from ..dataio.readers import read_grid
 from ..errors import SMALLER, InputError, chain, find_input_error, not_written, out_of_memory, raise_all
 from ..training.settings import saved
 from .inferer import flip_axes
-from .stored_header import part_of
+from .stored_header import ending_of, part_of
 
 logger = logging.getLogger("semsim")
 
@@ -150,6 +150,11 @@ class Predictor(SupervisedEvaluator):
         where = f" into {os.path.abspath(self.output_dir)}" if done and self.output_dir else ""
         logger.info(f"{done} of {total} images predicted{where}.")
         raise_all(self.problems)
+
+
+def postfix_of(text: Any) -> str:
+    """What is put behind names, as text: a command line makes a number of 2."""
+    return "" if text is None else str(text)
 
 
 def prepared_output(

@@ -13,7 +13,7 @@ import numpy as np
 from monai.data import ImageWriter, NibabelWriter, resolve_writer
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
-from ..dataio.files import ending_of, is_picture
+from ..dataio.files import is_picture
 
 #: NIfTI's number of the unit.
 MILLIMETRES = 2
@@ -72,6 +72,11 @@ class StoredHeaderWriter(NibabelWriter):
             return
         image.header["xyzt_units"] = unit
         nib.save(image, filename)
+
+
+def ending_of(text: Any) -> str:
+    """An ending of files as it is written here, however it is spelt: ``NII.GZ`` -> ``.nii.gz``."""
+    return f".{str(text).lower().lstrip('.')}"
 
 
 def _in_space(affine: Any) -> bool:
