@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +19,12 @@ from helpers import engine_with, workflow
 from ignite.engine import Engine, Events
 from scripts.dataio.intensity import NAME, transform_of
 from scripts.errors import InputError, explain
+from scripts.evaluation.export import export
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import ResumeCheckpoint, check_start, resume_checkpoints, resume_path
 from scripts.training.lock import locked, release
-from scripts.training.settings import SaveSettings, find_checkpoint, trained, write_settings
-from scripts.training.weights import SaveBest, load_weights
+from scripts.training.settings import SaveSettings, check_noted, find_checkpoint, trained, write_settings
+from scripts.training.weights import SaveBest, load_weights, save_weights
 
 
 def test_settings_follow_the_weights(tmp_path):
@@ -139,6 +142,81 @@ def test_the_newest_checkpoint_is_of_the_last_epoch_whatever_its_time(tmp_path):
     ResumeCheckpoint(str(tmp_path), {})._keep_two()
     kept = [path.name for path in resume_checkpoints(tmp_path)]
     assert kept == ["resume_checkpoint_9.pt", "resume_checkpoint_10.pt"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    network = SegmentationNet(features=[4, 4, 8, 8, 8, 4])
+    state = network.state_dict()
+    state["backbone.conv_0.conv_0.adn.N.running_var"][2] = value
+    torch.save(state, tmp_path / "model.pt")
+    said = (
+        "model.pt: expected finite weights, received NaN or infinity .backbone.conv_0.conv_0.adn.N.running_var., as of"
+    )
+    with pytest.raises(InputError, match=f"{said} .* as --ckpt_path"):
+        load_weights(network, str(tmp_path / "model.pt"), "cpu")
+    with pytest.raises(InputError, match=f"{said} .* as --initial"):
+        check_start("", str(tmp_path / "out"), tmp_path / "model.pt")
+
+
+def kidney_beside_liver(folder: Path) -> Path:
+    """Weights of one training in the folder of another, whose networks are alike."""
+    window = {"_target_": NAME, "keys": "image", "window": [-150, 250]}
+    for name, size in (("liver", 64), ("kidney", 128)):
+        (folder / name).mkdir()
+        known = {"spatial_size": size, "in_channels": 1, "class_names": ["background", name], "slice_axis": "S",
+                 "features": [4, 4, 8, 8, 8, 4], "intensity": window, "fusion": "conv"}  # fmt: skip
+        (folder / name / "training.json").write_text(json.dumps(known))
+        save_weights(SemSimNet(2, 1, 2, known["features"], fusion="conv"), folder / name / "model_best.pt")
+        check_noted(folder / name)
+    shutil.copy(folder / "kidney" / "model_best.pt", folder / "liver")
+    return folder / "liver"
+
+
+def test_weights_beside_the_settings_of_another_training_are_used_by_nobody(tmp_path, phantom_dir):
+    """They would be called by its classes, and see its intensities and sizes."""
+    mixed = kidney_beside_liver(tmp_path)
+    said = (
+        r"liver/model_best.pt: these weights were trained with other settings than .*liver/training.json says .*"
+        r'class_names: expected \["background", "liver"\], received \["background", "kidney"\]; spatial_size: expected '
+        r"64, received 128.*; put them there together with their own training.json"
+    )
+    for given in (mixed, mixed / "model_best.pt"):
+        with pytest.raises(InputError, match=said):
+            check_noted(given)
+    with pytest.raises(InputError, match=said):
+        export(str(tmp_path / "a.ts"), str(mixed))
+    common = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path / "out"), "ckpt_path": str(mixed)}
+    for kind, names, options in (
+        ("infer", ["inference"], {"window": [0, 1]}),
+        ("train", ["train", "evaluate"], {}),
+        ("train", ["train", "evaluate"], {"run_id": "reporting"}),
+    ):
+        flow = workflow(kind, *names, **common, **options)
+        flow.initialize()
+        with pytest.raises(RuntimeError) as error:
+            flow.run()
+        assert re.search(said, str(explain(error.value, "prediction")))
+    assert not (tmp_path / "a.ts").exists() and not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_weights_without_their_settings_say_themselves_what_they_need(tmp_path, caplog):
+    """As far as they know it; the rest is said to be as by default."""
+    folder = kidney_beside_liver(tmp_path)
+    (folder / "training.json").unlink()
+    known = trained(folder / "model_best.pt")
+    assert known["class_names"] == ["background", "kidney"] and known["spatial_size"] == 128
+    assert known["features"] == [4, 4, 8, 8, 8, 4] and known["intensity"]["window"] == [-150, 250]
+    (line,) = caplog.messages
+    assert (
+        "taken from the weights themselves: spatial_size," in line and "; by default, unless given: flip_tta," in line
+    )
+    caplog.clear()
+    check_noted(folder)
+    (folder / "training.json").write_text('{"spatial_size": 128, "class_names": ["background", "kidney"]}')
+    assert trained(folder, window=[0, 1])["intensity"]["window"] == [0, 1]
+    assert trained(folder)["slice_axis"] == "S" and "themselves: in_channels, features" in caplog.messages[-1]
+    check_noted(folder)
 
 
 @pytest.mark.parametrize("text", ["", '{"spatial_size": 2', "[1]"])

@@ -293,6 +293,17 @@ def test_evaluation_prefers_labelled_test_cases(folders):
     assert evaluation_key(write(folders / "d.json", {"testing": [{"image": "a", "label": "b"}]})) == "testing"
 
 
+def test_a_volume_labelled_in_part_is_trained_on_and_not_scored(folders):
+    """Whatever the list is called, its slices without a label would count as background."""
+    make(folders)
+    content = json.loads((folders / "datalist.json").read_text())
+    content["training"][0]["labeled_slices"] = [0]
+    path = write(folders / "d.json", content)
+    assert len(read_datalist(path, folders, "training")) == len(content["training"])
+    with pytest.raises(InputError, match=r"stands in `training` with labeled_slices; .*score another list"):
+        read_datalist(path, folders, "training", require_label=True)
+
+
 def test_folds_of_an_auto3dseg_datalist(folders, caplog):
     """Items of the fold validate, the others train; test images serve as unlabelled ones on request."""
     content = make(folders)["training"]

@@ -87,6 +87,33 @@ def test_overlay_names_and_draws_values_as_they_are_coded(tmp_path, monkeypatch)
         overlay(*paths, class_names={"liver": 1})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_voxel_that_is_no_number_blanks_no_slice(value):
+    image = torch.rand(1, 20, 20, 3)
+    expected = as_planes(MetaTensor(image.clone()), {}, slice_axis=2).image
+    image[0, 0, 0, 0] = value
+    found = as_planes(MetaTensor(image), {}, slice_axis=2).image
+    assert np.isfinite(found).all() and np.abs(found - expected)[..., 1:].max() < 0.02
+    assert np.isfinite(as_planes(MetaTensor(torch.full((1, 4, 4, 2), value)), {}).image).all()
+
+
+def test_overlay_trusts_what_it_is_told_to(tmp_path):
+    """Where headers contradict each other: the error names the option that settles it."""
+    label = np.zeros((20, 20, 4), np.uint8)
+    label[5:15, 5:15] = 1
+    moved = np.diag([1.0, 1, 3, 1])
+    moved[0, 3] = 4
+    nib.save(nib.Nifti1Image(np.random.rand(20, 20, 4).astype(np.float32), np.diag([1.0, 1, 3, 1])), tmp_path / "i.nii")
+    nib.save(nib.Nifti1Image(label, moved), tmp_path / "l.nii")
+    paths = [str(tmp_path / name) for name in ("i.nii", "l.nii", "a.png")]
+    with pytest.raises(InputError, match="--trust header, or --trust voxels"):
+        overlay(*paths)
+    drawn = [np.asarray(Image.open(overlay(*paths, trust=trust)).convert("RGB")) for trust in ("header", "voxels")]
+    assert (drawn[0] != drawn[1]).any()
+    with pytest.raises(InputError, match="trust: expected header, voxels or None, received 'me'"):
+        overlay(*paths, trust="me")
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "SPL"])
 def test_however_stored_the_front_is_on_top_and_the_right_on_the_left(codes):
     """A mark in the patient's right front lands top left, with the number of its stored slice."""

@@ -183,6 +183,26 @@ def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
     assert flow.parser.get_parsed_content("images") == found
 
 
+def test_predictions_of_another_name_below_the_images_are_no_patients(tmp_path, caplog):
+    """Those that are called labels are left out, others are warned of; sequences of a patient are images."""
+    for name in ("x", "P1/y", "T1/P2", "T2/P2_t2"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
+    for name in ("first/x_seg", "first/P1/y_seg", "second/x_v2", "second/P1/y_v2"):
+        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE.astype(np.uint8))
+    for options in (
+        {"output_postfix": "seg", "output_ext": ".nrrd"},
+        {"output_postfix": "v3", "output_ext": ".nii.gz"},
+    ):
+        caplog.clear()
+        found = read_images(tmp_path, output_dir=tmp_path / "third", **options)
+        names = [item["image"].removeprefix(f"{tmp_path}/") for item in found]
+        expected = ["P1/y", "T1/P2", "T2/P2_t2", "second/P1/y_v2", "second/x_v2", "x"]
+        assert sorted(names) == [f"{name}.nii.gz" for name in expected]
+        assert "2 files are labels by their names and not taken for images, " in caplog.text
+        line = f"2 images are called as others with more behind and stored as labels are, {tmp_path}/second/"
+        assert line in caplog.text and "keep them outside of --dataset_dir" in caplog.text
+
+
 def test_predictions_beside_their_images_are_not_predicted_again(tmp_path, caplog):
     """Whatever ending they are given; nor is an image whose name happens to have it left out."""
     for name in ("a", "b", "b_new", "c_new"):

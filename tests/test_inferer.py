@@ -33,6 +33,7 @@ from scripts.errors import InputError
 from scripts.evaluation import inferer as module
 from scripts.evaluation.inferer import SliceLabelInferer, for_mixed_precision
 from scripts.evaluation.stored_grid import AsStoredd
+from scripts.evaluation.volume_inferer import label_inferer
 from scripts.method.network import SegmentationNet
 from scripts.precision import Precision
 from torch import nn
@@ -267,6 +268,32 @@ def test_half_precision_computes_any_network_of_monai(net):
     image = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(for_mixed_precision(network)(image), network(image), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("flip_tta", [True, False])
+def test_logits_that_are_no_numbers_are_no_background(value, flip_tta):
+    """Of one voxel, in 2D and 3D; minus infinity is a probability of 0."""
+
+    def network(x):
+        logits = torch.cat([x, -x, torch.full_like(x, -torch.inf)], dim=1)
+        logits[-1, 1, 3, 4] = value
+        return logits
+
+    for inferer, image in (
+        (label_inferer(2, 16, 2, amp=False, flip_tta=flip_tta), torch.rand(1, 1, 16, 16, 3)),
+        (label_inferer(3, 16, 16, amp=False, flip_tta=flip_tta), torch.rand(1, 1, 16, 16, 20)),
+    ):
+        with pytest.raises(InputError, match="network: expected finite logits, received NaN or infinity"):
+            inferer.logits(image, network)
+        assert inferer.logits(image, lambda x: network(x).nan_to_num(0, 0, -torch.inf)).shape[1] == 3
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.0, True, "16"])
+def test_no_slice_at_once_is_refused(given):
+    for dims in (2, 3):
+        with pytest.raises(InputError, match="slice_batch: expected a whole number of 1 or more, received"):
+            label_inferer(dims, 32, given)
 
 
 def test_what_cannot_be_predicted_is_refused(network):

@@ -166,6 +166,10 @@ def test_weights_that_do_not_say_are_named(ct, tmp_path, caplog):
     settings = json.loads((tmp_path / "training.json").read_text())
     del settings["intensity"]
     (tmp_path / "training.json").write_text(json.dumps(settings))
+    weights = tmp_path / "model_last.pt"
+    prepared("infer", "preprocessing", ct, tmp_path, "inference")
+    assert "taken from the weights themselves: intensity." in caplog.text
+    torch.save(dict(torch.load(weights, weights_only=True)), weights)  # as an earlier version wrote them
     image = prepared("infer", "preprocessing", ct, tmp_path, "inference")
     assert "some settings are missing; using intensity: percentiles" in caplog.text and 0.9 < image.max() < 1.001
 

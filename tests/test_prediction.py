@@ -17,10 +17,19 @@ from helpers import workflow
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
+from PIL import Image
 from scripts.dataio import phantom
 from scripts.dataio.readers import LoadFilesd
-from scripts.errors import InputError, explain
-from scripts.evaluation.predict import PredictionDataset, output_name, prepared_output, voxel_type
+from scripts.errors import InputError, explain, find_input_error
+from scripts.evaluation.predict import (
+    PredictionDataset,
+    _subject,
+    of_one_image,
+    output_name,
+    prepared_output,
+    voxel_type,
+)
+from scripts.evaluation.stored_header import writer_of
 from skimage import measure
 
 
@@ -142,6 +151,40 @@ def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phant
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_seg.nii.gz", "c_seg.nii.gz"]
 
 
+def test_an_image_that_has_no_prediction_stops_none_of_the_others(phantom_dir, tmp_path):
+    """A single voxel, which MONAI's writer cannot hold, and an image for which the network gives no numbers."""
+    good = next((phantom_dir / "images").iterdir())
+    for name in ("a", "d"):
+        shutil.copy(good, tmp_path / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((1, 1, 1), 3.0), np.diag([1.0, 1, 2, 1])), tmp_path / "b.nii.gz")
+    flat = nib.Nifti1Image(np.full((8, 8, 4), 3, np.int16), np.diag([1.0, 1, 2, 1]))
+    nib.save(flat, tmp_path / "c.nii.gz")
+
+    class Divides(torch.nn.Module):
+        def forward(self, x):
+            flat = x.shape[0] == 4 and x.max() == x.min()
+            return torch.cat([x, x, x, x / 0 if flat else x], dim=1)
+
+    out = tmp_path / "out"
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(out), spatial_size=32,
+                    show_progress=False, network=Divides(), keep_largest=False)  # fmt: skip
+    flow.initialize()
+    with pytest.raises(InputError) as caught:
+        flow.parser.get_parsed_content("evaluator").run()
+    first, one, nan = str(caught.value).splitlines()
+    assert first.startswith("2 problems") and re.search(r"b.nii.gz: its prediction could not be written .Index", one)
+    assert "c.nii.gz: network: expected finite logits, received NaN or infinity" in nan
+    assert sorted(p.name for p in out.iterdir()) == ["a_seg.nii.gz", "d_seg.nii.gz"]
+    image = str(tmp_path / "a.nii.gz")
+    for kind, passed in (
+        ("IndexError: 1", True),
+        ("PermissionError: [Errno 13] x", False),
+        ("RuntimeError: ITK", False),
+    ):
+        error = RuntimeError(f"cannot find a suitable writer for {out}.\n{kind}")
+        assert bool(of_one_image(error, image, "")) == passed, "what all would fail of ends the run"
+
+
 @pytest.mark.parametrize(
     "files, options, expected",
     [
@@ -186,9 +229,62 @@ def test_the_prediction_of_another_patient_passes_for_none(tmp_path, existing):
         prepared_output(items["P1"], tmp_path / "out", existing=existing)
 
 
-def test_dicom_folders_named_by_uid_keep_their_names(tmp_path):
+@pytest.mark.parametrize("existing", ["skip", "overwrite"])
+def test_the_prediction_of_another_picture_passes_for_none(tmp_path, existing):
+    """By its size, whatever both are stored in, and whichever way a picture is turned by viewers."""
+    for day, size in (("day1", (30, 20)), ("day2", (40, 20))):
+        (tmp_path / day).mkdir()
+        Image.new("L", size).save(tmp_path / day / "a.png")
+        Image.new("L", size).save(tmp_path / day / "b.tif")
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.new("L", size[::-1]).save(tmp_path / day / "c.jpg", exif=exif)
+    for name, ending in (("a", ".png"), ("b", ".tif"), ("c", ".png"), ("a", ".nii.gz"), ("c", ".nii.gz")):
+        out = tmp_path / f"{name}{ending}"
+        out.mkdir()
+        items = [[{"image": str(next((tmp_path / day).glob(f"{name}.*")))}] for day in ("day1", "day2")]
+        read = LoadFilesd("image")(items[0][0])["image"]
+        SaveImage(out, "seg", ending, separate_folder=False, resample=False, output_dtype=np.uint8, print_log=False,
+                  writer=writer_of(ending))(read[None])  # fmt: skip
+        assert len(list(out.iterdir())) == 1
+        options = {"output_ext": ending, "existing": existing}
+        assert len(prepared_output(items[0], out, **options)) == (existing == "overwrite")
+        with pytest.raises(InputError, match=r"one of another grid \(30 x 20.* and 40 x 20.* voxels"):
+            prepared_output(items[1], out, **options)
+
+
+def test_a_prediction_is_of_one_image_also_where_it_is_skipped(tmp_path):
+    for name in ("a.nii.gz", "a.nii", "out/a_seg.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 3), np.uint8), np.diag([1.0, 1, 2, 1])), tmp_path / name)
+    items = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "a.nii")]
+    with pytest.raises(InputError, match=r"a\.nii: its prediction .* is also that of .*a\.nii\.gz"):
+        prepared_output(items, tmp_path / "out", existing="skip")
+
+
+@pytest.mark.parametrize("ending", [".Nii.gz", "nii.gz", "NII.GZ"])
+def test_endings_and_postfixes_are_one_however_they_are_spelt(tmp_path, ending):
+    """So that earlier predictions are neither replaced nor predicted; 2 is a text, too."""
+    for name in ("a.nii.gz", "b.nii.gz", "a_2.nii.gz"):
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 3), np.uint8), np.diag([1.0, 1, 2, 1])), tmp_path / name)
+    options = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path), "output_postfix": 2, "output_ext": ending}
+    flow = workflow("infer", "inference", **options)
+    with pytest.raises(Exception, match=r"a_2.nii.gz: a prediction is there already"):
+        try:
+            flow.parser.get_parsed_content("dataset#data")
+        except RuntimeError as error:
+            raise find_input_error(error) from error
+    flow = workflow("infer", "inference", **options, existing="skip")
+    assert [Path(item["image"]).name for item in flow.parser.get_parsed_content("dataset#data")] == ["b.nii.gz"]
+    assert flow.parser.get_parsed_content("postprocessing").transforms[-1].saver.output_ext == ".nii.gz"
+
+
+def test_dicom_files_and_folders_named_by_uid_keep_their_names(tmp_path):
     for uid in ("1.2.840.7", "1.2.840.8"):
         (tmp_path / "in" / uid).mkdir(parents=True)
+    single = [{"image": str(tmp_path / "files" / name)} for name in ("1.2.840.7", "1.2.840.8", "v1.5_T2", "x.IMA")]
+    prepared_output(single, tmp_path / "out")  # each its own
+    assert _subject(single[0]["image"]).endswith("1.2.840.7.dcm") and _subject("a/x.IMA") == "a/x.IMA"
     items = [{"image": str(tmp_path / "in" / uid)} for uid in ("1.2.840.7", "1.2.840.8")]
     assert prepared_output(items, tmp_path / "out") == items
     (tmp_path / "out").mkdir()

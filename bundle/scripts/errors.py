@@ -80,6 +80,13 @@ def reason(error: BaseException) -> str:
     return own[0][:200] if own else ""
 
 
+def not_written(error: BaseException) -> tuple[str, str] | None:
+    """The file that MONAI says has no suitable writer, whatever the reason was, and the reason; ``None`` for others."""
+    text = str(error)
+    found = re.search(r"cannot find a suitable writer for (.+)\.\n", text)
+    return (found[1], text.strip().splitlines()[-1]) if found else None
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, of the machine or of a GPU, in the chain of causes of ``error``."""
     return any(
@@ -113,14 +120,12 @@ def explain(error: BaseException, task: str = "training") -> str | None:
             return f"{cause.filename}: cannot be written or read there ({cause.strerror}); give another name."
         if isinstance(cause, OSError) and cause.filename and cause.errno in OUT_OF_REACH:
             return f"{cause.filename}: the storage is out of reach ({cause.strerror}); mend that, {GO_ON[task]}."
-        if written := re.search(
-            r"cannot find a suitable writer for (.+)\.\n", text
-        ):  # MONAI's, whatever the reason was
-            reason = text.strip().splitlines()[-1]
+        if written := not_written(cause):
+            file, reason = written
             if any(sign in reason for sign in FULL):
-                return f"{written[1]}: no space left to write ({reason}); free some, {GO_ON[task]}."
+                return f"{file}: no space left to write ({reason}); free some, {GO_ON[task]}."
             return (
-                f"{written[1]}: could not be written ({reason}); give an --output_dir that may be written, or another "
+                f"{file}: could not be written ({reason}); give an --output_dir that may be written, or another "
                 "--output_ext."
             )
         if out_of_memory(cause):

@@ -78,8 +78,9 @@ class InferClass:
         content |= {key: chosen[key] for key in KEYS if key in chosen}
         content["bundle_root"] = str(ROOT)
         self.read_item = importlib.import_module(f"{package}.dataio.loaders").read_item
-        find = importlib.import_module(f"{package}.training.settings").find_checkpoint
-        content["ckpt_path"] = chosen.get("ckpt_name") or find(weights, ROOT)
+        settings = importlib.import_module(f"{package}.training.settings")
+        content["ckpt_path"] = chosen.get("ckpt_name") or settings.find_checkpoint(weights, ROOT)
+        settings.check_noted(content["ckpt_path"])
         self.parser = ConfigParser(content)
         self.network = self.parser.get_parsed_content("network")
         self.preprocessing = self.parser.get_parsed_content("preprocessing")

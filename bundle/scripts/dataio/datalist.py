@@ -40,6 +40,7 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
+from .readers import warn_of_predictions
 from .split import LISTS, shared_patients
 
 logger = logging.getLogger("semsim")
@@ -155,7 +156,8 @@ def read_datalist(
         dataset_dir: folder that the paths in it are relative to.
         key: ``training``, ``unlabeled``, ``validation`` or ``testing``. ``unlabeled`` also receives the volumes of
             ``training`` that have ``labeled_slices``, for their other slices.
-        require_label: whether an item without label is an error. Default: in ``training`` and ``validation`` it is.
+        require_label: whether an item without label is an error, and one that is labelled in part: of a list that is
+            scored. Default: in ``training`` and ``validation`` an item without label is.
         fold: for cross-validation as in Auto3DSeg: items of ``training`` with this ``fold`` make ``validation``, the
             others and those with ``labeled_slices`` ``training``. ``None``: the lists as they stand.
         unlabeled_key: list to take the unlabelled images from; of ``testing`` only the images are used.
@@ -180,6 +182,7 @@ def read_datalist(
         raise InputError(
             f"{dataset_dir}: no such folder; give the one that {datalist} is relative to as --dataset_dir."
         )
+    scored = key != "training" or bool(require_label)
     if require_label is None:
         require_label = key in ("training", "validation")
     problems: list[str] = []
@@ -212,7 +215,7 @@ def read_datalist(
     for item in chosen:
         if key == "unlabeled":
             item.pop("label", None)
-        elif reason := _unfit(item, key, require_label):
+        elif reason := _unfit(item, scored, require_label):
             problems.append(f"{datalist}: {image_files(item)[0]} stands in `{key}` {reason}")
         problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
     raise_all(problems)
@@ -254,12 +257,12 @@ def _tell_shared(datalist: str | os.PathLike, training: Sequence[dict], scored: 
         )
 
 
-def _unfit(item: Mapping[str, Any], key: str, require_label: bool) -> str:
+def _unfit(item: Mapping[str, Any], scored: bool, require_label: bool) -> str:
     """Why the label of an item does not do for its list; empty where it does."""
-    if key != "training" and item.get("label") and item.get("labeled_slices") is not None:
+    if scored and item.get("label") and item.get("labeled_slices") is not None:
         return (
-            "with labeled_slices; a case that is scored needs the label of every slice: move it to `training`, or "
-            "label the others, too."
+            "with labeled_slices; a case that is scored needs the label of every slice: label the others, too, or move "
+            "it to `training` and score another list."
         )
     if require_label and not item.get("label"):
         return 'without a label; add "label": FILE or move it to `unlabeled`.'
@@ -428,6 +431,7 @@ def read_images(
         )
     found = without_predictions(every, output_dir, f"_{output_postfix}{output_ext}")
     images = without_labels_told(found)
+    warn_of_predictions(images)
     for lines in hidden_beside(images.values()):
         for line in lines:
             logger.warning(line)

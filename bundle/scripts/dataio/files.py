@@ -220,26 +220,27 @@ def without_labels(found: Mapping[str, Path]) -> dict[str, Path]:
     """Those of :func:`find_images` that are no labels by their folder or their name; all where none would be left.
 
     Args:
-        found: files by case name; ``labelsTr/a`` is a label, ``a_seg`` and ``a_tumour_seg`` beside ``a``, ``P1/mask``,
-            ``sub-1_dseg``.
+        found: files by case name; ``labelsTr/a`` is a label, ``P1/mask``, ``sub-1_dseg``, and where there is an ``a``
+            in whatever folder ``a_seg`` and ``a_tumour_seg``.
     """
-    images = {}
+    images, bare = {}, {name.rpartition("/")[2] for name in found}
     for name, path in found.items():
         *folders, own = name.split("/")
         in_folder = any(LABEL_FOLDERS.fullmatch(part) for part in folders)
         alone = LABEL_NAMES.fullmatch(own) or BIDS_LABELS.fullmatch(own)
-        if not in_folder and not alone and not _label_beside(name, found):
+        label = any(
+            base in bare and any(re.fullmatch(LABEL_WORD, word, re.IGNORECASE) for word in words)
+            for base, words in beginnings(own)
+        )
+        if not in_folder and not alone and not label:
             images[name] = path
     return images or dict(found)
 
 
-def _label_beside(name: str, found: Mapping[str, Path]) -> bool:
-    """Whether a name is that of another file with more behind it, one word of which means a label."""
+def beginnings(name: str) -> list[tuple[str, list[str]]]:
+    """What a name begins with, and the words behind it: ``a_b-c`` -> ``a`` and ``b``, ``c``; ``a_b`` and ``c``."""
     parts = re.split(r"([_.-])", name)
-    return any(
-        "".join(parts[:k]) in found and any(re.fullmatch(LABEL_WORD, word, re.IGNORECASE) for word in parts[k + 1 :: 2])
-        for k in range(1, len(parts), 2)
-    )
+    return [("".join(parts[:k]), parts[k + 1 :: 2]) for k in range(1, len(parts), 2)]
 
 
 def without_labels_told(found: Mapping[str, Path]) -> dict[str, Path]:

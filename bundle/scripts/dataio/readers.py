@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .dicom import check_series, series_files, states_unit_pixels
 from .dicom_seg import SegmentationReader
-from .files import evenly, image_files, is_dicom, is_picture
+from .files import beginnings, evenly, image_files, is_dicom, is_picture
 from .geometry import APART, compared, voxels_apart
 from .itk_read import itk_read
 from .metaimage import MetaReader
@@ -38,6 +38,8 @@ logger = logging.getLogger("semsim")
 
 #: PNG: kinds of several channels.
 DEEP_COLOURS = {2: "red, green and blue", 4: "grey and alpha", 6: "red, green, blue and alpha"}
+#: EXIF's number of how a picture is turned.
+ORIENTATION = 274
 #: Endings of NIfTI and of Analyze in two files.
 PAIR = (".hdr", ".img")
 
@@ -237,9 +239,40 @@ def read_grid(path: str | os.PathLike) -> tuple[np.ndarray, tuple[int, ...]]:
             affine = np.diag([*voxel_sizes(affine), 1.0])
         return affine, shape
     if is_picture(name) and not name.endswith((".tif", ".tiff")):
-        return np.eye(4), (2, 2)  # a plane, however large
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5  # by 90 degrees, as viewers show it
+            return np.eye(4), picture.size[::-1] if turned else picture.size
     image = image_loader()(path)
     return to_affine_nd(3, image.affine.numpy()), tuple(image.shape[1:])
+
+
+def warn_of_predictions(images: Mapping[str, Path]) -> None:
+    """Warn of images that may be predictions of others among them, whatever was put behind their names.
+
+    They are called as another image with more behind, and hold bytes or whole numbers of 32 bits, which that does not.
+
+    Args:
+        images: by case name; those that are not NIfTI are passed over.
+    """
+    own = {name.rpartition("/")[2]: path for name, path in images.items()}
+
+    def coded(path: Path) -> bool:
+        try:
+            return path.name.endswith(NIFTI) and nib.load(path).get_data_dtype() in (np.uint8, np.int32)  # type: ignore[attr-defined]
+        except Exception as error:  # whoever reads it next names it
+            logger.debug(f"{path}: {error}")
+            return False
+
+    like = []
+    for name, path in images.items():
+        base = next((own[start] for start, _ in beginnings(name.rpartition("/")[2]) if start in own), None)
+        if base is not None and coded(path) and not coded(base):
+            like.append(path)
+    if like:
+        logger.warning(
+            f"{len(like)} images are called as others with more behind and stored as labels are, {like[0]} first; if "
+            "they are earlier predictions, keep them outside of --dataset_dir."
+        )
 
 
 def read_grids(items: Sequence[Mapping[str, Any]], most: int) -> Iterator[tuple[str, np.ndarray, tuple[int, ...]]]:

@@ -18,7 +18,7 @@ from monai.data import save_net_with_metadata
 from ..command_line import command
 from ..dataio.intensity import NAME, OWN
 from ..errors import InputError
-from ..training.settings import saved, trained_network
+from ..training.settings import check_noted, saved, trained_network
 from ..training.weights import weights_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def export(output: str, ckpt_path: str | None = None) -> Path:
         the file; the metadata lie in it, for ONNX among its properties.
 
     Raises:
-        InputError: another ending, a file that is there, no weights, or no settings beside them.
+        InputError: another ending, a file that is there, no weights, or no settings beside them, or those of others.
     """
     weights = Path(weights_file(str(ROOT / "models" / "model.pt") if ckpt_path is None else ckpt_path))
     target = Path(output)
@@ -102,6 +102,7 @@ def export(output: str, ckpt_path: str | None = None) -> Path:
     if not weights.is_file():
         raise InputError(f"{weights}: no such weights; give a training's folder or a file as --ckpt_path.")
     settings = settings_of(weights)
+    check_noted(weights)
     network, metadata = trained_network(weights), metadata_of(weights, settings)
     example = torch.zeros(
         2, settings["in_channels"], *(64, 96) if settings.get("spatial_dims", 2) == 2 else (32, 48, 64)

@@ -92,6 +92,20 @@ class InPrecision:
         return for_mixed_precision(network) if chosen.mixed else network
 
 
+def checked(logits: Tensor) -> Tensor:
+    """Logits ``(B, K, *spatial)`` that stand for probabilities: of others, every voxel would be of the class 0.
+
+    Raises:
+        InputError: some are NaN, or infinite so that they are none.
+    """
+    if not logits.amax(dim=1).isfinite().all():  # minus infinity is a probability of 0
+        raise InputError(
+            "network: expected finite logits, received NaN or infinity; give --amp False, and if they stay so other "
+            "weights or another image."
+        )
+    return logits
+
+
 def flip_axes(flip_tta: bool | Sequence[int], dims: int) -> list[int]:
     """Axes along which a prediction is flipped: all, none, or those given.
 
@@ -223,6 +237,6 @@ class SliceLabelInferer(InPrecision, SliceInferer):
         def logits(flipped: Tensor) -> Tensor:
             with precision(self.amp, x.device).autocast():
                 out = super(SliceLabelInferer, self).network_wrapper(network, flipped, condition, *args, **kwargs)
-            return out.float()  # type: ignore[union-attr]
+            return checked(out.float())  # type: ignore[union-attr]
 
         return mean_over_flips(logits, x, self.flip_tta)

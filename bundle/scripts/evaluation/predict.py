@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import logging
 import os
@@ -26,10 +27,10 @@ from ..dataio.files import IMAGE_SUFFIXES, image_files, is_picture
 from ..dataio.geometry import contradict
 from ..dataio.loaders import read_item
 from ..dataio.readers import read_grid
-from ..errors import SMALLER, InputError, out_of_memory, raise_all
+from ..errors import SMALLER, InputError, chain, find_input_error, not_written, out_of_memory, raise_all
 from ..training.settings import saved
 from .inferer import flip_axes
-from .stored_header import part_of
+from .stored_header import ending_of, part_of
 
 logger = logging.getLogger("semsim")
 
@@ -79,13 +80,33 @@ def no_room(image: str) -> str:
     return f"{image}: out of memory. {SMALLER['prediction']}"
 
 
+def of_one_image(error: BaseException, image: str, shape: str) -> str:
+    """The problem of an image whose prediction has failed; empty where that of the others would fail, too.
+
+    Args:
+        error: what was raised.
+        image: its name.
+        shape: what the network sees of it.
+    """
+    if out_of_memory(error):
+        return f"{no_room(image)} The network sees {shape} of it."
+    if found := find_input_error(error):
+        return str(found) if image in str(found) else f"{image}: {found}"
+    if written := next(filter(None, map(not_written, chain(error))), None):
+        reason = written[1]
+        kind = getattr(builtins, reason.partition(":")[0], Exception)
+        if not issubclass(kind, (OSError, RuntimeError)):  # of the disk, and ITK's, which does not say why
+            return f"{image}: its prediction could not be written ({reason}); give another --output_ext or take it out."
+    return ""
+
+
 def collate(batch: Sequence[Any]) -> Any:
     """MONAI's collation of a batch of one; an :class:`Unreadable` passes as it is."""
     return batch[0] if isinstance(batch[0], Unreadable) else list_data_collate(batch)
 
 
 class Predictor(SupervisedEvaluator):
-    """MONAI's evaluator that passes over images that are unusable, or too large for the memory.
+    """MONAI's evaluator that passes over images that are unusable, too large for the memory, or cannot be written.
 
     It names them, all at once, when the others are predicted.
     """
@@ -104,17 +125,19 @@ class Predictor(SupervisedEvaluator):
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:
-            if not out_of_memory(error):
+            image = batchdata["image"]
+            name = str(ensure_tuple(image.meta.get("filename_or_obj") or "(in memory)")[0])
+            problem = of_one_image(error, name, "x".join(map(str, image.shape[2:])))
+            if not problem:
                 raise
-            meta, shape = batchdata["image"].meta, tuple(batchdata["image"].shape[2:])
-            names = ensure_tuple(meta.get("filename_or_obj") or "(in memory)")
+            del image
         # outside of the handler, whose traceback holds the tensors
         self.state.batch = self.state.output = None  # type: ignore[assignment]
         del batchdata
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._passed_over(f"{no_room(names[0])} The network sees {'x'.join(map(str, shape))} of it.")
+        return self._passed_over(problem)
 
     def _passed_over(self, problem: str) -> dict:
         self.problems.append(problem)
@@ -127,6 +150,11 @@ class Predictor(SupervisedEvaluator):
         where = f" into {os.path.abspath(self.output_dir)}" if done and self.output_dir else ""
         logger.info(f"{done} of {total} images predicted{where}.")
         raise_all(self.problems)
+
+
+def postfix_of(text: Any) -> str:
+    """What is put behind names, as text: a command line makes a number of 2."""
+    return "" if text is None else str(text)
 
 
 def prepared_output(
@@ -154,7 +182,7 @@ def prepared_output(
     """
     if existing not in ("refuse", "skip", "overwrite"):
         raise InputError(f"existing: expected refuse, skip or overwrite, received {existing!r}.")
-    layout = FolderLayout(output_dir, output_postfix, output_ext, data_root_dir=common_folder(data))
+    layout = FolderLayout(output_dir, output_postfix, ending_of(output_ext), data_root_dir=common_folder(data))
     images = {Path(f).resolve() for item in data for f in image_files(item)}
     owners: dict[Path, str] = {}
     kept, problems = [], []
@@ -183,6 +211,7 @@ def prepared_output(
                 "image, or cut off; give another --output_dir, or remove it."
             )
         elif target.exists() and existing == "skip":
+            owners[target] = image
             continue
         owners[target] = image
         kept.append(dict(item))
@@ -194,8 +223,6 @@ def prepared_output(
 
 def _other_grid(image: str, prediction: Path) -> str:
     """What tells that a prediction is of another image: its number of voxels, or its place; empty for nothing."""
-    if is_picture(image) or is_picture(prediction):
-        return ""
     try:
         affine, shape = read_grid(image)
     except Exception as error:  # said of the image when it is read
@@ -207,7 +234,8 @@ def _other_grid(image: str, prediction: Path) -> str:
         return f"it cannot be read, {type(error).__name__}"
     if (*shape, 1)[:3] != (*own, 1)[:3]:
         return " and ".join(" x ".join(map(str, n)) for n in (own, shape)) + " voxels"
-    return "its place in space" if contradict(affine, found, shape) else ""
+    flat = is_picture(image) or is_picture(prediction)  # which state no place
+    return "its place in space" if not flat and contradict(affine, found, shape) else ""
 
 
 def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, output_ext: str) -> type[np.generic]:
@@ -225,7 +253,7 @@ def voxel_type(class_names: Sequence[str], label_values: Sequence[int] | None, o
         InputError: an ending that nothing here writes or reads, values that are no whole numbers of 32 bits, another
             number of them than of classes, a value twice, or one that such files cannot hold.
     """
-    ending = f".{str(output_ext).lower().lstrip('.')}"
+    ending = ending_of(output_ext)
     if ending in (".jpg", ".jpeg"):
         raise InputError(f"output_ext {output_ext}: JPG changes label values; give .png for 2D images, or .nii.gz.")
     if ending not in IMAGE_SUFFIXES:
@@ -291,13 +319,13 @@ def warn_of_flips(ckpt_path: str | os.PathLike, flip_tta: bool | Sequence[int]) 
 
 
 def output_name(meta: Mapping[str, Any], saver: Transform) -> dict[str, Any]:
-    """What ``SaveImage`` names a prediction by: the image's name, of a DICOM folder with all its dots."""
+    """What ``SaveImage`` names a prediction by: the image's name, of a DICOM folder or UID with all its dots."""
     given = default_name_formatter(dict(meta), saver)
     return {**given, "subject": _subject(given["subject"])}
 
 
 def _subject(image: str) -> str:
-    if os.path.isdir(image):
+    if os.path.isdir(image) or os.path.splitext(image)[1][1:].isdecimal():  # of a UID, or GE's number of a slice
         return f"{image}.dcm"  # MONAI cuts off what follows the last dot
     ending = next((suffix for suffix in IMAGE_SUFFIXES if image.lower().endswith(suffix)), "")
     return image[: len(image) - len(ending)] + ending  # and knows .nii.gz in small letters alone

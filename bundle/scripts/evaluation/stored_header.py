@@ -74,6 +74,11 @@ class StoredHeaderWriter(NibabelWriter):
         nib.save(image, filename)
 
 
+def ending_of(text: Any) -> str:
+    """An ending of files as it is written here, however it is spelt: ``NII.GZ`` -> ``.nii.gz``."""
+    return f".{str(text).lower().lstrip('.')}"
+
+
 def _in_space(affine: Any) -> bool:
     """Whether a plane lies elsewhere in space than two axes can say: turned, at a height, or with a thickness."""
     matrix = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine, dtype=float))
@@ -94,7 +99,7 @@ def writer_of(output_ext: str) -> type[ImageWriter]:
     Its files come into being in a folder of their name with ``.part-`` before it, so that a full disk or the end of
     the program leaves no part of one for a whole one.
     """
-    ending = f".{output_ext.lower().lstrip('.')}"
+    ending = ending_of(output_ext)
     nifti = ending in (".nii", ".nii.gz")
     writer = StoredHeaderWriter if nifti else resolve_writer(ending.lstrip("."))[0]
 

@@ -19,7 +19,7 @@ from ..dataio.sizes import check_dims, patch_size
 from ..dataio.volume_grid import turned_back
 from ..errors import InputError
 from ..precision import precision
-from .inferer import InPrecision, SliceLabelInferer, flip_axes, mean_over_flips
+from .inferer import InPrecision, SliceLabelInferer, checked, flip_axes, mean_over_flips
 from .stored_grid import applied
 
 
@@ -43,8 +43,10 @@ def label_inferer(
         flip_tta: whether probabilities are the mean over the flips of a slice or patch.
 
     Raises:
-        InputError: another number of axes, or a size that is not one of a patch.
+        InputError: another number of axes, a size that is not one of a patch, or no slice at once.
     """
+    if type(slice_batch) is not int or slice_batch < 1:
+        raise InputError(f"slice_batch: expected a whole number of 1 or more, received {slice_batch!r}; change it.")
     if check_dims(spatial_dims) == 2:
         size = ensure_tuple_rep(spatial_size, 2)
         return SliceLabelInferer(roi_size=size, sw_batch_size=slice_batch, spatial_dim=2, amp=amp, flip_tta=flip_tta)
@@ -152,7 +154,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
 
         def once(patch: Tensor) -> Tensor:
             with precision(self.amp, x.device).autocast():
-                return network(patch, *args, **kwargs).float()
+                return checked(network(patch, *args, **kwargs).float())
 
         return mean_over_flips(once, x, self.flip_tta)
 

@@ -21,7 +21,7 @@ from ..dataio.patches import PatchDataset
 from ..dataio.sizes import patch_size
 from ..errors import InputError
 from ..method.active_learning import Acquisition
-from ..training.settings import trained
+from ..training.settings import check_noted, trained
 from ..training.weights import load_weights
 
 logger = logging.getLogger("semsim")
@@ -43,10 +43,11 @@ class BundleScorer:
             device: where to compute; default: a GPU if there is one.
 
         Raises:
-            InputError: no weights, or those of another network.
+            InputError: no weights, or those of another network or training.
         """
         root = Path(bundle_root)
         known = trained(root / "models" / "model.pt")
+        check_noted(root / "models" / "model.pt")
         #: voxels of a patch; ``None``: the network sees slices
         self.patch = patch_size(known["spatial_size"]) if known["spatial_dims"] == 3 else None
         self.parser = ConfigParser()

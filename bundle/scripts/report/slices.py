@@ -107,8 +107,10 @@ def as_planes(
 
     channels = np.stack([shown(channel) for channel in arrays["image"]], axis=-1).astype(np.float32)
     colour = channels.shape[-1] == 3
-    low, high = np.percentile(channels if colour else channels[..., 0], [0.5, 99.5])
-    scaled = ((channels if colour else channels[..., 0]) - low) / max(high - low, 1e-6)
+    values = channels if colour else channels[..., 0]
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
+    scaled = np.nan_to_num((values - low) / max(high - low, 1e-6), posinf=1.0)
     numbers = np.arange(scaled.shape[2])
     plane = [float(spacing[a]) for a in range(3) if a != axis]
     return Planes(
@@ -295,6 +297,7 @@ def overlay(
     class_names: Sequence[str] | Mapping[Any, str] | str = (),
     slice_axis: Any = None,
     zoom: bool = False,
+    trust: str = "",
 ) -> str:
     """Figure of a predicted volume: slices with the contours of the prediction, and of the truth if it is given.
 
@@ -309,6 +312,8 @@ def overlay(
         slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
             the body. By default the coarsest axis.
         zoom: whether to show only the region of the labels.
+        trust: what counts where the headers of image and label put the same voxels in different places: header or
+            voxels. By default such a label is refused.
 
     Returns:
         ``output``.
@@ -325,7 +330,7 @@ def overlay(
     load, read_label = image_loader(), image_loader(label=True)
     files = {"prediction": prediction} | ({"truth": truth} if truth else {})
     volume: Any = load(image)
-    labels = {name: on_image_grid(read_label(file), volume) for name, file in files.items()}  # type: ignore[arg-type]
+    labels = {name: on_image_grid(read_label(file), volume, trust or None) for name, file in files.items()}  # type: ignore[arg-type]
     picture = is_picture(image)
     rows = [as_planes(volume, labels, picture=picture, slice_axis=a) for a in as_axes(slice_axis, picture=picture)]
     styles = {"prediction": "solid"} | ({"truth": "dashed"} if truth else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -69,9 +70,17 @@ def trained(ckpt_path: str | os.PathLike, window: Any = None) -> dict[str, Any]:
 
     Returns:
         plain data for every key of ``REPEATED``; ``intensity`` describes a transform, see
-        :func:`~scripts.dataio.intensity.transform_of`. What is not saved there is as in ``REPEATED``, with a warning.
+        :func:`~scripts.dataio.intensity.transform_of`. What is not saved there is as the weights themselves say, and
+        what these do not say as in ``REPEATED``, with a warning.
     """
     path, known = saved(ckpt_path)
+    if own := {name: value for name, value in _told(ckpt_path).items() if name not in known}:
+        rest = ", ".join(sorted(REPEATED.keys() - own.keys() - known.keys()))
+        logger.warning(
+            f"{path}: settings are missing beside the weights; taken from the weights themselves: {', '.join(own)}"
+            f"{f'; by default, unless given: {rest}' if rest else ''}."
+        )
+        known |= own
     guessed = [name for name, value in REPEATED.items() if name not in known and value is not None]
     # nothing else was there before they were saved
     silent = {"spatial_dims", "features", "fusion", "keep_largest", "flip_tta"}
@@ -98,15 +107,25 @@ def trained_network(ckpt_path: str | os.PathLike, device: str | torch.device = "
 def check_noted(ckpt_path: str | os.PathLike) -> None:
     """That weights lie beside the settings that they were trained with, as far as their file says so.
 
+    Args:
+        ckpt_path: weights, or the folder of a training.
+
     Raises:
         InputError: they were trained with others, with which alone they predict well.
     """
-    path, told = saved(ckpt_path)[0], noted(ckpt_path)
-    if told and (other := differences(as_saved(trained(ckpt_path)), as_saved(told), told)):
+    (path, known), told = saved(ckpt_path), _told(ckpt_path)
+    if other := differences(as_saved(known), as_saved(told), told.keys() & known.keys()):
         raise InputError(
-            f"{ckpt_path}: these weights were trained with other settings than {path} says ({'; '.join(other[:4])}); "
-            f"put them there together with their own {SETTINGS_FILE}."
+            f"{weights_file(ckpt_path)}: these weights were trained with other settings than {path} says "
+            f"({'; '.join(other[:4])}); put them there together with their own {SETTINGS_FILE}."
         )
+
+
+def _told(ckpt_path: str | os.PathLike) -> dict[str, Any]:
+    """What weights say of their training; nothing if they cannot be read, which whoever loads them says."""
+    with contextlib.suppress(InputError):
+        return noted(weights_file(ckpt_path))
+    return {}
 
 
 def _shown(value: Any) -> Any:

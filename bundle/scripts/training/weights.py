@@ -128,11 +128,17 @@ def read_state(
         option: that named it, for messages.
 
     Raises:
-        InputError: the file is missing, or is no state (or would run code).
+        InputError: the file is missing, is no state (or would run code), or holds NaN or infinity.
     """
     state = _loaded(path, device, option)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise InputError(f"{path}: expected the state of a network, received a {type(state).__name__}; give weights.")
+    broken = [key for key, value in state.items() if isinstance(value, torch.Tensor) and not value.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{path}: expected finite weights, received NaN or infinity ({broken[0]}), as of a training that diverged; "
+            f"give others as --{option}."
+        )
     prefix = "module."
     if state and all(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
