@@ -183,6 +183,44 @@ def test_of_few_cases_each_is_shown_once(tmp_path, monkeypatch, dice, shown):
     assert f"{dice[0]:.3f}" in cells and f"{dice[0] - 0.05:.3f}" in cells, "a class called mean beside the mean"
 
 
+def test_scores_of_other_weights_are_not_called_this_trainings(tmp_path):
+    """In a folder of its own an evaluation tells of the training of these weights, in that of another it says so."""
+    for name, content in (("A", b"a"), ("B", b"b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_best.pt").write_bytes(content)
+        settings = {"fusion": "conv", "class_names": ["background", f"organ{name}"], "labeled_cases": [f"only{name}"]}
+        (tmp_path / name / "training.json").write_text(json.dumps(settings))
+        log = pd.DataFrame([{"epoch": 1, "seconds": 1.0, "loss": 1.0, "loss_s": 1.0, "mean_dice": 0.5}])
+        log.to_csv(tmp_path / name / "training_log.csv", index=False)
+        log.to_csv(tmp_path / name / "validation_log.csv", index=False)
+    (tmp_path / "alone").mkdir()
+    shutil.copytree(tmp_path / "B", tmp_path / "copy")
+    said = "are of other weights than this training&#39;s"
+    for name, weights, told in (
+        ("A", tmp_path / "B" / "model_best.pt", "A"),
+        ("alone", tmp_path / "B", "B"),
+        ("copy", tmp_path / "B", "B"),
+        ("B", tmp_path / "moved" / "model_best.pt", "B"),
+    ):
+        (tmp_path / name / "scores.json").write_text(json.dumps({"weights": str(weights), "cases": 1}))
+        rows = [{"case": "p", "class": "organB", "dice": 0.5, "unit": "mm"}]
+        pd.DataFrame(rows).to_csv(tmp_path / name / "scores.csv", index=False)
+        page = Report(tmp_path / name, class_names=["background", "organB"]).run().read_text(encoding="utf-8")
+        assert f"only{told}" in page and f"background, organ{told}" in page
+        named = str(tmp_path / "B" / "model_best.pt") in page
+        assert (said in page) == (name == "A") and named == (name in ("A", "alone"))
+
+
+def test_a_network_of_ones_own_is_not_said_to_see_volumes(tmp_path):
+    class Cases:
+        data = ()
+
+    (tmp_path / "training_log.csv").write_text("epoch,loss,loss_s,seconds\n1,0.5,0.5,1\n")
+    for dims, said in ((2, "look into the network of SemSim alone"), (3, "this network sees volumes")):
+        page = Report(tmp_path, spatial_dims=dims, cases=Cases()).run().read_text(encoding="utf-8")
+        assert page.count(said) == 2
+
+
 def test_nothing_to_report(tmp_path):
     with pytest.raises(InputError, match="expected the folder of a training or an evaluation"):
         write(str(tmp_path))

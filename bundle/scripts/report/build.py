@@ -10,6 +10,7 @@ uses only the files of a training. With the data, the report also shows cases an
 
 from __future__ import annotations
 
+import filecmp
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ from ..dataio.storage import read_json, write_text
 from ..errors import InputError
 from ..evaluation.metrics import METRICS
 from ..training.budget import duration
-from ..training.settings import SETTINGS_FILE
+from ..training.checkpoints import weights_file
+from ..training.settings import SETTINGS_FILE, saved
 from . import plots
 from .page import TEXTS, Figure, Section, Table, render
 from .samples import CasePictures, FeatureLook
@@ -45,6 +47,7 @@ class Report:
         output_dir: str | Path,
         *,
         class_names: Sequence[str] | None = None,
+        spatial_dims: int | None = None,
         cases: CasePictures | None = None,
         features: FeatureLook | None = None,
     ) -> None:
@@ -52,11 +55,12 @@ class Report:
         Args:
             output_dir: folder of the training or of the evaluation.
             class_names: background first; ``None``: those of ``training.json``.
+            spatial_dims: of the network that was scored; ``None``: as ``training.json`` says.
             cases: predicts the cases to be shown; ``None`` for none.
             features: computes features; ``None`` for none.
         """
         self.folder, self.out = Path(output_dir), Path(output_dir) / "report"
-        self.class_names = list(class_names or [])
+        self.class_names, self.spatial_dims = list(class_names or []), spatial_dims
         self.cases, self.features = cases, features
 
     def _read(self) -> None:
@@ -64,7 +68,16 @@ class Report:
         self.settings, self.summary = read_json(self.folder / SETTINGS_FILE), read_json(self.folder / "scores.json")
         self.log, self.validation = self._csv("training_log.csv"), self._csv("validation_log.csv")
         self.quality, self.scores = self._csv("pseudo_labels.csv"), self._csv("scores.csv")
-        self.class_names = self.class_names or list(self.settings.get("class_names", []))
+        self.other = other_weights(str(self.summary.get("weights", "")), self.folder)
+        self.text = ""
+        if self.other and not self.settings and self.log is None:  # an evaluation in a folder of its own
+            self.settings = saved(self.other)[1]
+        elif self.other:
+            what = "scores, cases, affinities and features"
+            self.text = f"The {what} are of other weights than this training's: {self.other}."
+        #: of the training that is described, and of what was scored
+        self.trained_names = list(self.settings.get("class_names") or self.class_names)
+        self.class_names = self.class_names or self.trained_names
 
     def _csv(self, name: str) -> pd.DataFrame | None:
         path = self.folder / name
@@ -115,7 +128,7 @@ class Report:
                     "method",
                     METHODS.get(kind, kind) if semi else "supervised, on the labelled images alone",
                 ],
-                ["classes", ", ".join(self.class_names)],
+                ["classes", ", ".join(self.trained_names)],
                 ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],
                 ["unlabelled images", str(s.get("unlabeled_images", "?"))],
                 [unit, f"{size} {of}, {s.get('in_channels')} channel(s), batch {s.get('batch_size')}"],
@@ -125,10 +138,10 @@ class Report:
             rows.append(["trained so far", f"{len(self.log)} epochs, {duration(float(self.log['seconds'].sum()))}"])
         if self.summary:
             rows.append(["evaluated", f"{self.summary['cases']} cases of the list {self.summary.get('list', '?')!r}"])
-            rows.append(["weights", Path(str(self.summary.get("weights", "?"))).name])
+            rows.append(["weights", str(self.other or weights_file(str(self.summary.get("weights", "?"))).name)])
         if versions := s.get("versions"):
             rows.append(["versions", ", ".join(f"{k} {v}" for k, v in versions.items())])
-        return Section("overview", "Overview", tables=[Table(rows)])
+        return Section("overview", "Overview", [self.text] if self.text else [], [Table(rows)])
 
     def _unlabeled_to_come(self) -> bool:
         """Whether a training that is not over yet has still to come to its unlabelled images."""
@@ -219,7 +232,7 @@ class Report:
             section.figures.append(Figure(file, "mask ratios by epoch", "Mask ratios", TEXTS["masks"]))
         if self.validation is not None:
             file = self.out / "validation.png"
-            plots.validation_curves(self.validation, self.class_names, file)
+            plots.validation_curves(self.validation, self.trained_names, file)
             section.figures.append(Figure(file, "validation Dice by epoch", "Validation Dice", TEXTS["validation"]))
         return section
 
@@ -227,11 +240,11 @@ class Report:
         section = Section("pseudo", "Pseudo-labels")
         if self.quality is not None:
             file = self.out / "pseudo_label_quality.png"
-            plots.pseudo_label_quality(self.quality, self.class_names, file)
+            plots.pseudo_label_quality(self.quality, self.trained_names, file)
             alt = "precision, recall and confident fraction by epoch"
             section.figures.append(Figure(file, alt, "Against the truth", TEXTS["quality"]))
         file = self.out / "class_shares.png"
-        if self.log is not None and plots.class_shares(self.log, self.class_names, file):
+        if self.log is not None and plots.class_shares(self.log, self.trained_names, file):
             section.figures.append(Figure(file, "class fractions by epoch", "Class fractions", TEXTS["shares"]))
         if not section.figures:
             reason = "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
@@ -245,8 +258,11 @@ class Report:
         space = Section("features", "Features")
         look = self.features
         if look is None or not look.possible or not all(look.lists.values()):
-            in_3d = self.settings.get("spatial_dims") == 3 or self.cases is not None  # scored into another folder
-            reason = "These pictures are of slices; this network sees volumes." if in_3d else TEXTS["needs data"]
+            reason = TEXTS["needs data"]
+            if (self.spatial_dims or self.settings.get("spatial_dims")) == 3:
+                reason = "These pictures are of slices; this network sees volumes."
+            elif self.cases is not None:
+                reason = "These pictures look into the network of SemSim alone; this is another one."
             if look is not None:
                 reason = (
                     "This network has no fused features." if not look.possible else "There are no unlabelled images."
@@ -279,6 +295,19 @@ class Report:
         space.tables = [Table(rows, ["unlabelled, predicted as", *map(str, table.columns)],
                               "Mean cosine with the labelled features of each class")]  # fmt: skip
         return [affinity, space]
+
+
+def other_weights(weights: str, folder: Path) -> Path | None:
+    """The file of weights that were scored, if it is not one of this folder; ``None`` where nobody can tell.
+
+    Args:
+        weights: a file, or the folder of a training, as the evaluation was given it; empty without an evaluation.
+        folder: of the training, which may have been moved or copied since.
+    """
+    file = weights_file(weights)
+    own = folder / file.name
+    same = own.is_file() and file.is_file() and filecmp.cmp(own, file, shallow=False)
+    return file if weights and file.is_file() and not same else None
 
 
 def _number(value: float, metric: str) -> str:
