@@ -1,7 +1,7 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> callers -> command_line -> precision -> memory -> distributed
-    dataio:      threads -> storage -> files -> phantom -> value_names -> layouts -> geometry -> intensity
+    dataio:      threads -> storage -> files -> pairing -> phantom -> value_names -> layouts -> geometry -> intensity
                  -> dicom -> dicom_seg -> itk_read -> tiff -> headers -> nifti -> metaimage -> nrrd -> readers
                  -> slice_axis -> votes -> transforms -> survey -> tables -> split -> datalist -> merge -> create
                  -> stated -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..command_line import command, option_text
 from ..errors import InputError, raise_all
-from .files import contours_line, hidden_beside, ignored_line, paired
+from .files import contours_line, hidden_beside, ignored_line
 from .geometry import TRUST
 from .layouts import Layout, recognise
+from .pairing import paired
 from .split import (
     Cases,
     Names,
