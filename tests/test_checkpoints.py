@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from scripts.dataio.intensity import NAME, transform_of
 from scripts.errors import InputError, explain
 from scripts.evaluation.export import export
+from scripts.hosts.scoring import BundleScorer
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.training.checkpoints import ResumeCheckpoint, check_start, resume_checkpoints, resume_path
 from scripts.training.lock import locked, release
@@ -186,6 +187,10 @@ def test_weights_beside_the_settings_of_another_training_are_used_by_nobody(tmp_
             check_noted(given)
     with pytest.raises(InputError, match=said):
         export(str(tmp_path / "a.ts"), str(mixed))
+    shutil.copytree(mixed, tmp_path / "models")
+    (tmp_path / "models" / "model_best.pt").rename(tmp_path / "models" / "model.pt")
+    with pytest.raises(InputError, match=r"models/model.pt: these weights were trained with other settings"):
+        BundleScorer(tmp_path)
     common = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path / "out"), "ckpt_path": str(mixed)}
     for kind, names, options in (
         ("infer", ["inference"], {"window": [0, 1]}),
