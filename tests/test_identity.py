@@ -180,7 +180,7 @@ def test_what_is_not_known_of_patients_is_said(tmp_path, capsys):
     folders = [str(tmp_path / "images"), str(tmp_path / "labels")]
     create(*folders, str(tmp_path / "d.json"), dry_run=True, class_names="background,organ")
     shown = capsys.readouterr().out
-    assert "not known: no name shows" in shown and r"--group_by, for instance '^(genius_\d{2})'" in shown
+    assert "not known: no name shows" in shown and r"the patient, for instance '^(genius_\d{2})'" in shown
     assert " 4 cases" in shown and "of 4 patients" not in shown and "4 patients" not in shown
     group = r"^(genius_\d{2})"
     create(*folders, str(tmp_path / "d.json"), dry_run=True, class_names="background,organ", group_by=group)

@@ -246,9 +246,9 @@ class SemSimLoss(nn.Module):
                 terms.update(self._cross(student, prototypes, targets["cross"], label, mixes))
                 total = total + self.lambda_cross * terms["loss_cross"]
         for name, values in shares.items():
-            values = values[values >= 0]
-            counts = torch.bincount(values.detach().flatten().long(), minlength=self.num_classes)
-            terms.update({f"{name}_{c}": counts[c] / max(values.numel(), 1) for c in range(self.num_classes)})
+            from_one = (values.detach().flatten().long() + 1).clamp(min=0)  # 0: not judged
+            counts = torch.bincount(from_one, minlength=self.num_classes + 1)[1:]
+            terms.update({f"{name}_{c}": counts[c] / counts.sum().clamp(min=1) for c in range(self.num_classes)})
         return {"loss": 0.5 * total, **terms}
 
     def _supervised(self, logits: Tensor, label: Tensor) -> Tensor:
