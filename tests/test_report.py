@@ -300,11 +300,11 @@ def test_pictures_in_colour_from_a_folder_to_a_report(tmp_path, capsys):
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     given = dict(zip(command[5::2], command[6::2]))
     options = {name: given[f"--{name}"] for name in ("dataset_dir", "datalist")}
-    small = {"epochs": 30, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
+    small = {"epochs": 60, "spatial_size": 32, "batch_size": 2, "val_interval": 5, "loss#threshold": 0.8,
              "learning_rate": 0.005}  # fmt: skip
     output = train(tmp_path / "run", "semsim_minus", **options, **small)
     page = report(output, dataset_dir=options["dataset_dir"], datalist=options["datalist"])
     assert {p.stem for p in (output / "report").glob("*.png")} >= EVERY - {"affinity"}
     assert "lesion" in page and "distances are in voxels" in page
     scores = pd.read_csv(output / "scores.csv")
-    assert len(scores) == 2 and scores["dice"].mean() > 0.7, "a picture called lesion all over has 0.54"
+    assert len(scores) == 2 and scores["dice"].mean() > 0.8, "a picture called lesion all over has 0.54"
