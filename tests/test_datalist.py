@@ -108,7 +108,7 @@ def test_folders_for_validation_and_testing_are_those_lists(tmp_path, capsys):
     datalist = make(in_parts(tmp_path, *parts))
     groups = [patients(datalist[name]) for name in ("training", "validation", "testing", "unlabeled")]
     assert groups == [{"p0", "p1", "p2"}, {"p3"}, {"p4", "p5"}, {"p6", "p7"}]
-    assert "\nown lists   1 images for validation, 2 images for testing, by the names" in capsys.readouterr().out
+    assert "\nown lists   1 images for validation, 2 images for testing, by their folders" in capsys.readouterr().out
     (tmp_path / "datalist.json").unlink()
     datalist = make(tmp_path, validation=2)
     assert len(datalist["validation"]) == 2 and patients(datalist["testing"]) == {"p4", "p5"}
@@ -119,10 +119,44 @@ def test_folders_of_labelled_and_unlabelled_images_are_no_patients(tmp_path):
     assert len(datalist["training"]) == 2 and len(datalist["validation"]) == len(datalist["unlabeled"]) == 1
 
 
+@pytest.mark.parametrize(
+    "names", [("P1_slice_0", "P1_slice_1", "P2_slice_0", "P2_slice_1"), ("001/a", "001/b", "2/a", "2/b")]
+)
+def test_unlabelled_images_of_a_labelled_patient_take_no_labels_away(tmp_path, names, capsys):
+    in_parts(tmp_path, f"labeled/{names[0]}", f"unlabelled/{names[1]}", f"labeled/{names[2]}", f"unlabelled/{names[3]}")
+    datalist = make(tmp_path)
+    assert len(datalist["training"]) == len(datalist["unlabeled"]) == 2
+    (tmp_path / "datalist.json").unlink()
+    datalist = make(tmp_path, validation=1)
+    assert [len(datalist[name]) for name in ("training", "validation", "unlabeled")] == [1, 1, 1]
+    assert "left out    1 images below `unlabeled` of patients for validation" in capsys.readouterr().out
+
+
+def test_what_is_asked_for_goes_before_the_names_of_folders(tmp_path):
+    in_parts(tmp_path, "train/a0", "train/a1", "test/b0", "test/b1")
+    assert patients(make(tmp_path, labeled="train/a0,test/b0")["training"]) == {"a0", "b0"}
+    (tmp_path / "datalist.json").unlink()
+    assert patients(make(tmp_path, validation="test/b0")["training"]) == {"a0", "a1", "b1"}
+    (tmp_path / "datalist.json").unlink()
+    assert len(make(tmp_path, testing=0)["training"]) == 4
+
+
+def test_a_single_folder_called_test_is_trained_on(tmp_path):
+    assert len(make(in_parts(tmp_path, "test/b0", "test/b1"))["training"]) == 2
+
+
+def test_a_patient_in_two_folders_of_flat_files_is_told_apart_as_said(tmp_path):
+    in_parts(tmp_path, "train/P1_slice_0", "train/P2_slice_0", "test/P1_slice_1")
+    with pytest.raises(InputError, match="if these are of two patients give --group_by") as caught:
+        make(tmp_path)
+    expression = re.search(r"--group_by '([^']+)'", str(caught.value))[1]
+    assert len(make(tmp_path, group_by=expression)["testing"]) == 1
+
+
 def test_a_patient_below_the_folders_of_two_lists_is_asked_about(tmp_path):
     """It may be one patient in two lists, or two whose numbers begin anew in each folder."""
     in_parts(tmp_path, "train/patient01/a", "train/patient02/a", "test/patient01/b")
-    with pytest.raises(InputError, match=r"^patient01: .* received test/patient01/b and train/patient01/a; if they"):
+    with pytest.raises(InputError, match=r"^patient01: .* received test/patient01/b and train/patient01/a; if these"):
         make(tmp_path)
     datalist = make(tmp_path, group_by="^(.+?/.+?)/")
     assert len(datalist["training"]) == 2 and len(datalist["testing"]) == 1

@@ -318,6 +318,8 @@ def test_ct_of_which_half_is_not_in_hounsfield_units_is_said(tmp_path, capsys):
 
 
 def test_names_with_blanks_show_their_patients():
+    for names in (("US frame 1 of case 1", "US frame 1 of case 2"), ("CT phase 2 001", "CT phase 2 002")):
+        assert len(group_cases({name: Path("x") for name in names}, {}).groups) == 2
     cases = group_cases({f"P{p} slice {s}": Path("x") for p in (1, 2) for s in (1, 2)}, {})
     assert [*cases.groups] == ["P1", "P2"]
     cases = group_cases({name: Path("x") for name in ("Patient 12 a", "Patient 12 b", "Patient 3 a")}, {})

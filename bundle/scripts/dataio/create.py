@@ -49,8 +49,8 @@ def create(
     output: str = "",
     data: str = "",
     labeled: Names = None,
-    validation: Names = 0,
-    testing: Names = 0,
+    validation: Names = None,
+    testing: Names = None,
     folds: Any = None,
     group_by: str | None = None,
     seed: int = 0,
@@ -146,7 +146,8 @@ def create(
 
     if not (layout.testing or layout.validation):
         asked = {"validation": validation, "testing": testing}
-        layout = _by_folder(layout, cases, [use for use, names in asked.items() if not as_names(names)])
+        named_ones = [names for names in (labeled, validation, testing) if isinstance(as_names(names), list)]
+        layout = _by_folder(layout, cases, [use for use, names in asked.items() if names is None and not named_ones])
     if folds is not None and layout.validation and not as_names(validation):
         print(
             f"{'folds':<11} the {len(layout.validation)} cases that the data set has for validation go into the folds"
@@ -196,8 +197,11 @@ def create(
 def _by_folder(layout: Layout, cases: Cases, uses: list[str]) -> Layout:
     """With those of the lists ``uses`` that folders like ``val`` and ``test`` are named after, which it prints."""
     own = lists_by_folder(cases, uses)
+    kept_apart = {case for names in own.values() for case in names}
+    if all(kept_apart & {*members} for members in cases.labeled_groups.values()):
+        return layout  # nobody would be left to train on: the names mean something else
     if kept := ", ".join(f"{len(names)} images for {use}" for use, names in own.items() if names):
-        print(f"{'own lists':<11} {kept}, by the names of their folders (--{' and --'.join(own)} to change it)")
+        print(f"{'own lists':<11} {kept}, by their folders (--{' and --'.join(own)} to change it, 0 for none)")
     return replace(layout, testing=own.get("testing", []), validation=own.get("validation", []))
 
 

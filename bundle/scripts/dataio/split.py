@@ -27,7 +27,7 @@ WORDS = r"(?:baseline|follow[ _-]?up|pre|post)\d*(?=[^a-z0-9]|$)"
 #: A day behind a name with a number, which says that it is not the name of a scan alone: ``P1_20190101``.
 DAY = r"(?<=\d)[ _-](?:19|20)\d\d[_-]?(?:0\d|1[0-2])[_-]?[0-3]\d(?!\d)"
 #: What follows a patient. A word does behind a number alone, and before no other: ``P1_pre``, not ``heart_post_002``.
-AGAIN = rf"(?:[ _-](?:{COUNTED})[ _-]?\d+|(?<=\d)[ _-]{WORDS}(?![^/]*[ _-]\d)|{DAY})"
+AGAIN = rf"(?:(?:[_-]|(?<=\d) )(?:{COUNTED})[ _-]?\d+|(?<=\d)[ _-]{WORDS}(?![^/]*[ _-]\d)|{DAY})"
 #: Folders that hold a visit or a sequence of every patient.
 SEQUENCES = r"(?:t1|t2|pd)(?:[_-]?w|[_-]?c|[_-]?ce|[_-]?gd)?|flair|dwi|adc|swi|dce|mra?|mri|cta?|pet|us"
 SHARED = rf"(?:(?:{COUNTED})[ _-]?\d+|{WORDS}|{SEQUENCES})"
@@ -75,8 +75,13 @@ class Cases:
 
     @property
     def labeled_groups(self) -> dict[str, list[str]]:
-        """Patients all of whose images have labels."""
-        return {g: cases for g, cases in self.groups.items() if all(case in self.labels for case in cases)}
+        """Patients all of whose images have labels, but for those below a folder `unlabeled`."""
+        return {
+            group: cases
+            for group, cases in self.groups.items()
+            if any(case in self.labels for case in cases)
+            and all(case in self.labels or _part(case) == "unlabeled" for case in cases)
+        }
 
 
 def group_cases(
@@ -137,19 +142,26 @@ def lists_by_folder(cases: Cases, uses: Sequence[str] = ("validation", "testing"
     found: dict[str, list[str]] = {use: [] for use in uses}
     problems = []
     for group, members in cases.labeled_groups.items():
-        parts = {case: _part(case) for case in members}
+        parts = {case: _part(case) for case in members if case in cases.labels}
         if len({*parts.values()}) > 1 and {*parts.values()} & {*found}:
             first, other = (next(c for c, use in parts.items() if use == one) for one in sorted({*parts.values()})[:2])
             problems.append(
                 f"{group}: expected the images of a patient below one of the folders for training, validation and "
-                f"testing, received {first} and {other}; if they are of two patients give --group_by '^(.+?/.+?)/', if "
-                f"of one say which patients are for {' and '.join(uses)} by --{' and --'.join(uses)}."
+                f"testing, received {first} and {other}; if these are of two patients give {_apart([*cases.images])}, "
+                f"if of one say which patients are for {' and '.join(uses)} by --{' and --'.join(uses)}."
             )
         for case, use in parts.items():
             if use in found:
                 found[use].append(case)
     raise_all(problems)
     return found
+
+
+def _apart(names: Sequence[str]) -> str:
+    """An option by which patients of one name in two folders are two."""
+    tried = ("^(.+?/.+?)/", "^([^/]+/[^ _]+)")
+    found = next((expression for expression in tried if all(re.search(expression, name) for name in names)), "")
+    return f"--group_by '{found}'" if found else "a --group_by whose group holds the folder"
 
 
 def _part(case: str) -> str:
@@ -352,7 +364,7 @@ def make_lists(
         InputError: cases chosen for a list of labelled ones that have no label, or none left to train on.
     """
     lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
-    problems = []
+    problems, left = [], []
     for group, members in cases.groups.items():
         use = taken.get(group, "unlabeled")
         for case in members:
@@ -360,15 +372,24 @@ def make_lists(
             item: dict[str, Any] = {
                 "image": [_relative(f, root) for f in files] if isinstance(files, list) else _relative(files, root)
             }
-            if use != "unlabeled":
+            apart = case not in cases.labels and _part(case) == "unlabeled"
+            if apart and use in ("validation", "testing"):
+                left.append(case)
+                continue
+            if use != "unlabeled" and not apart:
                 if case not in cases.labels:
                     problems.append(f"{cases.images[case]}: chosen for {use}, but it has no label of that name.")
                     continue
                 item["label"] = _relative(cases.labels[case], root)
-            if folds and use == "training":
+            if folds and use == "training" and not apart:
                 item["fold"] = folds[group]
-            lists[use].append(item)
+            lists["unlabeled" if apart else use].append(item)
     raise_all(problems)
+    if left:
+        print(
+            f"{'left out':<11} {len(left)} images below `unlabeled` of patients for validation or testing, "
+            f"{left[0]} first"
+        )
     if to_train and not cases.labels:
         raise InputError(f"{root}: expected a label for one of the images at least, found none by folders and names; "
                          "say where they lie by --images and --labels, or their ending by --label_suffix.")  # fmt: skip

@@ -152,7 +152,8 @@ class SliceGridd(MapTransform, InvertibleTransform):
         file = file_name(image)
         affine = to_affine_nd(3, image.affine.cpu().numpy() if isinstance(image, MetaTensor) else np.eye(4))
         axis = stored_axis(affine, image.shape[1:], self.slice_axis, picture=is_picture(file))
-        if not self._told_unplaced and not states_grid(affine, getattr(image, "meta", None)):
+        volume = not is_picture(file) and min(image.shape[1:]) > 1
+        if volume and not self._told_unplaced and not states_grid(affine, getattr(image, "meta", None)):
             self._told_unplaced = True
             logger.warning(
                 f"{file}: states no place in space, as perhaps others do not, and the data set that the axis "
@@ -309,10 +310,10 @@ class CheckVolumed(Transform):
         image = data["image"]
         name = file_name(image, data)
         if image.shape[0] != self.in_channels:
-            kind = {1: "L", 3: "RGB", 4: "RGBA"}.get(self.in_channels, "L")
+            kind = {1: "L", 3: "RGB", 4: "RGBA"}.get(self.in_channels)
             remedy = (
                 f"convert it, with Pillow: Image.open(FILE).convert('{kind}')"
-                if is_picture(name)
+                if is_picture(name) and kind
                 else "if this is a time series, split it into one file a frame"
             )
             raise InputError(

@@ -23,8 +23,8 @@ from ..dataio.storage import read_json, write_text
 from ..errors import InputError
 from ..evaluation.metrics import METRICS
 from ..training.budget import duration
-from ..training.checkpoints import weights_file
 from ..training.settings import SETTINGS_FILE, saved
+from ..training.weights import weights_file
 from . import plots
 from .page import TEXTS, Figure, Section, Table, render
 from .samples import CasePictures, FeatureLook
