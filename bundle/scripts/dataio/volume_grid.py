@@ -40,7 +40,8 @@ class VolumeGridd(MapTransform, InvertibleTransform):
 
     The grid covers what the stored one covers, so its voxels measure ``spacing`` up to the rounding of their number.
     Oblique volumes keep their axes. Images are smoothed before they are made coarser. A warning names images that state
-    no voxel size, and classes of a label that coarser voxels leave nothing of. ``inverse`` returns to the stored grid.
+    no voxel size, and classes of a label that coarser voxels leave nothing of. ``inverse`` returns images to the stored
+    grid.
     """
 
     def __init__(

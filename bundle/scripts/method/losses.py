@@ -248,7 +248,8 @@ class SemSimLoss(nn.Module):
         for name, values in shares.items():
             from_one = (values.detach().flatten().long() + 1).clamp(min=0)  # 0: not judged
             counts = torch.bincount(from_one, minlength=self.num_classes + 1)[1:]
-            terms.update({f"{name}_{c}": counts[c] / counts.sum().clamp(min=1) for c in range(self.num_classes)})
+            fractions = counts / counts.sum().clamp(min=1)
+            terms.update({f"{name}_{c}": fractions[c] for c in range(self.num_classes)})
         return {"loss": 0.5 * total, **terms}
 
     def _supervised(self, logits: Tensor, label: Tensor) -> Tensor:
