@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -144,6 +145,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "changed_since_commit": any(s["changed"] for s in starts),
         "versions": versions("pytorch-ignite"),
         "machine": "; ".join(sorted({s["machine"] for s in starts})),
+        "precision": "; ".join(sorted({*re.findall(r"Computing in (\w+)", (folder / "output.log").read_text())})),
         "training_seconds": round(sum(float(row["seconds"]) for row in log), 1),
         "last": _of_epochs(evaluated[-1:]),
         "mean_of_last_five": _of_epochs(evaluated[-5:]),
