@@ -15,6 +15,7 @@ import torch
 import warm
 import yaml
 from conftest import BUNDLE, ROOT
+from scripts.precision import precision
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
@@ -75,6 +76,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     assert {name: json.loads(result.read_text())[name] for name in processed} == processed
     assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
     assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
+    assert record["precision"] == str(precision("auto", "cpu")).split()[0], "as this processor is fast with"
     assert len(record["validation_curve"]["mean_dice"]) == 1 and "loss_cross" in record["training_curve"]
     assert record["pseudo_labels"]["epoch"] == [1] and 0 <= record["pseudo_labels"]["background confident"][0] <= 1
     settings = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loss"]
@@ -238,6 +240,7 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
         assert resumed[key] == whole[key], key
     assert len(json.loads((folder / "starts.json").read_text())) == 2
     assert resumed["machine"] == common.machine() and "python 3" in resumed["machine"], "said once if it is one"
+    assert resumed["precision"] == whole["precision"]
 
 
 def test_a_queue_works_through_a_plan(protocol, tmp_path, capfd):
