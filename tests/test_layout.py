@@ -46,7 +46,7 @@ def test_modules_import_from_rooms_above_and_modules_to_their_left_only():
     assert sorted(order) == sorted(".".join(file.parts) for file in files)
     assert list(dict.fromkeys(name.split(".")[0] for name in order if "." in name)) == ROOMS
     assert imported("training.settings") >= {"errors", "dataio.files", "training.checkpoints"}, "they are found"
-    assert "report.plots" in imported("report.build") and "errors" in imported("report.slices")
+    assert "report.plots" in imported("report.build") and "errors" in imported("report.overlay")
     for position, name in enumerate(order):
         assert imported(name) <= set(order[:position]), name
 

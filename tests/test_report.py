@@ -22,8 +22,8 @@ from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.method.similarity import affinity
 from scripts.report import plots
 from scripts.report.build import Report, write
+from scripts.report.drawing import canvas, class_legend
 from scripts.report.samples import FeatureLook, Slice
-from scripts.report.slices import canvas, class_legend
 
 EVERY = {
     "scores", "case_best", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",

@@ -9,7 +9,7 @@
     training:    trainer -> weights -> checkpoints -> recipe -> inputs -> lock -> settings -> warm_start -> trained_on
                  -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export
-    report:      slices -> tensorboard -> plots -> samples -> page -> build
+    report:      planes -> drawing -> overlay -> tensorboard -> plots -> samples -> page -> build
     hosts:       scoring -> monai_label -> values -> running_config -> options
     __main__
 

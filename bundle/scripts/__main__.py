@@ -29,7 +29,7 @@ COMMANDS = {
     "merge": ".dataio.merge",
     "benchmark": ".dataio.public_datasets",
     "report": ".report.build",
-    "overlay": ".report.slices",
+    "overlay": ".report.overlay",
     "export": ".evaluation.export",
 }
 
