@@ -234,10 +234,8 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
     image = nib.Nifti1Image(IMAGE, None if not any(codes) else image.affine, image.header)
     image.header["xyzt_units"] = unit
     nib.save(image, tmp_path / "a.nii.gz")
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
-                    show_progress=False, flip_tta=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
+             show_progress=False, flip_tta=False).run()  # fmt: skip
     stored, predicted = (nib.load(tmp_path / name) for name in ("a.nii.gz", "out/a_seg.nii.gz"))
     assert [bool(predicted.header[f"{name}form_code"]) for name in "qs"] == [any(codes)] * 2
     assert predicted.header.get_xyzt_units()[0] == stored.header.get_xyzt_units()[0]

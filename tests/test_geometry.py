@@ -149,7 +149,6 @@ def test_create_keeps_what_counts_for_the_training(tmp_path, capsys):
     assert len(read_datalist(tmp_path / "d.json", tmp_path, "training")) == 2
     flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"),
                     output_dir=str(tmp_path), class_names=["background", "organ"], spatial_size=32)  # fmt: skip
-    flow.initialize()
     read = flow.parser.get_parsed_content("train#preprocessing")
     item = {key: str(tmp_path / f"{key}s" / "b.nii.gz") for key in ("image", "label")}
     assert int(read(item)["label"].sum()) > 0

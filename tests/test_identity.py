@@ -56,9 +56,7 @@ def test_patients_with_files_of_one_name_are_scored_and_reported_apart(same_name
     torch.save(network.state_dict(), same_names / "model_last.pt")
     common = {"dataset_dir": str(same_names), "datalist": str(same_names / "list.json"), "spatial_size": 32,
               "output_dir": str(same_names), "class_names": ["background", "organ"]}  # fmt: skip
-    flow = workflow("train", "train", "evaluate", **common)
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "evaluate", **common).run()
     scores = pd.read_csv(same_names / "scores.csv")
     assert list(scores["case"]) == ["P1/mr", "P2/mr", "P3/mr"]
     assert json.loads((same_names / "scores.json").read_text())["cases"] == 3

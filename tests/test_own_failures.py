@@ -32,7 +32,6 @@ def weights(tmp_path) -> str:
 def predict(images: Path, out: Path, weights: str, break_at: str = "") -> None:
     flow = workflow("infer", "inference", dataset_dir=str(images), output_dir=str(out), ckpt_path=weights,
                     spatial_size=32, class_names=["background", "organ"], show_progress=False)  # fmt: skip
-    flow.initialize()
     evaluator = flow.parser.get_parsed_content("evaluator")
     inferer = evaluator.inferer
 

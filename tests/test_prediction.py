@@ -12,9 +12,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import BUNDLE, config_args
+from conftest import config_args
 from helpers import workflow
-from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from PIL import Image
@@ -42,10 +41,8 @@ def weights(tmp_path_factory) -> str:
     """Of a quick training that knows the phantom, which the shipped ones do not."""
     folder = tmp_path_factory.mktemp("weights")
     data = phantom.generate(folder / "phantom", seed=5, split={"training": 40})  # of 16, it missed patients
-    flow = workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
-                    steps_per_epoch=200, spatial_size=64, learning_rate=0.002, show_progress=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
+             steps_per_epoch=200, spatial_size=64, learning_rate=0.002, show_progress=False).run()  # fmt: skip
     return str(folder / "run" / "model_last.pt")
 
 
@@ -128,7 +125,6 @@ def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phant
         shutil.copy(next((phantom_dir / "images").iterdir()), tmp_path / f"{name}.nii.gz")
     flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), spatial_size=32,
                     show_progress=False)  # fmt: skip
-    flow.initialize()
     evaluator, dataset = (flow.parser.get_parsed_content(name) for name in ("evaluator", "dataset"))
     calls = iter("abc")
 
@@ -168,7 +164,6 @@ def test_an_image_that_has_no_prediction_stops_none_of_the_others(phantom_dir, t
     out = tmp_path / "out"
     flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(out), spatial_size=32,
                     show_progress=False, network=Divides(), keep_largest=False)  # fmt: skip
-    flow.initialize()
     with pytest.raises(InputError) as caught:
         flow.parser.get_parsed_content("evaluator").run()
     first, one, nan = str(caught.value).splitlines()
@@ -311,11 +306,8 @@ def test_one_volume_stored_in_many_ways_is_predicted_alike(weights, tmp_path):
               writer="ITKWriter", output_dtype=np.float32)(
         MetaTensor(values[None], affine=image.affine, meta={"filename_or_obj": "other_format.nii.gz"})
     )  # fmt: skip
-    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
-                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
-                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+             ckpt_path=weights, show_progress=False).run()  # fmt: skip
     predicted = {p.name.removesuffix("_seg.nii.gz"): nib.load(p) for p in (tmp_path / "out").iterdir()}
     assert set(predicted) == {*stored, "doubles", "other_format"}
     expected = np.asarray(predicted["plain"].dataobj)
@@ -386,10 +378,8 @@ def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
     """Every good one on its own grid where the organs are, every broken one named, memory flat."""
     truth = scans(tmp_path, 200)
     problems = spoil(tmp_path / "scans")
-    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
-                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
-                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
-    flow.initialize()
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+                    ckpt_path=weights, show_progress=False)  # fmt: skip
     evaluator, resident = flow.parser.get_parsed_content("evaluator"), []
     from ignite.engine import Events
 
@@ -417,14 +407,11 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.003}
     flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True,
                     flips=0.5)  # fmt: skip
-    flow.initialize()
     flow.run()
 
     def pieces(name: str, **options) -> int:
         settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / name), **options}
-        flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), show_progress=False, **settings)
-        flow.initialize()
-        flow.run()
+        workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), show_progress=False, **settings).run()
         counts = [
             measure.label(np.asarray(nib.load(path).dataobj) == c, connectivity=3).max()
             for path in (out / name).glob("*_seg.nii.gz")
@@ -438,7 +425,6 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     for name, options in (("noted", {}), ("all", {"keep_largest": False})):
         scored = {**common, "output_dir": str(out / name), "ckpt_path": str(run / "model_last.pt"), **options}
         flow = workflow("train", "train", "evaluate", **scored)
-        flow.initialize()
         flow.run()
         scores = json.loads((out / name / "scores.json").read_text())
         assert scores["keep_largest"] is (name == "noted") and scores["flip_tta"]
@@ -448,9 +434,7 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     def flips() -> list[list[int]]:
         settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / "flips"), "show_progress": False}
         flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), **settings)
-        flow.initialize()
         scored = workflow("train", "train", "evaluate", **{**common, **settings})
-        scored.initialize()
         found = (flow.parser.get_parsed_content("inferer"), scored.parser.get_parsed_content("validate#inferer"))
         return [inferer.flip_tta for inferer in found]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
+from helpers import read_rows
 from monai.apps.auto3dseg import AutoRunner, BundleGen
 
 from .folds import QUICK, TEMPLATES
@@ -62,7 +62,7 @@ def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
     exec(compile(code, "page", "exec"), space := {})
     (found,) = (tmp_path / "search").iterdir()
     assert (found / "model_fold0" / "model_best.pt").exists() and 0 <= space["study"].best_value <= 1
-    log = next(csv.DictReader((found / "model_fold0" / "training_log.csv").open()))
+    log = read_rows(found / "model_fold0" / "training_log.csv")[0]
     rate = space["study"].best_params["learning_rate"]
     assert float(log["learning_rate"]) == pytest.approx(rate * 0.5**0.9), "after the first of two epochs"
 
