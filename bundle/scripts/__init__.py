@@ -10,7 +10,7 @@
                  -> budget -> handlers -> cost -> clock
     evaluation:  stored_grid -> stored_header -> inferer -> volume_inferer -> predict -> metrics -> export
     report:      planes -> drawing -> overlay -> tensorboard -> plots -> samples -> page -> build
-    hosts:       scoring -> monai_label -> values -> running_config -> options
+    hosts:       scoring -> monai_label -> config_values -> config_keys -> options
     __main__
 
 dataio: from files on disk to batches; method: what the paper describes; training: steps, checkpoints, costs;
