@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
+import samples
 import torch
 from conftest import config_args
 from helpers import workflow
@@ -18,7 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from PIL import Image
 from scripts.dataio import phantom
-from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.readers import LoadFilesd, image_loader
 from scripts.errors import InputError, explain, find_input_error
 from scripts.evaluation.predict import (
     PredictionDataset,
@@ -118,33 +119,45 @@ def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tm
     assert after.keys() == before.keys() and sum(after[p] != before[p] for p in before) == 1
 
 
-@pytest.mark.parametrize("where", ["network", "transform"])
-def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phantom_dir, tmp_path, monkeypatch):
-    """The second of three runs out of memory: it is named with what helps in prediction, the others are written."""
+def failing_at_the_second(folder: Path, scan: Path, part: str, error: Exception):
+    """The evaluator of a prediction of three scans whose inferer, or whose reading, ends with an error at b."""
     for name in ("a", "b", "c"):
-        shutil.copy(next((phantom_dir / "images").iterdir()), tmp_path / f"{name}.nii.gz")
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), spatial_size=32,
+        shutil.copy(scan, folder / f"{name}.nii.gz")
+    flow = workflow("infer", "inference", dataset_dir=str(folder), output_dir=str(folder / "out"), spatial_size=32,
                     show_progress=False)  # fmt: skip
     evaluator, dataset = (flow.parser.get_parsed_content(name) for name in ("evaluator", "dataset"))
-    calls = iter("abc")
+    owner = evaluator if part == "inferer" else dataset
+    method, calls = getattr(owner, part), iter("abc")
 
-    def short_of_memory(method):
-        def call(*args):
-            if next(calls) == "b":
-                raise torch.OutOfMemoryError("on the GPU") if where == "network" else MemoryError("Unable to allocate")
-            return method(*args)
+    def call(*args):
+        if next(calls) == "b":
+            raise error
+        return method(*args)
 
-        return call
+    setattr(owner, part, call)
+    return evaluator
 
-    if where == "network":
-        monkeypatch.setattr(evaluator, "inferer", short_of_memory(evaluator.inferer))
-    else:
-        monkeypatch.setattr(dataset, "transform", short_of_memory(dataset.transform))
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [("inferer", torch.OutOfMemoryError("on the GPU")), ("transform", MemoryError("Unable to allocate")),
+     ("inferer", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))],
+)  # fmt: skip
+def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(part, error, phantom_dir, tmp_path):
+    """The second of three runs out of memory: it is named with what helps in prediction, the others are written."""
+    scan = next((phantom_dir / "images").iterdir())
     with pytest.raises(InputError) as caught:
-        evaluator.run()
+        failing_at_the_second(tmp_path, scan, part, error).run()
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'b.nii.gz'}: out of memory") and "Lower --slice_batch" in said
+    assert "--batch_size" not in said and "fusion" not in said, "remedies of a prediction, not of a training"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_seg.nii.gz", "c_seg.nii.gz"]
+
+
+def test_an_error_that_is_no_images_ends_the_prediction(phantom_dir, tmp_path):
+    scan = next((phantom_dir / "images").iterdir())
+    with pytest.raises(RuntimeError, match="something else"):
+        failing_at_the_second(tmp_path, scan, "inferer", RuntimeError("something else")).run()
 
 
 def test_an_image_that_has_no_prediction_stops_none_of_the_others(phantom_dir, tmp_path):
@@ -272,6 +285,24 @@ def test_endings_and_postfixes_are_one_however_they_are_spelt(tmp_path, ending):
     flow = workflow("infer", "inference", **options, existing="skip")
     assert [Path(item["image"]).name for item in flow.parser.get_parsed_content("dataset#data")] == ["b.nii.gz"]
     assert flow.parser.get_parsed_content("postprocessing").transforms[-1].saver.output_ext == ".nii.gz"
+
+
+def test_endings_in_any_case_are_read_and_named_without(tmp_path):
+    image, _ = samples.blob((16, 12, 3))
+    samples.write_nifti(tmp_path / "a.nii.gz", image)
+    samples.write_nifti(tmp_path / "a.nii", image)
+    samples.write_itk(tmp_path / "a.mha", image)
+    (tmp_path / "scans").mkdir()
+    for source, name in (("a.nii.gz", "P0.NII.GZ"), ("a.nii.gz", "P1.Nii.gz"), ("a.nii", "P2.Nii"), ("a.mha", "P3.MHA"),
+                         ("a.nii.gz", "P4.5.nii.gz")):  # fmt: skip
+        shutil.copy(tmp_path / source, tmp_path / "scans" / name)
+        read = image_loader()(tmp_path / "scans" / name)
+        torch.testing.assert_close(read.as_tensor(), torch.as_tensor(image[None]), check_dtype=False)
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+             spatial_size=32, show_progress=False).run()  # fmt: skip
+    made = {p.name for p in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}_seg.nii.gz" for name in ("P0", "P1", "P2", "P3", "P4.5")}
+    assert nib.load(tmp_path / "out" / "P1_seg.nii.gz").shape == (16, 12, 3)
 
 
 def test_dicom_files_and_folders_named_by_uid_keep_their_names(tmp_path):
