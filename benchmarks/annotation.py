@@ -175,7 +175,7 @@ def train(
     common.note_start(folder)
     options = {
         "dataset_dir": data.resolve(), "datalist": folder / "datalist.json", "output_dir": folder,
-        "seed": seed, **({"warm_start": folder.parent / before / "model_last.pt"} if before else {}), **settings,
+        "seed": seed, **({"initial": folder.parent / before / "model_last.pt"} if before else {}), **settings,
     }  # fmt: skip
     common.run(common.command("training", FILES, **options), folder / "output.log", threads)
 

@@ -15,6 +15,7 @@ import torch
 import warm
 import yaml
 from conftest import BUNDLE, ROOT
+from scripts.method.network import SegmentationNet
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
@@ -204,6 +205,17 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
         accuracy.train(str(tmp_path), "semsim_minus", dataset="brats")
     with pytest.raises(SystemExit, match="--test: expected a folder of images, received True"):  # a bare --test
         accuracy.train(str(tmp_path), "fixmatch", test=True)
+
+
+def test_a_training_begins_with_the_weights_of_another(protocol, tmp_path):
+    weights = tmp_path / "w.pt"
+    torch.save(SegmentationNet(out_channels=4).state_dict(), weights)
+    accuracy.train(method="labeled_only", initial=str(weights), **protocol)
+    (result,) = accuracy.Path(protocol["results"]).iterdir()
+    record = json.loads(result.read_text())
+    assert record["name"] == "acdc1_32_1_labeled_only+initial_seed0" and record["initial_sha256"]
+    log = (accuracy.Path(protocol["work"]) / record["name"] / "output.log").read_text()
+    assert f"Starting from the weights in {weights}" in log
 
 
 def test_an_interrupted_training_goes_on(protocol, monkeypatch):
