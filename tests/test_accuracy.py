@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 
+import accuracy
+import common
+import comparison
+import gradients
 import nibabel as nib
 import numpy as np
+import pseudo_labels
 import pytest
 import samples
+import scoring
 import torch
 import warm
 import yaml
 from conftest import BUNDLE, ROOT
 from scripts.method.network import SegmentationNet
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import accuracy
-import common
-import comparison
-import gradients
-import pseudo_labels
-import scoring
 
 SIZES = {"spatial_size": 224, "iterations": 3000}  # where a plan does not say
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}

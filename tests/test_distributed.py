@@ -10,15 +10,13 @@ import sys
 import time
 from statistics import mean
 
+import processes
 import psutil
 import pytest
 import torch
 import warm
 from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
 from helpers import read_rows
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import processes
 
 pytestmark = pytest.mark.timeout(900)
 ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,6 @@ def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
 
 def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm_trainings):
     """With and without the list, the same number of steps, scored on patients whose labels it never saw."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg
 
     monkeypatch.setenv("PATH", ENV["PATH"])
@@ -103,7 +101,6 @@ def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm
 
 
 def test_the_page_of_the_benchmark_is_made_from_its_result():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg
 
     page = (ROOT / "benchmarks" / "AUTO3DSEG.md").read_text()
