@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..command_line import command
 from ..errors import InputError, raise_all
+from .class_values import label_names, named, unseen_line, values_and_doubts
 from .files import ignored_line
 from .geometry import TRUST
 from .layouts import Layout, recognise
 from .list_problems import copies_of_others, masks_among_images, stray_labels, undecoded_names
+from .next_commands import next_lines
 from .pairing import paired
 from .split import (
     Cases,
@@ -29,18 +32,7 @@ from .split import (
 )  # fmt: skip
 from .storage import check_new
 from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
-from .tables import (
-    check_table,
-    class_values,
-    describe,
-    label_names,
-    named,
-    next_lines,
-    print_rows,
-    unseen_line,
-    write_table,
-)
-from .value_names import background_elsewhere, contradictions
+from .tables import check_table, describe, print_rows, write_table
 
 
 def create(
@@ -126,7 +118,7 @@ def create(
         _say("first pair", _first_pair(layout))
     if check:
         found = survey(layout.images, layout.labels, channels=channels, trust=trust, most_classes=most_classes)
-        values, doubts = _classes(found, names, values, ignore_label, said=bool(label_values))
+        values, doubts = values_and_doubts(found, names, values, ignore_label, said=bool(label_values))
         patients, shown = cases.known * len(cases.groups), [] if doubts else names  # whose values are not known
         print_rows(describe(found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
                             slice_axis=slice_axis))  # fmt: skip
@@ -153,18 +145,10 @@ def create(
     fold_of = None if folds is None else draw_folds(taken, folds, seed=seed)
     root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     lists = make_lists(cases, taken, root, folds=fold_of, to_train=not scored_alone)
-    who = "patients" if cases.known else "cases"
-    for line in list_lines(cases, taken, lists, who, folds=fold_of):
+    for line in list_lines(cases, taken, lists, _who(cases), folds=fold_of):
         print(line)
-    window = None
-    if not scored_alone:  # else the list says nothing of it: its labels are not to prepare its images
-        if unused := [group for group in cases.labeled_groups if group not in taken]:
-            _say("not used", f"labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them")
-        if found is not None:
-            training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
-            window = _window(found, training, values, trust)
-            if line := unseen_line(found, training, values, named(values, names)):
-                print(line)
+    # a list to be scored alone says nothing of its images: its labels are not to prepare them
+    window = None if scored_alone else _of_training(found, cases, taken, values, names, trust)
     if dry_run:
         print("nothing written (--dry_run)")
         return
@@ -239,19 +223,24 @@ def _files(images: str, labels: str, data: str, image_suffix: Any, label_suffix:
     return layout
 
 
-def _classes(
-    found: Survey, names: list[str], values: list[int], ignore_label: int | None, *, said: bool
-) -> tuple[list[int], list[str]]:
-    """The values of the classes, and a line for each doubt about them; none about what a user has ``said``."""
-    doubts: list[str] = []
-    try:
-        values = class_values(found, names, values, ignore_label)
-    except InputError as error:
-        doubts.append(str(error))
-    if not said:
-        shown = [(facts.path, facts.values) for facts in found.labels.values()]
-        doubts += contradictions(shown) or background_elsewhere(shown, ignore_label)
-    return values, doubts
+def _who(cases: Cases) -> str:
+    return "patients" if cases.known else "cases"
+
+
+def _of_training(
+    found: Survey | None, cases: Cases, taken: Mapping[str, str], values: list[int], names: list[str], trust: str | None
+) -> tuple[float, float] | None:
+    """The window of :func:`_window`; prints what those that are trained on with their labels leave open."""
+    if unused := [group for group in cases.labeled_groups if group not in taken]:
+        first = f"labels of {len(unused)} {_who(cases)}, {unused[0]} first"
+        _say("not used", f"{first}; a larger --labeled trains on them")
+    if found is None:
+        return None
+    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+    window = _window(found, training, values, trust)
+    if line := unseen_line(found, training, values, named(values, names)):
+        print(line)
+    return window
 
 
 def _window(found: Survey, training: list[str], values: list[int], trust: str | None) -> tuple[float, float] | None:

@@ -17,10 +17,11 @@ from typing import Any
 from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import case_name
+from .next_commands import bundle_command
 from .split import Cases, Names, as_names, distribute, list_lines, make_lists, write_json
 from .storage import check_new
 from .survey import Survey, survey
-from .tables import bundle_command, describe, print_rows
+from .tables import describe, print_rows
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with UniMatch's code. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)
