@@ -1,11 +1,11 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> callers -> command_line -> precision -> memory -> distributed
-    dataio:      threads -> storage -> files -> pairing -> phantom -> value_names -> layouts -> geometry -> intensity
-                 -> dicom -> dicom_seg -> itk_read -> tiff -> headers -> nifti -> metaimage -> nrrd -> readers
-                 -> slice_axis -> label_resampling -> transforms -> survey -> tables -> class_values -> next_commands
-                 -> split -> list_problems -> datalist -> merge -> create -> stated -> orientation -> public_datasets
-                 -> sizes -> smoothing -> volume_grid -> loaders -> patches
+    dataio:      threads -> storage -> files -> pairing -> phantom -> value_names -> bids -> patient_folders -> layouts
+                 -> geometry -> intensity -> dicom -> dicom_seg -> itk_read -> tiff -> headers -> nifti -> metaimage
+                 -> nrrd -> readers -> slice_axis -> label_resampling -> transforms -> survey -> tables -> class_values
+                 -> next_commands -> split -> list_problems -> datalist -> merge -> create -> stated -> orientation
+                 -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
     training:    trainer -> weights -> checkpoints -> recipe -> inputs -> lock -> settings -> warm_start -> trained_on
                  -> budget -> handlers -> cost -> clock

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
 import shlex
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import (
-    BIDS_LABELS,
-    HELPER_MASKS,
-    IMAGE_SUFFIXES,
-    LABEL_FOLDERS,
-    LABEL_NAMES,
-    case_name,
-    case_names,
-    entries,
-    find_images,
-    is_dicom,
-    join_channels,
-    without_labels_told,
-)
+from .bids import bids_files
+from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names, find_images, join_channels, without_labels_told
+from .patient_folders import patient_files
 from .value_names import UNNAMED, segments
-
-logger = logging.getLogger("semsim")
 
 KNOWN = (
     "nnU-Net (dataset.json, imagesTr, labelsTr), Medical Segmentation Decathlon (dataset.json with `training`), BIDS "
@@ -87,12 +71,12 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
     if content and any(root.glob("imagesTr")):
         return _nnunet(root, content)
     if any(path.is_dir() for path in root.glob("sub-*")):
-        return _bids(root, image_suffix, label_suffix)
+        return Layout("BIDS", *bids_files(root, image_suffix, label_suffix))
     _refuse_two_folders(root)
     if any(root.rglob("[!.]*.seg.nrrd")):
         return _slicer(root)
-    if found := _patients(root, image_suffix, label_suffix):
-        return found
+    if found := patient_files(root, image_suffix, label_suffix):
+        return Layout("a folder for each patient", *found, by_patient=True)
     raise InputError(f"{root}: expected one of the layouts {KNOWN}; give --images and --labels instead.")
 
 
@@ -206,75 +190,6 @@ def _nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
     return Layout("nnU-Net", images, labels, names, values, ignored, testing=testing, validation=validation)
 
 
-def _entities(path: Path) -> tuple[dict[str, str], str]:
-    """``sub-01_ses-2_T1w.nii.gz`` -> ``{"sub": "01", "ses": "2"}`` and ``T1w``."""
-    parts = case_name(path).split("_")
-    pairs = [part.partition("-") for part in parts if "-" in part]
-    return {key: value for key, _, value in pairs}, "" if "-" in parts[-1] else parts[-1]
-
-
-def _bids(root: Path, image_suffix: str, label_suffix: str) -> Layout:
-    named = [path for path in sorted(root.rglob("sub-*")) if path.name.lower().endswith(IMAGE_SUFFIXES)]
-    # BIDS keeps what its files were made from in `sourcedata`, often by the same names
-    named = [path for path in named if "sourcedata" not in path.relative_to(root).parts] or named
-    if absent := [path for path in named if not path.exists()]:
-        logger.warning(f"{len(absent)} files are links to what is not there and are left out, {absent[0]} first; fetch "
-                       "them (`datalad get`, `git annex get`) to use them.")  # fmt: skip
-    without = [_entities(path)[0] for path in absent if not BIDS_LABELS.fullmatch(case_name(path))]
-    left_out = {(given.get("sub"), given.get("ses")) for given in without}
-    truth, scans = [], []
-    for path in filter(Path.is_file, named):
-        if BIDS_LABELS.fullmatch(case_name(path)):
-            truth.append(path)
-        elif "derivatives" not in path.relative_to(root).parts:
-            scans.append(path)
-    truth = [path for path in truth if case_name(path).endswith(label_suffix)]
-    if not label_suffix:  # fMRIPrep's mask beside a label
-        truth = [path for path in truth if not case_name(path).endswith("desc-brain_mask")] or truth
-    kinds = Counter(_entities(path)[1] for path in scans)
-    wanted = [kind.strip().lstrip("_.-") for kind in image_suffix.split(",") if kind.strip()] or list(kinds)
-    if not image_suffix and len(kinds) > 1:
-        shown = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
-        most = kinds.most_common(1)[0][0]
-        raise InputError(f"{root}: images of several kinds, {shown}; say which by --image_suffix _{most}, or several "
-                         "with commas as the channels of one image.")  # fmt: skip
-    groups: dict[str, dict[str, Path]] = {}
-    problems: list[str] = []
-    for path in scans:
-        kind = _entities(path)[1]
-        if kind in wanted:
-            first = groups.setdefault(case_name(path).removesuffix(f"_{kind}"), {}).setdefault(kind, path)
-            if first != path:
-                problems.append(f"{path}: a second file of that name beside {first}; keep one of them.")
-    if not groups:
-        there = ", ".join(kinds) or "none"
-        raise InputError(f"{root}: expected images such as sub-01_T1w.nii.gz, received the kinds {there}; give "
-                         "one of these as --image_suffix, or fetch the files.")  # fmt: skip
-    raise_all(problems)
-    raise_all(f"{next(iter(parts.values()))}: no {', '.join(k for k in wanted if k not in parts)} beside it; add it or "
-              "take the case out." for parts in groups.values() if len(parts) < len(wanted))  # fmt: skip
-    images = {name: [p[k] for k in wanted] if len(wanted) > 1 else p[wanted[0]] for name, p in groups.items()}
-    labels: dict[str, Path] = {}
-    for path in truth:
-        given, _ = _entities(path)
-        keys = [key for key in ("ses", "run", "acq") if key == "ses" or key in given]
-        fits = [name for name, parts in groups.items()
-                if (own := _entities(next(iter(parts.values())))[0])["sub"] == given.get("sub")
-                and all(own.get(key) == given.get(key) for key in keys)]  # fmt: skip
-        if not fits and (given.get("sub"), given.get("ses")) in left_out:
-            continue  # its image is not there
-        if len(fits) != 1:
-            problems.append(f"{path}: {len(fits)} images of this subject and session, expected one; give "
-                            "--label_suffix or --image_suffix, or rename it.")  # fmt: skip
-        elif fits[0] in labels:
-            problems.append(f"{path}: a second label of {fits[0]} beside {labels[fits[0]]}; choose by --label_suffix, "
-                            "for instance _label-lesion_mask.")  # fmt: skip
-        else:
-            labels[fits[0]] = path
-    raise_all(problems)
-    return Layout("BIDS", dict(images), labels)
-
-
 def _slicer(root: Path) -> Layout:
     found = find_images(root, recursive=True)
     labels = {name.removesuffix(".seg"): path for name, path in found.items() if path.name.endswith(".seg.nrrd")}
@@ -295,71 +210,3 @@ def _slicer(root: Path) -> Layout:
     values = [0, *sorted(classes)] if classes else []
     names = ["background", *(classes[v] for v in values[1:])] if classes else []
     return Layout("3D Slicer segmentations", images, labels, names, values)
-
-
-def _patients(root: Path, image_suffix: str, label_suffix: str) -> Layout | None:
-    """A folder for each patient, in which at least one holds a label by its name; ``None`` for something else."""
-    scans: dict[str, list[tuple[str, Path]]] = {}  # P1_seg beside seg has the same role
-    truth: dict[str, list[tuple[str, Path]]] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        inside = folder.rglob("[!.]*")  # all are hidden in __MACOSX
-        if not any(path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path) for path in inside):
-            continue
-        for name, path in find_images(folder, recursive=True).items():
-            *below, own = name.split("/")
-            role = own.removeprefix(folder.name).lstrip("_.-") or "image"
-            among_labels = any(LABEL_FOLDERS.fullmatch(part) for part in below)
-            is_label = (
-                role.endswith(label_suffix.lstrip("_.-"))
-                if label_suffix
-                else bool(LABEL_NAMES.fullmatch(re.split(r"[_.-]", role)[-1]))
-            )
-            if among_labels and label_suffix and not is_label:
-                continue  # another structure's
-            files = (truth if is_label or among_labels else scans).setdefault(folder.name, [])
-            files.append(("/".join([*below, role]), path))
-    if not truth or not scans:
-        return None
-    if loose := [path for path in entries(root, False) if path.name.lower().endswith(IMAGE_SUFFIXES)]:
-        logger.warning(f"{len(loose)} files beside the folders of the patients are left out, {loose[0]} first; to use "
-                       "them, give each a folder of its own.")  # fmt: skip
-    for patient, parts in truth.items():
-        if not label_suffix:
-            truth[patient] = [part for part in parts if not HELPER_MASKS.fullmatch(part[0])] or parts
-    roles = Counter(role for parts in scans.values() for role, _ in parts)
-    wanted = [role.strip().lstrip("_.-") for role in image_suffix.split(",") if role.strip()]
-    images: dict[str, Path | list[Path]] = {}
-    problems = []
-    for patient, parts in scans.items():
-        fitting = {role: [path for own, path in parts if own.endswith(role)] for role in wanted}
-        chosen = [path for paths in fitting.values() for path in paths] if wanted else [path for _, path in parts]
-        if missing := [role for role, paths in fitting.items() if not paths]:
-            there = ", ".join(own for own, _ in parts)
-            problems.append(f"{root / patient}: expected an image for each --image_suffix, received {there} and none "
-                            f"that ends with {', '.join(missing)}; add it or take the patient out.")  # fmt: skip
-        elif wanted and len(chosen) == len(wanted) > 1:
-            images[patient] = chosen
-        elif len(chosen) == 1:
-            images[patient] = chosen[0]
-        else:
-            shown = ", ".join(role for role, _ in roles.most_common(6))
-            problems.append(f"{root / patient}: {len(chosen)} images ({shown}), expected one; say which by "
-                            "--image_suffix, or several with commas as the channels of one image; for visits of one "
-                            "patient give this folder both as --images and as --labels, with --image_suffix and "
-                            "--label_suffix.")  # fmt: skip
-    chosen_files = {path for image in images.values() for path in (image if isinstance(image, list) else [image])}
-    if left := [path for parts in scans.values() for _, path in parts if wanted and path not in chosen_files]:
-        logger.warning(f"{len(left)} files are left out, which neither end with {image_suffix} nor are labels by their "
-                       f"names, {left[0]} first.")  # fmt: skip
-    problems += [
-        f"{root / patient}: {len(parts)} labels ({', '.join(path.name for _, path in parts)}), expected one; say which "
-        "by --label_suffix, keep one, or join masks of one class each by `python -m scripts merge`."
-        for patient, parts in truth.items()
-        if len(parts) > 1
-    ]
-    problems += [
-        f"{root / patient}: a label and no image of this patient." for patient in truth if patient not in scans
-    ]
-    raise_all(problems)
-    labels = {patient: parts[0][1] for patient, parts in truth.items()}
-    return Layout("a folder for each patient", images, labels, by_patient=True)
