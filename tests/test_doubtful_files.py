@@ -14,7 +14,8 @@ import samples
 from scripts import command_line
 from scripts.dataio.create import create, main
 from scripts.dataio.merge import _masks
-from scripts.dataio.split import as_names, group_cases, patients_line
+from scripts.dataio.patients import group_cases, patients_line
+from scripts.dataio.split import as_names
 from scripts.dataio.survey import survey
 from scripts.errors import InputError
 

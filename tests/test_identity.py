@@ -14,7 +14,7 @@ from helpers import engine_with, workflow
 from scripts.dataio.create import create
 from scripts.dataio.datalist import evaluation_key, read_datalist
 from scripts.dataio.files import case_names
-from scripts.dataio.split import group_cases, patients_line
+from scripts.dataio.patients import group_cases, patients_line
 from scripts.errors import InputError
 from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet

@@ -17,19 +17,8 @@ from .layouts import Layout, recognise
 from .list_problems import copies_of_others, masks_among_images, stray_labels, undecoded_names
 from .next_commands import next_lines
 from .pairing import paired
-from .split import (
-    Cases,
-    Names,
-    as_names,
-    distribute,
-    draw_folds,
-    group_cases,
-    list_lines,
-    lists_by_folder,
-    make_lists,
-    patients_line,
-    write_json,
-)  # fmt: skip
+from .patients import Cases, group_cases, lists_by_folder, patients_line
+from .split import Names, as_names, distribute, draw_folds, list_lines, make_lists, write_json
 from .storage import check_new
 from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
 from .tables import check_table, describe, print_rows, write_table

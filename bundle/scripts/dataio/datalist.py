@@ -40,8 +40,9 @@ from .files import (
     without_labels_told,
     without_predictions,
 )
+from .patients import shared_patients
 from .readers import warn_of_predictions
-from .split import LISTS, shared_patients
+from .split import LISTS
 
 logger = logging.getLogger("semsim")
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..command_line import option_text
 from .files import contours_line, hidden_beside
 from .layouts import Layout
-from .split import Cases
+from .patients import Cases
 from .survey import Survey
 
 

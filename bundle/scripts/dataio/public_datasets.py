@@ -18,7 +18,8 @@ from ..command_line import command
 from ..errors import InputError, raise_all
 from .files import case_name
 from .next_commands import bundle_command
-from .split import Cases, Names, as_names, distribute, list_lines, make_lists, write_json
+from .patients import Cases
+from .split import Names, as_names, distribute, list_lines, make_lists, write_json
 from .storage import check_new
 from .survey import Survey, survey
 from .tables import describe, print_rows
