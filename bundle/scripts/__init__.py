@@ -4,8 +4,9 @@
     dataio:      threads -> storage -> files -> pairing -> phantom -> value_names -> bids -> patient_folders -> layouts
                  -> geometry -> intensity -> dicom -> dicom_seg -> itk_read -> tiff -> headers -> nifti -> metaimage
                  -> nrrd -> readers -> slice_axis -> label_resampling -> transforms -> survey -> tables -> class_values
-                 -> next_commands -> patients -> split -> list_problems -> datalist -> merge -> create -> stated
-                 -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders -> patches
+                 -> next_commands -> patients -> split -> list_problems -> datalist_checks -> datalist -> merge
+                 -> create -> stated -> orientation -> public_datasets -> sizes -> smoothing -> volume_grid -> loaders
+                 -> patches
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning
     training:    trainer -> weights -> checkpoints -> recipe -> inputs -> lock -> settings -> warm_start -> trained_on
                  -> budget -> handlers -> cost -> clock
