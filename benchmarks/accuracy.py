@@ -273,8 +273,8 @@ def arrange(source: str, output: str, splits: str = "") -> None:
         splits: as for ``train``.
     """
     import nibabel as nib
-    from scripts.dataio.public_datasets import find_acdc
     from scripts.errors import InputError
+    from scripts.preparation.public_datasets import find_acdc
 
     target = Path(output)
     if taken := [str(target / kind) for kind in ("images", "labels") if (target / kind).exists()]:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import samples
 from scripts import command_line
-from scripts.dataio.create import create, main
-from scripts.dataio.merge import _masks
 from scripts.dataio.patients import group_cases, patients_line
-from scripts.dataio.split import as_names
-from scripts.dataio.survey import survey
 from scripts.errors import InputError
+from scripts.preparation.create import create, main
+from scripts.preparation.merge import _masks
+from scripts.preparation.split import as_names
+from scripts.preparation.survey import survey
 
 LABEL = np.zeros((12, 12, 4), np.int16)
 LABEL[3:8, 3:8, 1:3] = 1

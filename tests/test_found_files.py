@@ -13,14 +13,14 @@ import samples
 from helpers import workflow
 from PIL import Image
 from scripts.__main__ import main
-from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
-from scripts.dataio.survey import look
 from scripts.dataio.transforms import LabelValuesd
 from scripts.errors import InputError, explain
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
 

@@ -8,12 +8,12 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.create import create
 from scripts.dataio.datalist import read_datalist
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
 from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
 
 IMAGE, LABEL = samples.blob((24, 20, 6), seed=1)
 IMAGE[:4], LABEL[:4] = 300, 1  # no mirror image of itself

@@ -11,13 +11,13 @@ import pytest
 import samples
 import torch
 from helpers import engine_with, workflow
-from scripts.dataio.create import create
 from scripts.dataio.datalist import evaluation_key, read_datalist
 from scripts.dataio.files import case_names
 from scripts.dataio.patients import group_cases, patients_line
 from scripts.errors import InputError
 from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet
+from scripts.preparation.create import create
 from scripts.report.build import Report
 from scripts.training.inputs import compare_inputs, inputs
 from scripts.training.settings import SaveSettings

@@ -10,9 +10,9 @@ import samples
 import torch
 from helpers import engine_with, workflow
 from monai.data import MetaTensor
-from scripts.dataio.create import create
 from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
 from scripts.training.settings import SaveSettings
 
 WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,

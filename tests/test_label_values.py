@@ -15,14 +15,14 @@ from helpers import workflow
 from monai.losses import DiceCELoss
 from PIL import Image
 from scripts.dataio import stated
-from scripts.dataio.create import create
-from scripts.dataio.survey import look
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
 from scripts.method.augmentation import CutMix
 from scripts.method.losses import SemSimLoss, Target
 from scripts.method.network import Output
 from scripts.method.similarity import class_prototypes
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 SHAPE = (16, 12, 3)
 

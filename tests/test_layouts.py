@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import samples
 from helpers import workflow
-from scripts.dataio.create import create
 from scripts.dataio.files import find_images
-from scripts.dataio.layouts import recognise
 from scripts.errors import InputError
+from scripts.preparation.create import create
+from scripts.preparation.layouts import recognise
 
 SHAPE = (20, 16, 3)
 

@@ -11,8 +11,8 @@ import samples
 from conftest import ROOT
 from helpers import read_rows, workflow
 from PIL import Image
-from scripts.dataio.public_datasets import prepare
 from scripts.errors import InputError
+from scripts.preparation.public_datasets import prepare
 
 
 def make_promise12(root: Path, cases: int) -> Path:

@@ -16,10 +16,10 @@ import samples
 import torch
 from helpers import workflow
 from PIL import Image
-from scripts.dataio.create import create
 from scripts.errors import InputError, find_input_error
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.method.similarity import affinity
+from scripts.preparation.create import create
 from scripts.report import plots
 from scripts.report.build import Report, write
 from scripts.report.drawing import canvas, class_legend

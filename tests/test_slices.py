@@ -10,12 +10,12 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.create import create
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.slice_axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.stated import stated
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
+from scripts.preparation.create import create
 
 THICK, THIN = (0.9, 0.9, 5.0), (0.9, 0.9, 0.6)
 

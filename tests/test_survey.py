@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import samples
 from helpers import read_rows, workflow
-from scripts.dataio.create import create
 from scripts.dataio.datalist import read_datalist
 from scripts.dataio.loaders import read_item
-from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 
 @pytest.fixture

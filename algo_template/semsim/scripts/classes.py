@@ -26,7 +26,7 @@ def ignored_value(given: Mapping[str, Any]) -> int | None:
     value: int | None = given.get("ignore_label")
     datalist = str(given.get("datalist", ""))
     if value is None and os.path.isfile(datalist) and bundle_folder():
-        from semsim_bundle.scripts.dataio.layouts import classes_of  # of the package that generates folders
+        from semsim_bundle.scripts.dataio.stated import classes_of  # of the package that generates folders
 
         value = classes_of(datalist, ConfigParser.load_config_file(datalist).get("labels"))[2]
     return value

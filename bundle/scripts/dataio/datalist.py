@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import InputError, raise_all
 from .datalist_checks import (
+    LISTS,
     in_two_lists,
     is_image,
     items_of,
@@ -51,7 +52,6 @@ from .files import (
 )
 from .patients import shared_patients
 from .readers import warn_of_predictions
-from .split import LISTS
 
 logger = logging.getLogger("semsim")
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .files import IMAGE_SUFFIXES, image_files
-from .split import LISTS
 
 logger = logging.getLogger("semsim")
 
+#: Lists of a datalist.
+LISTS = ("training", "unlabeled", "validation", "testing")
 #: Other names that people give the lists.
 OTHER_NAMES = {
     "train": "training", "trainset": "training", "training_set": "training", "labeled": "training",

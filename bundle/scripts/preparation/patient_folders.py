@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..errors import raise_all
-from .files import (
+from ..dataio.files import (
     HELPER_MASKS,
     IMAGE_SUFFIXES,
     LABEL_FOLDERS,
@@ -17,6 +16,7 @@ from .files import (
     find_images,
     is_dicom,
 )
+from ..errors import raise_all
 
 logger = logging.getLogger("semsim")
 

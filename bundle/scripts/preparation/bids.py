@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..dataio.files import BIDS_LABELS, IMAGE_SUFFIXES, case_name
 from ..errors import InputError, raise_all
-from .files import BIDS_LABELS, IMAGE_SUFFIXES, case_name
 
 logger = logging.getLogger("semsim")
 

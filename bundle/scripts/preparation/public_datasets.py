@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import command
+from ..dataio.files import case_name
+from ..dataio.patients import Cases
+from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
-from .files import case_name
 from .next_commands import bundle_command
-from .patients import Cases
 from .split import Names, as_names, distribute, list_lines, make_lists, write_json
-from .storage import check_new
 from .survey import Survey, survey
 from .tables import describe, print_rows
 

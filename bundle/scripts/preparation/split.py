@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..dataio.datalist_checks import LISTS
+from ..dataio.patients import Cases, list_of_folder
+from ..dataio.storage import write_text
 from ..errors import InputError, raise_all
-from .patients import Cases, list_of_folder
-from .storage import write_text
 
 #: Patients to use, as :func:`as_names` takes them; on a command line a text, which fire would read as Python.
 Names = Any
-
-#: Lists of a datalist.
-LISTS = ("training", "unlabeled", "validation", "testing")
 
 
 def as_names(value: Any) -> list[str] | int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import option_text
-from .files import contours_line, hidden_beside
+from ..dataio.files import contours_line, hidden_beside
+from ..dataio.patients import Cases
 from .layouts import Layout
-from .patients import Cases
 from .survey import Survey
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import IMAGE_SUFFIXES, is_picture
-from .intensity import AIR
-from .slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
-from .storage import cell, check_new, write_text
+from ..dataio.files import IMAGE_SUFFIXES, is_picture
+from ..dataio.intensity import AIR
+from ..dataio.slice_axis import coarser_elsewhere, name_of, stored_axis, worth_3d
+from ..dataio.storage import cell, check_new, write_text
 from .survey import Facts, Survey, join
 
 

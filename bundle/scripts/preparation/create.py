@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import command
+from ..dataio.files import ignored_line
+from ..dataio.geometry import TRUST
+from ..dataio.patients import Cases, group_cases, lists_by_folder, patients_line
+from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
 from .class_values import label_names, named, unseen_line, values_and_doubts
-from .files import ignored_line
-from .geometry import TRUST
 from .layouts import Layout, recognise
 from .list_problems import copies_of_others, masks_among_images, stray_labels, undecoded_names
 from .next_commands import next_lines
 from .pairing import paired
-from .patients import Cases, group_cases, lists_by_folder, patients_line
 from .split import Names, as_names, distribute, draw_folds, list_lines, make_lists, write_json
-from .storage import check_new
 from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
 from .tables import check_table, describe, print_rows, write_table
 

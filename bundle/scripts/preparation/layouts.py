@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names, find_images, join_channels, without_labels_told
+from ..dataio.stated import classes_of
 from ..errors import InputError, raise_all
 from .bids import bids_files
-from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names, find_images, join_channels, without_labels_told
 from .patient_folders import patient_files
 from .value_names import UNNAMED, segments
 
@@ -96,26 +96,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the JSON of a data set, could not read it ({error}).") from error
     return content if isinstance(content, dict) else {}
-
-
-def classes_of(path: str | os.PathLike, labels: Any) -> tuple[list[str], list[int], int | None]:
-    """Names, values and what is ignored, of ``labels`` in a JSON file: by value (Decathlon) or by name (nnU-Net)."""
-    if isinstance(labels, list):
-        labels = dict(enumerate(labels))
-    if not isinstance(labels, Mapping) or not labels:
-        return [], [], None
-    if any(isinstance(value, (list, tuple)) for value in labels.values()):
-        raise InputError(f"{path}: its classes are regions of several values, which overlap; here classes exclude "
-                         "each other, so give --images and --labels, and the values by --label_values.")  # fmt: skip
-    by_value = all(str(key).lstrip("-").isdigit() for key in labels)
-    try:
-        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
-    except (TypeError, ValueError):
-        expected = '{"0": "background", "1": "liver"}'
-        raise InputError(f"{path}: expected `labels` such as {expected}, received {labels}.") from None
-    ignored = [value for value, name in pairs if name.lower() == "ignore"]
-    kept = sorted(pair for pair in pairs if pair[0] not in ignored)
-    return [name for _, name in kept], [value for value, _ in kept], ignored[0] if ignored else None
 
 
 #: Lists of a dataset.json: Decathlon's own, and those that MONAI's users add.
