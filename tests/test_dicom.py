@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import samples
-from scripts.dataio.files import find_images
+from scripts.dataio.folders import find_images
 from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, states_unit_size

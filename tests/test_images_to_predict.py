@@ -9,7 +9,8 @@ import pytest
 import samples
 from helpers import workflow
 from scripts.dataio.datalist import read_images
-from scripts.dataio.files import find_images, image_files, join_channels, without_labels
+from scripts.dataio.files import image_files
+from scripts.dataio.folders import find_images, join_channels, without_labels
 from scripts.errors import InputError
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)

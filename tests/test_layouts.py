@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import samples
 from helpers import workflow
-from scripts.dataio.files import find_images
+from scripts.dataio.folders import find_images
 from scripts.errors import InputError
 from scripts.preparation.create import create
 from scripts.preparation.layouts import recognise

@@ -12,7 +12,7 @@ import samples
 import tifffile
 from monai.transforms import EnsureChannelFirstd
 from PIL import Image
-from scripts.dataio.files import find_images
+from scripts.dataio.folders import find_images
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.tiff import ORIENTATION_TAG

@@ -1,10 +1,10 @@
 """SemSim for MONAI. Imports go one way: from folders above, and within a folder from modules to the left.
 
     errors -> callers -> command_line -> precision -> memory -> distributed
-    dataio:      threads -> storage -> files -> phantom -> geometry -> intensity -> dicom -> dicom_seg -> itk_read
-                 -> tiff -> headers -> nifti -> metaimage -> nrrd -> readers -> slice_axis -> label_resampling
-                 -> transforms -> patients -> datalist_checks -> datalist -> stated -> orientation -> sizes
-                 -> smoothing -> volume_grid -> loaders -> patches
+    dataio:      threads -> storage -> files -> folders -> phantom -> geometry -> intensity -> dicom -> dicom_seg
+                 -> itk_read -> tiff -> headers -> nifti -> metaimage -> nrrd -> readers -> slice_axis
+                 -> label_resampling -> transforms -> patients -> datalist_checks -> datalist -> stated -> orientation
+                 -> sizes -> smoothing -> volume_grid -> loaders -> patches
     preparation: pairing -> value_names -> bids -> patient_folders -> layouts -> survey -> tables -> class_values
                  -> next_commands -> split -> list_problems -> merge -> create -> public_datasets
     method:      augmentation -> memory_format -> fusion -> network -> similarity -> losses -> active_learning

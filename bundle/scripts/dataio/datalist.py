@@ -38,18 +38,8 @@ from .datalist_checks import (
     unknown_fold,
     unread_lists,
 )
-from .files import (
-    CHANNEL,
-    case_name,
-    case_names,
-    find_images,
-    hidden_beside,
-    image_files,
-    join_channels,
-    without_labels,
-    without_labels_told,
-    without_predictions,
-)
+from .files import CHANNEL, case_name, case_names, image_files
+from .folders import find_images, hidden_beside, join_channels, without_labels, without_labels_told, without_predictions
 from .patients import shared_patients
 from .readers import warn_of_predictions
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import command
-from ..dataio.files import ignored_line
+from ..dataio.folders import ignored_line
 from ..dataio.geometry import TRUST
 from ..dataio.patients import Cases, group_cases, lists_by_folder, patients_line
 from ..dataio.storage import check_new

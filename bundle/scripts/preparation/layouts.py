@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names, find_images, join_channels, without_labels_told
+from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names
+from ..dataio.folders import find_images, join_channels, without_labels_told
 from ..dataio.stated import classes_of
 from ..errors import InputError, raise_all
 from .bids import bids_files

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import option_text
-from ..dataio.files import contours_line, hidden_beside
+from ..dataio.files import contours_line
+from ..dataio.folders import hidden_beside
 from ..dataio.patients import Cases
 from .layouts import Layout
 from .survey import Survey

@@ -15,7 +15,8 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..command_line import command
-from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, entries, find_images, is_picture
+from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, is_picture
+from ..dataio.folders import entries, find_images
 from ..dataio.geometry import APART, compared, voxels_apart
 from ..dataio.readers import image_loader
 from ..dataio.storage import check_new

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..dataio.files import LABEL_ENDINGS, LABEL_WORD, find_images, join_channels, without_labels_told
+from ..dataio.files import LABEL_ENDINGS, LABEL_WORD
+from ..dataio.folders import find_images, join_channels, without_labels_told
 from ..errors import InputError, raise_all
 
 logger = logging.getLogger("semsim")

@@ -7,15 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..dataio.files import (
-    HELPER_MASKS,
-    IMAGE_SUFFIXES,
-    LABEL_FOLDERS,
-    LABEL_NAMES,
-    entries,
-    find_images,
-    is_dicom,
-)
+from ..dataio.files import HELPER_MASKS, IMAGE_SUFFIXES, LABEL_FOLDERS, LABEL_NAMES, is_dicom
+from ..dataio.folders import entries, find_images
 from ..errors import raise_all
 
 logger = logging.getLogger("semsim")
