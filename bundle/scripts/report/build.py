@@ -171,21 +171,27 @@ class Report:
             f"Mean and standard deviation over cases. {self.summary.get('empty_rule', '')}"
             + (" The files state no voxel size, so distances are in voxels." if unit == "voxel" else "")
         ]
-        section.tables = [Table(rows, ["class", *names.values(), "cases"])]
+        section.tables = [Table(rows, ["class", *names.values(), "cases"]), self._every_case(self.scores)]
         section.figures = [Figure(file, "box plots of the scores of every class", "Case by case",
                                   "Each dot is a case; the line in the box is the median.")]  # fmt: skip
-        if self.scores.duplicated(["case", "class"]).any():
-            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
-        pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
-        pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
-        means = pivot.mean(axis=1).sort_values(ascending=self.metrics[0] == "dice")
-        every = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in (*pivot.loc[case], mean))]
-                 for case, mean in means.items()]  # fmt: skip
-        name = plots.METRIC_NAMES[self.metrics[0]]
-        section.tables.append(
-            Table(every, ["case", *map(str, pivot.columns), "mean"], f"{name} of every case, worst first", True)
-        )
         return section
+
+    def _every_case(self, scores: pd.DataFrame) -> Table:
+        """A row for every case, worst first, by the first metric.
+
+        Raises:
+            InputError: two cases of one name.
+        """
+        if scores.duplicated(["case", "class"]).any():
+            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
+        metric = self.metrics[0]
+        pivot = scores.pivot(index="case", columns="class", values=metric)
+        pivot = pivot.reindex(columns=list(scores["class"].unique()))
+        means = pivot.mean(axis=1).sort_values(ascending=metric == "dice")
+        rows = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in (*pivot.loc[case], mean))]
+                for case, mean in means.items()]  # fmt: skip
+        caption = f"{plots.METRIC_NAMES[metric]} of every case, worst first"
+        return Table(rows, ["case", *map(str, pivot.columns), "mean"], caption, True)
 
     def _cases(self) -> Section:
         section = Section("cases", "Cases")
