@@ -173,7 +173,7 @@ def train(
     settings: dict[str, Any] = {"seed": seed, "spatial_size": spatial_size, "iterations": iterations}
     settings |= {"batch_size": batch_size, "num_workers": workers}
     if initial:
-        settings["initial_weights"] = str(Path(initial).resolve())
+        settings["initial"] = str(Path(initial).resolve())
     for c in applied:
         settings |= changes()[c]
     args = ["--config_file", str(config_files(method, dims, dataset)), "--dataset_dir", str(Path(data).resolve())]
@@ -273,8 +273,8 @@ def arrange(source: str, output: str, splits: str = "") -> None:
         splits: as for ``train``.
     """
     import nibabel as nib
-    from scripts.dataio.public_datasets import find_acdc
     from scripts.errors import InputError
+    from scripts.preparation.public_datasets import find_acdc
 
     target = Path(output)
     if taken := [str(target / kind) for kind in ("images", "labels") if (target / kind).exists()]:

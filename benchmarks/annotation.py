@@ -175,7 +175,7 @@ def train(
     common.note_start(folder)
     options = {
         "dataset_dir": data.resolve(), "datalist": folder / "datalist.json", "output_dir": folder,
-        "seed": seed, **({"warm_start": folder.parent / before / "model_last.pt"} if before else {}), **settings,
+        "seed": seed, **({"initial": folder.parent / before / "model_last.pt"} if before else {}), **settings,
     }  # fmt: skip
     common.run(common.command("training", FILES, **options), folder / "output.log", threads)
 
@@ -241,7 +241,7 @@ def table_lines(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]
 
 def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], path: Path) -> None:
     """Mean validation Dice against annotated patients, a line a strategy, a dot a seed."""
-    figure, ax = comparison._figure(7.5, 4.5)
+    figure, ax = comparison.new_figure(7.5, 4.5)
     for name, marker in zip(STRATEGIES, "os^"):
         numbers = sorted(n for strategy, n in results if strategy == name)
         seeds = [sorted(results[name, n].items()) for n in numbers]
@@ -255,7 +255,7 @@ def draw(results: Mapping[tuple[str, int], Mapping[int, Mapping[str, Any]]], pat
         ax.set_title(f"line: mean of {count} seeds; dot: a seed", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="lower right")
-    comparison._save(figure, path)
+    comparison.save_figure(figure, path)
 
 
 def report(page: str = "", results: str = "") -> None:

@@ -322,7 +322,8 @@ CAPTIONS = {
 }
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Figure and axes of so many inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -331,7 +332,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return plt.subplots(figsize=(width, height), constrained_layout=True)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG without a note of the version that drew it, and close it."""
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=100, metadata={"Software": None})
@@ -340,7 +342,7 @@ def _save(figure: Any, path: Path) -> None:
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
     """Mean validation Dice over iterations, a line a method, its seeds from lowest to highest shaded."""
-    figure, ax = _figure(11, 4.5)
+    figure, ax = new_figure(11, 4.5)
     for name, group in groups_of([r for r in records if not r["change"]]).items():
         steps = np.array(group[0]["validation_curve"]["epoch"]) * group[0]["steps_per_epoch"]
         values = np.array([r["validation_curve"]["mean_dice"] for r in group])
@@ -350,7 +352,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, _against: str)
     ax.set(xlabel="iterations", ylabel="mean Dice, validation", ylim=(0, 1))
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: str) -> None:
@@ -360,7 +362,7 @@ def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: st
     for group in groups.values():
         patients = [per_patient(r) for r in group]
         columns.append([np.mean([p[name] for p in patients]) for name in sorted(patients[0])])
-    figure, ax = _figure(1.5 + 1.1 * len(groups), 4.5)
+    figure, ax = new_figure(1.5 + 1.1 * len(groups), 4.5)
     names = [name.replace(" + ", "\n+ ") for name in groups]
     ax.boxplot(columns, tick_labels=names, showfliers=False, medianprops={"color": "black"})
     for position, column in enumerate(columns, start=1):
@@ -368,7 +370,7 @@ def draw_patients(records: Sequence[Mapping[str, Any]], path: Path, _against: st
     ax.set(ylabel="mean Dice of a validation patient, last iteration", ylim=(0, 1))
     ax.tick_params(axis="x", labelsize=8)
     ax.grid(axis="y", alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: str) -> None:
@@ -376,7 +378,7 @@ def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: 
     groups = groups_of(records, against)
     rows = [(n, paired(groups[against], g, "last")) for n, g in groups.items() if n != against]
     rows.sort(key=lambda row: row[1]["mean"])
-    figure, ax = _figure(8, 1 + 0.28 * len(rows))
+    figure, ax = new_figure(8, 1 + 0.28 * len(rows))
     for y, (_, d) in enumerate(rows):
         color = {"ahead": "tab:green", "behind": "tab:red", "tie": "tab:gray"}[d["verdict"]]
         ax.errorbar(
@@ -386,7 +388,7 @@ def draw_differences(records: Sequence[Mapping[str, Any]], path: Path, against: 
     ax.axvline(0, color="black", lw=0.8)
     ax.set(xlabel=f"difference in mean Dice from {against}, last iteration")
     ax.grid(axis="x", alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 DRAW = {"curves": draw_curves, "patients": draw_patients, "differences": draw_differences}

@@ -11,8 +11,7 @@ from typing import Any
 
 import common
 import numpy as np
-from common import ROOT, versions, write_json
-from common import read_rows as _rows
+from common import ROOT, read_rows, versions, write_json
 
 RESULTS = common.RESULTS / "accuracy"
 METRICS = ("dice", "hd95", "assd")
@@ -95,7 +94,7 @@ def _number(text: str) -> float | None:
 
 def scores_of(folders: Sequence[Path]) -> dict[str, Any]:
     """Means over evaluations of the scores of every case and class."""
-    tables = [_rows(folder / "scores.csv") for folder in folders]
+    tables = [read_rows(folder / "scores.csv") for folder in folders]
     names = list(dict.fromkeys(row["class"] for row in tables[0]))
     cases: dict[str, dict[str, list[float | None]]] = {}
     for number, row in enumerate(tables[0]):
@@ -127,8 +126,8 @@ def mean_known(values: Iterable[float | None]) -> float:
 def collect(folder: Path) -> dict[str, Any]:
     """What a finished training left, as the body of its result."""
     settings = json.loads((folder / "training.json").read_text())
-    log = _rows(folder / "training_log.csv")
-    curve = _rows(folder / "validation_log.csv")
+    log = read_rows(folder / "training_log.csv")
+    curve = read_rows(folder / "validation_log.csv")
     evaluated = sorted((folder / "validations").iterdir(), key=lambda p: int(p.name.split("_")[1]))
     if int(curve[-1]["epoch"]) != int(log[-1]["epoch"]):
         raise SystemExit(f"{folder}: the last epoch, {log[-1]['epoch']}, is not among the validated ones.")
@@ -153,7 +152,7 @@ def collect(folder: Path) -> dict[str, Any]:
     }
     shown = [k for k in log[-1] if k.startswith(("loss", "mask", "agreement", "pseudo"))]
     record["training_curve"] = {k: [_number(row[k]) for row in log] for k in ("iteration", *shown)}
-    hidden = _rows(folder / "pseudo_labels.csv")
+    hidden = read_rows(folder / "pseudo_labels.csv")
     record["pseudo_labels"] = {k: [_number(row[k]) for row in hidden] for k in hidden[0]}
     record["validation_curve"] = {k: [_number(row[k]) for row in curve] for k in curve[0]}
     return record

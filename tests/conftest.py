@@ -17,7 +17,7 @@ import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
-sys.path[:0] = [str(BUNDLE), str(ROOT / "tests")]
+sys.path[:0] = [str(BUNDLE), *(str(ROOT / folder) for folder in ("tests", "benchmarks", "label_app"))]
 torch.set_num_threads(1)
 #: files whose tests take longest: first, so that processes which share the work end together
 LONGEST = (

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import torch
 from conftest import BUNDLE
 from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
+from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.dataio.loaders import TwoStreamLoader
+from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.transforms import AsVolumed
+from scripts.dataio.volume_grid import VolumeGridd
 from scripts.method.augmentation import RandCutMix
 from scripts.method.losses import SemSimLoss
 from scripts.method.network import SemSimNet
@@ -18,8 +25,8 @@ TRAINING_OVERLAYS = ["demo", "fixmatch", "labeled_only", "literal", "paper", "se
 
 
 def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
-    """Files of ``configs/`` by name, as MONAI runs them."""
-    return ConfigWorkflow(
+    """Files of ``configs/`` by name, as MONAI runs them, initialised."""
+    flow = ConfigWorkflow(
         config_file=[str(CONFIGS / f"{n}.yaml") for n in names],
         meta_file=str(CONFIGS / "metadata.json"),
         logging_file=False,
@@ -27,6 +34,24 @@ def workflow(kind: str, *names: str, **override) -> ConfigWorkflow:
         bundle_root=str(BUNDLE),
         **override,
     )
+    flow.initialize()
+    return flow
+
+
+def volume_transform(spacing=(1.5, 1.5, 1.5), keys=("image", "label")) -> Compose:
+    """Volumes as 3D reads them: on voxels of one size along the axes of the body."""
+    return Compose([
+        LoadFilesd(list(keys), allow_missing_keys=True),
+        EnsureChannelFirstd(list(keys), allow_missing_keys=True),
+        AsVolumed("image"),
+        VolumeGridd(list(keys), spacing, mode=["trilinear", "nearest-exact"][: len(keys)], allow_missing_keys=True),
+    ])  # fmt: skip
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Slices(torch.utils.data.Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,3 +158,54 @@ def make_organs(root: Path, cases) -> Path:
         for value, name in enumerate(classes, 1):
             write_nifti(root / case / "segmentations" / f"{name}.nii.gz", (label == value).astype(np.uint8))
     return root
+
+
+def oblique(spacing, order=(0, 1, 2), flips=(1, 1, 1)) -> np.ndarray:
+    """An affine of tilted axes that are stored in another order and direction."""
+    turn = np.eye(4)
+    a, b = 0.3, 0.2
+    turn[:3, :3] = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ np.array(
+        [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
+    )
+    affine = turn @ np.diag([*spacing, 1.0])
+    affine[:3, :3] = (affine[:3, :3] * np.array(flips))[:, list(order)]
+    affine[:3, 3] = 5, -7, 11
+    return affine
+
+
+def balls(shape, affine: np.ndarray) -> np.ndarray:
+    """Two organs that are round in mm, one of them small, in ``(X, Y, Z)``."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    mm = grid @ affine[:3, :3].T + affine[:3, 3]
+    middle = (np.array(shape) - 1) / 2 @ affine[:3, :3].T + affine[:3, 3]
+    extent = np.linalg.norm(affine[:3, :3], axis=0) * np.array(shape)
+    label = np.zeros(shape, np.uint8)
+    label[np.linalg.norm(mm - middle, axis=-1) < 0.38 * extent.min()] = 1
+    label[np.linalg.norm(mm - middle - 0.2 * extent.min(), axis=-1) < 0.13 * extent.min()] = 2
+    return label
+
+
+def write_ct(folder: Path, name: str, shape=(28, 24, 20), affine: np.ndarray | None = None, seed: int = 0) -> dict:
+    """A CT of two organs in HU, and its label."""
+    affine = np.diag([1.5, 1.5, 1.5, 1.0]) if affine is None else affine
+    label = balls(shape, affine)
+    noise = np.random.default_rng(seed).normal(0, 15, shape)
+    image = np.choose(label, [-80, 60, 180]) + noise
+    folder.mkdir(parents=True, exist_ok=True)
+    item = {}
+    for kind, array in (("image", image.astype(np.int16)), ("label", label)):
+        path = folder / f"{kind}s" / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), path)
+        item[kind] = str(path)
+    return item
+
+
+def make_isotropic_ct(folder: Path) -> Path:
+    """A tiny CT: two labelled volumes, two without labels, one of validation and one of test; with a datalist."""
+    items = [write_ct(folder, f"ct{k}", (26 + k, 24, 22), seed=k) for k in range(6)]
+    named = [{key: str(Path(path).relative_to(folder)) for key, path in item.items()} for item in items]
+    lists = {"training": named[:2], "unlabeled": [{"image": item["image"]} for item in named[2:4]],
+             "validation": named[4:5], "testing": named[5:]}  # fmt: skip
+    (folder / "datalist.json").write_text(json.dumps(lists))
+    return folder

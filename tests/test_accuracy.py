@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
+from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import pytest
-import samples
-import torch
-import warm
-import yaml
-from conftest import BUNDLE, ROOT
-from scripts.precision import precision
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import common
 import comparison
 import gradients
+import nibabel as nib
+import numpy as np
 import pseudo_labels
+import pytest
+import samples
 import scoring
+import torch
+import warm
+import yaml
+from conftest import BUNDLE, ROOT
+from scripts.method.network import SegmentationNet
+from scripts.precision import precision
 
 SIZES = {"spatial_size": 224, "iterations": 3000}  # where a plan does not say
 RUN = {"cases": 1, "spatial_size": 32, "iterations": 1, "batch_size": 4}
@@ -47,16 +46,16 @@ def protocol(phantom_dir, tmp_path, monkeypatch):
 
 def result_of(protocol, method, change=""):
     name = accuracy.run_name(method, 1, 0, 32, 1, change)
-    return json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+    return json.loads((Path(protocol["results"]) / f"{name}.json").read_text())
 
 
 def test_a_result_says_everything(protocol, tmp_path, capsys):
     accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
     record = result_of(protocol, "semsim_minus", "regions_2+t_p_0.2")
-    run = accuracy.Path(protocol["work"]) / record["name"]
+    run = Path(protocol["work"]) / record["name"]
     for _ in range(2):  # the second time nothing is done
         accuracy.predict(str(run), protocol["data"] + "/images", str(tmp_path / "results" / "predictions.npz"))
-    splits = json.loads(accuracy.Path(protocol["splits"]).read_text())
+    splits = json.loads(Path(protocol["splits"]).read_text())
     assert record["labelled_cases"] == splits["labelled"]["1"] and record["steps"] == record["steps_per_epoch"] >= 1
     for which in scoring.EVALUATIONS:
         assert set(record[which]["per_case"]) == set(splits["validation"])
@@ -68,11 +67,9 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     for name, keep in (("flips", False), ("post_processed", True)):
         assert processed[name]["flip_tta"] and processed[name]["keep_largest"] is keep
         assert set(processed[name]["per_case"]) == set(splits["validation"])
-    result = accuracy.Path(protocol["results"]) / f"{record['name']}.json"
+    result = Path(protocol["results"]) / f"{record['name']}.json"
     result.write_text(json.dumps(record))
-    accuracy.add_post_processed(
-        str(accuracy.Path(protocol["work"]) / record["name"]), protocol["data"], protocol["results"]
-    )
+    accuracy.add_post_processed(str(Path(protocol["work"]) / record["name"]), protocol["data"], protocol["results"])
     assert {name: json.loads(result.read_text())[name] for name in processed} == processed
     assert re.fullmatch("[0-9a-f]{40}", record["commit"][0]) and {"monai", "torch"} <= set(record["versions"])
     assert "--change regions_2+t_p_0.2" in record["command"] and record["training_seconds"] > 0
@@ -83,8 +80,8 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
     assert settings["regions"] != 2, "the change departs from the default"
 
     assert record["recipe"]["copy_paste"] == 0.5 and record["recipe"]["features"] == [16, 32, 64, 128, 256, 16]
-    with np.load(accuracy.Path(protocol["results"]) / "predictions.npz") as predicted:
-        images = sorted((accuracy.Path(protocol["data"]) / "images").iterdir())
+    with np.load(Path(protocol["results"]) / "predictions.npz") as predicted:
+        images = sorted((Path(protocol["data"]) / "images").iterdir())
         assert sorted(predicted) == [p.name.split(".")[0] for p in images]
         assert predicted[images[0].name.split(".")[0]].shape == nib.load(images[0]).shape
 
@@ -208,15 +205,26 @@ def test_volumes_of_la_are_trained_on_in_3d(tmp_path, monkeypatch):
         accuracy.train(str(tmp_path), "fixmatch", test=True)
 
 
+def test_a_training_begins_with_the_weights_of_another(protocol, tmp_path):
+    weights = tmp_path / "w.pt"
+    torch.save(SegmentationNet(out_channels=4).state_dict(), weights)
+    accuracy.train(method="labeled_only", initial=str(weights), **protocol)
+    (result,) = Path(protocol["results"]).iterdir()
+    record = json.loads(result.read_text())
+    assert record["name"] == "acdc1_32_1_labeled_only+initial_seed0" and record["initial_sha256"]
+    log = (Path(protocol["work"]) / record["name"] / "output.log").read_text()
+    assert f"Starting from the weights in {weights}" in log
+
+
 def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     """Its time over after some epochs, it ends as if it had not been stopped."""
     accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
     name = accuracy.run_name("labeled_only", 1, 0, 32, 40)
-    whole = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+    whole = json.loads((Path(protocol["results"]) / f"{name}.json").read_text())
     shutil.rmtree(protocol["results"])
     shutil.rmtree(protocol["work"])
 
-    folder = accuracy.Path(protocol["work"]) / name
+    folder = Path(protocol["work"]) / name
     Popen = accuracy.subprocess.Popen
 
     class Stopped(Popen):
@@ -233,9 +241,9 @@ def test_an_interrupted_training_goes_on(protocol, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(accuracy.Unfinished):
         patch.setattr(accuracy.subprocess, "Popen", Stopped)
         accuracy.train(method="labeled_only", **{**protocol, "iterations": 40}, minutes=1)
-    assert not accuracy.Path(protocol["results"]).exists()
+    assert not Path(protocol["results"]).exists()
     accuracy.train(method="labeled_only", **{**protocol, "iterations": 40})
-    resumed = json.loads((accuracy.Path(protocol["results"]) / f"{name}.json").read_text())
+    resumed = json.loads((Path(protocol["results"]) / f"{name}.json").read_text())
     for key in ("last", "best_on_validation", "mean_of_last_five", "validation_curve", "steps"):
         assert resumed[key] == whole[key], key
     assert len(json.loads((folder / "starts.json").read_text())) == 2

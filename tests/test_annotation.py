@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
+import annotation
+import common
 import numpy as np
 import pytest
 import warm
 from conftest import ROOT
 from scripts.dataio import phantom
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import annotation
-import common
 
 
 @pytest.fixture

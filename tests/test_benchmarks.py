@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 
-import pytest
-from conftest import BUNDLE, ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import comparison
 import infer
 import plan_check
 import processes
+import pytest
 import step
 import weights
+from conftest import BUNDLE, ROOT
 
 FOLDER = ROOT / "benchmarks" / "results"
 #: whose table stands on which page

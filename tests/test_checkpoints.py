@@ -198,7 +198,6 @@ def test_weights_beside_the_settings_of_another_training_are_used_by_nobody(tmp_
         ("train", ["train", "evaluate"], {"run_id": "reporting"}),
     ):
         flow = workflow(kind, *names, **common, **options)
-        flow.initialize()
         with pytest.raises(RuntimeError) as error:
             flow.run()
         assert re.search(said, str(explain(error.value, "prediction")))
@@ -251,7 +250,6 @@ def test_what_could_not_be_written_is_not_computed(phantom_dir, tmp_path, monkey
     monkeypatch.setattr("monai.engines.SupervisedEvaluator.run", lambda _: pytest.fail("it ran"))
     flow = workflow(kind, *names, dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "file" / "below"),
                     ckpt_path=str(BUNDLE / "models" / "model.pt"), show_progress=False)  # fmt: skip
-    flow.initialize()
     with pytest.raises(Exception) as error:
         flow.run()
     assert explain(error.value) == (

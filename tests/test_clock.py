@@ -92,7 +92,6 @@ def train(phantom, output, *, stop=None, wait=lambda: None, **given):
         "train", "train", "semsim_minus", dataset_dir=str(phantom), output_dir=str(output), spatial_size=32,
         batch_size=4, unlabeled_start=0.5, show_progress=False, **given,
     )  # fmt: skip
-    flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(Events.ITERATION_COMPLETED, wait)
     if stop:
@@ -143,7 +142,6 @@ def test_a_training_by_the_clock_is_the_one_by_hand_also_when_resumed(phantom_di
     ):
         given = {"resume": "auto", **given, "output_dir": str(tmp_path / given["output_dir"])}
         flow = workflow("train", "train", "semsim_minus", dataset_dir=str(phantom_dir), spatial_size=32, **given)
-        flow.initialize()
         with pytest.raises(Exception) as caught:
             flow.run()
         assert message in str(find_input_error(caught.value))

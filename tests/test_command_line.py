@@ -8,9 +8,9 @@ import pytest
 from conftest import BUNDLE, config_args
 from scripts.__main__ import COMMANDS, main
 from scripts.command_line import command
-from scripts.dataio import create, public_datasets
 from scripts.errors import InputError, raise_all
 from scripts.hosts.options import _misordered, check_options
+from scripts.preparation import create, public_datasets
 
 TRAIN = ["run", "training", "--config_file", "configs/train.yaml"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE, ROOT, config_args
-from helpers import CONFIGS, TRAINING_OVERLAYS, workflow
+from helpers import CONFIGS, TRAINING_OVERLAYS, read_rows, workflow
 from scripts.method.network import SegmentationNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -34,21 +33,14 @@ def data_args(phantom: Path, output: Path) -> list[str]:
     return ["--dataset_dir", str(phantom), "--datalist", str(phantom / "datalist.json"), "--output_dir", str(output)]
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def trained(phantom_dir, tmp_path_factory) -> Path:
     """Output folder of one epoch of SemSim- on the small phantom."""
     output = tmp_path_factory.mktemp("trained")
-    flow = workflow(
+    workflow(
         "train", "train", "semsim_minus", dataset_dir=str(phantom_dir), output_dir=str(output), epochs=1,
         spatial_size=32, val_interval=1,
-    )  # fmt: skip
-    flow.initialize()
-    flow.run()
+    ).run()  # fmt: skip
     return output
 
 
@@ -68,7 +60,6 @@ def test_every_yaml_opens_with_its_purpose_and_its_command():
 def test_labelled_slices_stay_in_the_picture(size):
     """However small slices are, augmentation leaves most of what lies in their middle."""
     flow = workflow("train", "train", spatial_size=size, dataset_dir="/none", output_dir="/none")
-    flow.initialize()
     transform = flow.parser.get_parsed_content("train#labeled_augmentation")
     transform.set_random_state(0)
     label = torch.zeros(1, size, size)
@@ -85,7 +76,7 @@ def test_training_by_command(run_bundle, phantom_dir, tmp_path, run_id):
         "run", *ids, *config_args("train"), *data_args(phantom_dir, tmp_path), *SMALL, "--val_interval", "1",
         fresh=bool(run_id),
     )  # fmt: skip
-    log = rows(tmp_path / "training_log.csv")
+    log = read_rows(tmp_path / "training_log.csv")
     assert len(log) == 1 and int(log[0]["iteration"]) >= 2
     for name in (
         "loss",
@@ -122,7 +113,7 @@ def test_options_of_the_command_line_from_any_folder(run_bundle, phantom_dir, tm
     settings = json.loads((tmp_path / "training.json").read_text())
     assert settings["epochs"] == 2 and settings["seed"] == 5 and settings["batch_size"] == 4
     assert settings["spatial_size"] == [32, 48]
-    log = rows(tmp_path / "training_log.csv")
+    log = read_rows(tmp_path / "training_log.csv")
     assert len(log) == 2 and int(log[1]["iteration"]) == 2 * settings["steps_per_epoch"]
     assert float(log[1]["learning_rate"]) == pytest.approx(0, abs=1e-9), "the schedule ends with the last epoch"
     assert "loss_u" not in log[0]
@@ -131,12 +122,10 @@ def test_options_of_the_command_line_from_any_folder(run_bundle, phantom_dir, tm
 @pytest.mark.parametrize("overlay", TRAINING_OVERLAYS)
 def test_overlays_train(overlay, phantom_dir, tmp_path):
     files = ["train", overlay]
-    flow = workflow(
+    workflow(
         "train", *files, dataset_dir=str(phantom_dir), output_dir=str(tmp_path), epochs=1, spatial_size=32
-    )  # fmt: skip
-    flow.initialize()
-    flow.run()
-    log = rows(tmp_path / "training_log.csv")[0]
+    ).run()  # fmt: skip
+    log = read_rows(tmp_path / "training_log.csv")[0]
     assert int(log["iteration"]) >= 2
     expected = {"loss_s"} if overlay == "labeled_only" else {"loss_s", "loss_u"}
     similar = overlay in ("demo", "literal", "paper", "semsim_minus", "volumes")
@@ -156,7 +145,6 @@ def test_without_validation_or_unlabelled_images(phantom_dir, tmp_path, caplog):
         "train", "train", dataset_dir=str(phantom_dir), datalist=str(tmp_path / "d.json"), output_dir=str(tmp_path),
         epochs=2, spatial_size=32, batch_size=2, val_interval=1,
     )  # fmt: skip
-    flow.initialize()
     with caplog.at_level("WARNING"):
         flow.run()
     assert "supervised training" in caplog.text
@@ -165,7 +153,7 @@ def test_without_validation_or_unlabelled_images(phantom_dir, tmp_path, caplog):
 
 def test_evaluation_by_command(run_bundle, phantom_dir, trained):
     run_bundle("run", *config_args("train", "evaluate"), *data_args(phantom_dir, trained))
-    table = rows(trained / "scores.csv")
+    table = read_rows(trained / "scores.csv")
     assert len(table) == 2 * 3 and {r["unit"] for r in table} == {"mm"}
     assert {r["class"] for r in table} == {"right ventricle", "myocardium", "left ventricle"}
     scores = json.loads((trained / "scores.json").read_text())
@@ -185,7 +173,6 @@ def score_of_answers(phantom_dir, output_dir, island: bool = False, **options) -
         "train", "train", "evaluate", dataset_dir=str(phantom_dir), output_dir=str(output_dir),
         ckpt_path=str(BUNDLE / "models" / "model.pt"), spatial_size=160, flip_tta=False, **options,
     )  # fmt: skip
-    flow.initialize()
     flow.parser.get_parsed_content("validate#dataset")
     evaluator = flow.parser.get_parsed_content("validate#evaluator")
     dataset = flow.parser.get_parsed_content("validate#dataset")
@@ -261,12 +248,10 @@ def test_inference_of_pictures(tmp_path, caplog):
     torch.save(network.state_dict(), tmp_path / "model.pt")
     (tmp_path / "training.json").write_text(json.dumps({"label_values": [0, 255]}))
     caplog.set_level("INFO")
-    flow = workflow(
+    workflow(
         "infer", "inference", dataset_dir=str(folder), output_dir=str(tmp_path / "out"), output_ext=".png",
         ckpt_path=str(tmp_path / "model.pt"), in_channels=3, class_names=["background", "lesion"], spatial_size=64,
-    )  # fmt: skip
-    flow.initialize()
-    flow.run()
+    ).run()  # fmt: skip
     with Image.open(tmp_path / "out" / "p_seg.png") as predicted:
         assert predicted.size == (70, 50) and predicted.getextrema() == (255, 255)
     assert "Predictions hold 0 for background, 255 for lesion." in caplog.text
@@ -276,7 +261,6 @@ def test_inference_of_pictures(tmp_path, caplog):
 def test_properties_are_as_monai_wants_them(phantom_dir, tmp_path):
     for kind, name in (("train", "train"), ("infer", "inference")):
         flow = workflow(kind, name, dataset_dir=str(phantom_dir), output_dir=str(tmp_path))
-        flow.initialize()
         assert flow.check_properties() == [], kind
 
 
@@ -297,9 +281,7 @@ def test_shipped_weights_are_small_and_segment_the_phantom(tmp_path):
     phantom.generate(tmp_path / "p", seed=0, split={"training": 0, "unlabeled": 0, "validation": 0, "testing": 0})
     shutil.rmtree(tmp_path / "p")
     data = phantom.generate(tmp_path / "p", seed=123, split={"testing": 3})
-    flow = workflow("train", "train", "evaluate", dataset_dir=str(data), output_dir=str(tmp_path / "out"))
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "evaluate", dataset_dir=str(data), output_dir=str(tmp_path / "out")).run()
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["weights"].endswith("models/model.pt") and scores["mean"]["dice"] > 0.5
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import samples
-from scripts.dataio.create import create
 from scripts.dataio.datalist import check_scored, evaluation_key, read_datalist, read_images
 from scripts.dataio.files import case_name
 from scripts.errors import InputError
+from scripts.preparation.create import create
 
 
 @pytest.fixture

@@ -46,7 +46,6 @@ def test_a_step_leaves_nothing_on_the_cpu(overlay, phantom_dir, tmp_path):
         spatial_size=size, early_sizes=[], batch_size=2, epochs=1, show_progress=False, steps_per_epoch=1,
         device="$torch.device('meta')", **{"train#handlers": []},
     )  # fmt: skip
-    flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
     batch = next(iter(trainer.data_loader))
     trainer._iteration(trainer, batch)
@@ -73,7 +72,6 @@ def test_what_is_written_lies_in_main_memory(phantom_dir, tmp_path, monkeypatch)
     """MONAI Label takes the prediction as the bundle's postprocessing leaves it, and its writers read no GPU."""
     given = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path), "keep_largest": False, "label_values": None}
     flow = workflow("inference", "inference", **given)
-    flow.initialize()
     prepared, *steps, save = flow.parser.get_parsed_content("postprocessing").transforms
     item = flow.parser.get_parsed_content("preprocessing")(flow.parser.get_parsed_content("images")[0])
     item["pred"] = torch.zeros(1, *item["image"].meta["spatial_shape"], dtype=torch.uint8, device="meta")
@@ -104,7 +102,6 @@ def test_a_resumed_optimizer_counts_its_steps_on_the_cpu(phantom_dir, tmp_path):
     }  # fmt: skip
     for device in ("cpu", "meta"):
         flow = workflow("train", "train", "semsim_minus", device=f"$torch.device('{device}')", **given)
-        flow.initialize()
         trainer = flow.parser.get_parsed_content("train#trainer")
         if device == "cpu":
             trainer.run()

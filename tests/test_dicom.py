@@ -10,13 +10,13 @@ import zlib
 import numpy as np
 import pytest
 import samples
-from scripts.dataio.create import create
-from scripts.dataio.files import find_images
+from scripts.dataio.folders import find_images
 from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, states_unit_size
-from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 IMAGE = samples.blob((10, 8, 6), seed=2)[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import signal
@@ -11,14 +10,13 @@ import sys
 import time
 from statistics import mean
 
+import processes
 import psutil
 import pytest
 import torch
 import warm
 from conftest import BUNDLE, ENVIRONMENT, ROOT, config_args
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import processes
+from helpers import read_rows
 
 pytestmark = pytest.mark.timeout(900)
 ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BUNDLE)}
@@ -100,11 +98,6 @@ def trained(shared, tmp_path_factory):
     return output
 
 
-def rows(path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """Losses and weights of the same global batches in 1, 2 and 4 processes."""
@@ -131,7 +124,7 @@ def test_losses_and_steps_of_one_process(steps, processes, kind):
 
 
 def test_validation_is_shared_and_counts_every_case_once(run_bundle, shared, trained, tmp_path):
-    logged = rows(trained / "validation_log.csv")
+    logged = read_rows(trained / "validation_log.csv")
     assert [row["epoch"] for row in logged] == ["1", "2"]
     data = ("--dataset_dir", str(shared), "--datalist", str(shared / "datalist.json"), "--output_dir", str(tmp_path))
     weights = ("--ckpt_path", str(trained / "model_last.pt"))
@@ -155,7 +148,7 @@ def test_fewer_cases_than_processes(shared, trained, tmp_path):
     data = ("--dataset_dir", str(shared), "--datalist", str(tmp_path / "one.json"), "--output_dir", str(tmp_path))
     weights = ("--ckpt_path", str(trained / "model_last.pt"))
     together(2, "-m", "monai.bundle", "run", *evaluate, *data, *weights)
-    assert len(rows(tmp_path / "scores.csv")) == 3, "one row a class"
+    assert len(read_rows(tmp_path / "scores.csv")) == 3, "one row a class"
 
 
 def test_two_machines(shared, trained, tmp_path):
@@ -173,7 +166,7 @@ def test_two_machines(shared, trained, tmp_path):
             end(node)
     states = [torch.load(folder / "model_last.pt", weights_only=True) for folder in (trained, tmp_path)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert rows(tmp_path / "validation_log.csv") == rows(trained / "validation_log.csv")
+    assert read_rows(tmp_path / "validation_log.csv") == read_rows(trained / "validation_log.csv")
 
 
 def wait_for(process, condition, timeout=180):
@@ -205,9 +198,9 @@ def test_a_process_that_dies_ends_all(shared, tmp_path):
     finally:
         end(process)
     assert "SIGKILL" in output and f"pid: {victim.pid}" in output, output[-4000:]
-    done = int(rows(tmp_path / "training_log.csv")[-1]["epoch"])
+    done = int(read_rows(tmp_path / "training_log.csv")[-1]["epoch"])
     together(2, *train_args(shared, tmp_path, "--resume", "auto", epochs=done + 2))
-    assert [int(r["epoch"]) for r in rows(tmp_path / "training_log.csv")] == list(range(1, done + 3))
+    assert [int(r["epoch"]) for r in read_rows(tmp_path / "training_log.csv")] == list(range(1, done + 3))
 
 
 def test_an_error_of_a_process_is_shown_and_ends_all(shared, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import doctest
 import json
 import re
@@ -18,6 +17,7 @@ import samples
 import torch
 import yaml
 from conftest import BUNDLE, ENVIRONMENT, ROOT
+from helpers import read_rows
 from scripts.dataio import phantom
 from scripts.method import losses
 from scripts.method.network import SegmentationNet
@@ -165,8 +165,7 @@ def test_files_of_ones_own_train_as_written(run_bundle, data, monkeypatch, tmp_p
     names = "train.yaml", "semsim_minus.yaml", "own.yaml", "own_loss.yaml", "robust.yaml"
     more = "--network_def#fusion", "conv"
     run_bundle("run", "training", *files(*names), *given, str(tmp_path / "s"), *short, *more)
-    with (tmp_path / "s" / "training_log.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = read_rows(tmp_path / "s" / "training_log.csv")
     terms = {name: float(row[f"loss_{name}"]) for name in ("s", "u", "intra", "cross", "entropy")}
     whole = 0.5 * (terms["s"] + 0.5 * terms["u"] + 0.25 * (terms["intra"] + terms["cross"])) + 0.1 * terms["entropy"]
     assert terms["entropy"] > 0.1 and float(row["loss"]) == pytest.approx(whole, rel=1e-3)

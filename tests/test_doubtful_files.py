@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import samples
 from scripts import command_line
-from scripts.dataio.create import create, main
-from scripts.dataio.datalist import read_images
-from scripts.dataio.merge import _masks
-from scripts.dataio.split import as_names, group_cases, patients_line
-from scripts.dataio.survey import survey
+from scripts.dataio.patients import group_cases, patients_line
 from scripts.errors import InputError
+from scripts.preparation.create import create, main
+from scripts.preparation.merge import _masks
+from scripts.preparation.split import as_names
+from scripts.preparation.survey import survey
 
 LABEL = np.zeros((12, 12, 4), np.int16)
 LABEL[3:8, 3:8, 1:3] = 1
@@ -182,15 +182,6 @@ def test_names_that_python_would_read_as_numbers(tmp_path, monkeypatch):
     main()
     lists = json.loads((tmp_path / "list.json").read_text())
     assert names(lists["testing"]) == {"1_2-ct"} and len(lists["training"]) == 2
-
-
-def test_predictions_in_a_folder_of_their_own_are_not_predicted_again(tmp_path):
-    image(tmp_path / "P1.nii.gz")
-    image(tmp_path / "later" / "P2_seg.nii.gz")
-    label(tmp_path / "predictions" / "P1_seg.nii.gz")
-    options = {"output_postfix": "seg", "output_ext": ".nii.gz"}
-    found = read_images(tmp_path, output_dir=tmp_path / "others", **options)
-    assert [Path(item["image"]).name for item in found] == ["P1.nii.gz", "P2_seg.nii.gz"], "whose own image is not here"
 
 
 def test_lists_and_channels_of_a_data_set(tmp_path, monkeypatch):

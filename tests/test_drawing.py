@@ -11,7 +11,9 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 from scripts.errors import InputError
-from scripts.report.slices import as_axes, as_planes, choose_slices, class_color, foreground_window, overlay, paint
+from scripts.report.drawing import class_color, paint
+from scripts.report.overlay import overlay
+from scripts.report.planes import as_axes, as_planes, choose_slices, foreground_window
 
 
 def test_overlay_shows_prediction_and_truth(tmp_path):
@@ -63,10 +65,8 @@ def test_overlay_draws_over_no_image(tmp_path, output, options, said):
 
 def test_overlay_names_and_draws_values_as_they_are_coded(tmp_path, monkeypatch):
     """Those of 0, 2, 3 are not the names of 0, 1, 2; the background need not be 0, nor a class above it."""
-    from scripts.report import slices
-
     legends = []
-    monkeypatch.setattr(slices, "class_legend", lambda figure, names, styles: legends.append(names))
+    monkeypatch.setattr("scripts.report.overlay.class_legend", lambda figure, names, styles: legends.append(names))
     nib.save(nib.Nifti1Image(np.random.rand(20, 20, 3).astype(np.float32), np.eye(4)), tmp_path / "image.nii.gz")
     drawn = []
     for values, names in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import os
 import random
@@ -15,12 +14,13 @@ import time
 
 import psutil
 import pytest
+import samples
 import torch
 import warm
 from conftest import BUNDLE, ENVIRONMENT
+from helpers import read_rows
 from scripts.errors import InputError, explain
 from scripts.training.checkpoints import resume_checkpoints
-from test_volumes import isotropic_ct
 
 FILES = "['configs/train.yaml','configs/semsim_minus.yaml']"
 #: before the training: a limit on the process itself
@@ -98,11 +98,11 @@ def test_ctrl_c_and_going_on(phantom_dir, tmp_path):
     wait_for(process, lambda: resume_checkpoints(tmp_path))
     process.send_signal(signal.SIGINT)
     assert "Stopped by hand" in ended(process) and process.returncode in (130, -signal.SIGINT)
-    log = list(csv.DictReader((tmp_path / "training_log.csv").open()))
+    log = read_rows(tmp_path / "training_log.csv")
     epochs = str(int(log[-1]["epoch"]) + 2)
     process = start(phantom_dir, tmp_path, "--epochs", epochs, "--resume", "auto")
     assert process.communicate(timeout=120) and process.returncode == 0
-    rows = [int(r["iteration"]) for r in csv.DictReader((tmp_path / "training_log.csv").open())]
+    rows = [int(r["iteration"]) for r in read_rows(tmp_path / "training_log.csv")]
     assert rows == sorted(set(rows)) and (tmp_path / "model_last.pt").exists()
 
 
@@ -149,7 +149,7 @@ def test_killed_in_3d(tmp_path):
                "features": "[4,4,8,8,16,4]", "batch_size": 2, "patches": 2}  # fmt: skip
     args = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     files = str([f"configs/{name}.yaml" for name in ("train", "volumes")])
-    killed_at_a_checkpoint(isotropic_ct(tmp_path / "data"), tmp_path, *args, files=files)
+    killed_at_a_checkpoint(samples.make_isotropic_ct(tmp_path / "data"), tmp_path, *args, files=files)
 
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root may write anywhere")
@@ -205,7 +205,7 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
         assert "Traceback" not in err and "could not read" not in err, err[-2000:]
         found = resume_checkpoints(output)
         reached.append(int(found[-1].stem.rsplit("_", 1)[-1]) if found else 0)
-        rows = list(csv.DictReader((output / "training_log.csv").open())) if found else []
+        rows = read_rows(output / "training_log.csv") if found else []
         assert not rows or int(rows[-1]["epoch"]) - reached[-1] <= 1, "an epoch is lost at most"
     assert reached == sorted(reached) and len(set(reached)) > 10, reached
     process = start(phantom_dir, output, *args)
@@ -214,7 +214,7 @@ def test_kill_9_at_twenty_random_moments(phantom_dir, tmp_path):
     assert whole.communicate(timeout=600) and whole.returncode == 0
     states = [torch.load(folder / "model_last.pt", weights_only=True) for folder in (tmp_path / "whole", output)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    epochs = [int(r["epoch"]) for r in csv.DictReader((output / "training_log.csv").open())]
+    epochs = [int(r["epoch"]) for r in read_rows(output / "training_log.csv")]
     assert epochs == list(range(1, 151))
 
 

@@ -13,14 +13,14 @@ import samples
 from helpers import workflow
 from PIL import Image
 from scripts.__main__ import main
-from scripts.dataio.create import create
 from scripts.dataio.datalist import read_images
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
-from scripts.dataio.survey import look
 from scripts.dataio.transforms import LabelValuesd
 from scripts.errors import InputError, explain
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 IMAGE, LABEL = samples.blob((12, 10, 3), seed=1)
 
@@ -171,48 +171,6 @@ def test_what_is_no_loss_among_the_slices_of_a_series_is_said_and_not_refused(tm
         assert ("lies in the folder of a DICOM series" in said) == (name == "p_t1.nii.gz"), said
 
 
-def test_predictions_below_the_images_are_not_predicted_again(tmp_path, caplog):
-    for name in ("new/a.nii.gz", "predictions/b_seg.nii.gz", "predictions/c.nii.gz"):
-        samples.write_nifti(tmp_path / name, IMAGE)
-    options = {"output_dir": tmp_path / "predictions", "output_postfix": "seg", "output_ext": ".nii.gz"}
-    found = read_images(tmp_path, **options)
-    assert [item["image"] for item in found] == [str(tmp_path / n) for n in ("new/a.nii.gz", "predictions/c.nii.gz")]
-    assert "1 files are predictions by their names and not predicted again" in caplog.text
-    assert len(read_images(tmp_path / "predictions", **options)) == 2, "asked for, so predicted"
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "predictions"))
-    assert flow.parser.get_parsed_content("images") == found
-
-
-def test_predictions_of_another_name_below_the_images_are_no_patients(tmp_path, caplog):
-    """Those that are called labels are left out, others are warned of; sequences of a patient are images."""
-    for name in ("x", "P1/y", "T1/P2", "T2/P2_t2"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
-    for name in ("first/x_seg", "first/P1/y_seg", "second/x_v2", "second/P1/y_v2"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE.astype(np.uint8))
-    for options in (
-        {"output_postfix": "seg", "output_ext": ".nrrd"},
-        {"output_postfix": "v3", "output_ext": ".nii.gz"},
-    ):
-        caplog.clear()
-        found = read_images(tmp_path, output_dir=tmp_path / "third", **options)
-        names = [item["image"].removeprefix(f"{tmp_path}/") for item in found]
-        expected = ["P1/y", "T1/P2", "T2/P2_t2", "second/P1/y_v2", "second/x_v2", "x"]
-        assert sorted(names) == [f"{name}.nii.gz" for name in expected]
-        assert "2 files are labels by their names and not taken for images, " in caplog.text
-        line = f"2 images are called as others with more behind and stored as labels are, {tmp_path}/second/"
-        assert line in caplog.text and "keep them outside of --dataset_dir" in caplog.text
-
-
-def test_predictions_beside_their_images_are_not_predicted_again(tmp_path, caplog):
-    """Whatever ending they are given; nor is an image whose name happens to have it left out."""
-    for name in ("a", "b", "b_new", "c_new"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
-    found = read_images(tmp_path, output_dir=tmp_path, output_postfix="new", output_ext=".nii.gz")
-    assert [item["image"] for item in found] == [str(tmp_path / f"{name}.nii.gz") for name in ("a", "b", "c_new")]
-    assert "1 files are predictions by their names and not predicted again, " in caplog.text
-    assert f"{tmp_path / 'b_new.nii.gz'} first" in caplog.text
-
-
 def test_a_time_series_beside_its_frames_is_to_be_taken_out(tmp_path):
     """As ACDC is released."""
     root = samples.make_acdc(tmp_path, (1, 2)) / "training"
@@ -234,10 +192,8 @@ def test_a_prediction_says_of_its_place_what_its_image_says(tmp_path, codes, uni
     image = nib.Nifti1Image(IMAGE, None if not any(codes) else image.affine, image.header)
     image.header["xyzt_units"] = unit
     nib.save(image, tmp_path / "a.nii.gz")
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
-                    show_progress=False, flip_tta=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "a.nii.gz"), output_dir=str(tmp_path / "out"),
+             show_progress=False, flip_tta=False).run()  # fmt: skip
     stored, predicted = (nib.load(tmp_path / name) for name in ("a.nii.gz", "out/a_seg.nii.gz"))
     assert [bool(predicted.header[f"{name}form_code"]) for name in "qs"] == [any(codes)] * 2
     assert predicted.header.get_xyzt_units()[0] == stored.header.get_xyzt_units()[0]
@@ -367,16 +323,6 @@ def test_suffixes_with_commas_come_from_the_command_line(tmp_path, monkeypatch):
             f"--output={tmp_path / 'm.json'}", "--image_suffix", "_t1,_flair")  # fmt: skip
 
 
-def test_frames_of_a_video_are_no_channels(tmp_path):
-    for k in range(5):
-        samples.write_picture(tmp_path / f"video1_000{k}.png", np.zeros((9, 9, 3), np.uint8))
-    assert len(read_images(tmp_path, in_channels=3)) == 5
-    for path in [*tmp_path.iterdir()][2:]:
-        path.unlink()
-    volumes(tmp_path / "mr", "a_0000", "a_0001")
-    assert len(read_images(tmp_path / "mr", in_channels=2)) == 1
-
-
 def test_one_structure_is_chosen_from_a_folder_of_many(tmp_path):
     """As TotalSegmentator leaves them: a file for each structure in a folder beside the scan."""
     for noise, patient in enumerate(("s0000", "s0001")):
@@ -452,17 +398,6 @@ def test_what_is_no_number_of_channels_and_names_that_stand_twice_are_refused(tm
     folders = {name: str(tmp_path / name) for name in ("images", "labels")}
     with pytest.raises(InputError, match="names that differ"):
         create(**folders, output=str(tmp_path / "m.json"), class_names="background,kidney,kidney")
-
-
-def test_scans_beside_a_folder_of_images_are_said_not_to_be_predicted(tmp_path, caplog):
-    """And labels of images there are none, nor predictions of before."""
-    for name in ("P3_seg", "images/P3"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
-    assert len(read_images(tmp_path)) == 1 and not caplog.text
-    for name in ("P1", "P2"):
-        samples.write_nifti(tmp_path / f"{name}.nii.gz", IMAGE)
-    assert [item["image"] for item in read_images(tmp_path)] == [str(tmp_path / "images/P3.nii.gz")]
-    assert "2 images are not predicted, " in caplog.text and "P1.nii.gz first: where there is a folder" in caplog.text
 
 
 def test_a_label_of_several_sequences_is_told_how_to_choose_one(tmp_path):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scripts.dataio.create import create
 from scripts.dataio.datalist import LISTS, evaluation_key, read_datalist, read_images
 from scripts.errors import InputError
+from scripts.preparation.create import create
 
 QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

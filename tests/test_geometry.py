@@ -8,12 +8,12 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.create import create
 from scripts.dataio.datalist import read_datalist
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
 from scripts.dataio.transforms import CheckVolumed
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
 
 IMAGE, LABEL = samples.blob((24, 20, 6), seed=1)
 IMAGE[:4], LABEL[:4] = 300, 1  # no mirror image of itself
@@ -149,7 +149,6 @@ def test_create_keeps_what_counts_for_the_training(tmp_path, capsys):
     assert len(read_datalist(tmp_path / "d.json", tmp_path, "training")) == 2
     flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"),
                     output_dir=str(tmp_path), class_names=["background", "organ"], spatial_size=32)  # fmt: skip
-    flow.initialize()
     read = flow.parser.get_parsed_content("train#preprocessing")
     item = {key: str(tmp_path / f"{key}s" / "b.nii.gz") for key in ("image", "label")}
     assert int(read(item)["label"].sum()) > 0

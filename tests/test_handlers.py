@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import logging
 
 import pytest
 import torch
-from helpers import engine_with
+from helpers import engine_with, read_rows
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from scripts.errors import explain
@@ -33,7 +32,7 @@ def test_training_log_writes_means_and_warns_of_collapse(tmp_path, caplog):
     TrainingLog(tmp_path, optimizer(), ["background", "heart"]).attach(engine)
     with caplog.at_level(logging.WARNING):
         engine.run([0, 1], max_epochs=5)
-    rows = list(csv.DictReader((tmp_path / "training_log.csv").open()))
+    rows = read_rows(tmp_path / "training_log.csv")
     assert [float(r["loss"]) for r in rows] == [0.5, 1.0, 0.5, 0.5, 1.0]
     assert rows[-1]["epoch"] == "5" and float(rows[0]["learning_rate"]) == 0.01
     warnings = [r.getMessage() for r in caplog.records if "Collapse" in r.getMessage()]
@@ -78,7 +77,7 @@ def test_quality_of_pseudo_labels_by_hand(tmp_path):
     engine = engine_with([{"loss": 1.0}] * 2)
     PseudoLabelQuality(tmp_path, slices, Known(), ["background", "heart"], interval=2).attach(engine)
     engine.run([0], max_epochs=2)
-    (row,) = csv.DictReader((tmp_path / "pseudo_labels.csv").open())
+    (row,) = read_rows(tmp_path / "pseudo_labels.csv")
     # background: 3 pixels, all sure and right; heart: 5 pixels, 3 sure, one of them called background
     assert row == {
         "epoch": "2", "background confident": "1.0", "background precision": "0.75", "background recall": "1.0",

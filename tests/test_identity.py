@@ -11,13 +11,13 @@ import pytest
 import samples
 import torch
 from helpers import engine_with, workflow
-from scripts.dataio.create import create
 from scripts.dataio.datalist import evaluation_key, read_datalist
 from scripts.dataio.files import case_names
-from scripts.dataio.split import group_cases, patients_line
+from scripts.dataio.patients import group_cases, patients_line
 from scripts.errors import InputError
 from scripts.evaluation.predict import prepared_output
 from scripts.method.network import SegmentationNet
+from scripts.preparation.create import create
 from scripts.report.build import Report
 from scripts.training.inputs import compare_inputs, inputs
 from scripts.training.settings import SaveSettings
@@ -56,9 +56,7 @@ def test_patients_with_files_of_one_name_are_scored_and_reported_apart(same_name
     torch.save(network.state_dict(), same_names / "model_last.pt")
     common = {"dataset_dir": str(same_names), "datalist": str(same_names / "list.json"), "spatial_size": 32,
               "output_dir": str(same_names), "class_names": ["background", "organ"]}  # fmt: skip
-    flow = workflow("train", "train", "evaluate", **common)
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "evaluate", **common).run()
     scores = pd.read_csv(same_names / "scores.csv")
     assert list(scores["case"]) == ["P1/mr", "P2/mr", "P3/mr"]
     assert json.loads((same_names / "scores.json").read_text())["cases"] == 3

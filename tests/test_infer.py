@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
-import torch
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import infer
+import torch
 
 
 def test_prediction_has_the_arithmetic_of_the_bare_network(tmp_path, capsys):

@@ -10,9 +10,9 @@ import samples
 import torch
 from helpers import engine_with, workflow
 from monai.data import MetaTensor
-from scripts.dataio.create import create
 from scripts.dataio.intensity import Intensityd, padding_value, transform_of
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
 from scripts.training.settings import SaveSettings
 
 WINDOW = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -150, "a_max": 250, "b_min": 0.0, "b_max": 1.0,
@@ -33,11 +33,9 @@ def ct(tmp_path_factory):
 
 
 def trained(ct, output, **options):
-    flow = workflow("train", "train", "labeled_only", dataset_dir=str(ct), output_dir=str(output), spatial_size=32,
-                    epochs=1, steps_per_epoch=1, batch_size=1, show_progress=False, class_names=["background", "organ"],
-                    **options)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "labeled_only", dataset_dir=str(ct), output_dir=str(output), spatial_size=32,
+             epochs=1, steps_per_epoch=1, batch_size=1, show_progress=False, class_names=["background", "organ"],
+             **options).run()  # fmt: skip
     return json.loads((output / "training.json").read_text())
 
 
@@ -48,7 +46,6 @@ def prepared(kind, name, ct, output, *files, **options):
     else:
         options |= {"dataset_dir": str(ct), "output_dir": str(output)}
     flow = workflow(kind, *files, **options)
-    flow.initialize()
     item = {"image": str(ct / "images/b.nii.gz")}
     if kind == "train":
         item["label"] = str(ct / "labels/b.nii.gz")

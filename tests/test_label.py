@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import assemble
 import numpy as np
 import pytest
 import torch
@@ -21,9 +22,6 @@ from scripts.errors import InputError
 from scripts.hosts import monai_label as label
 from scripts.training import settings
 from scripts.training.weights import noted
-
-sys.path.insert(0, str(ROOT / "label_app"))
-import assemble
 
 #: settings of the weights in models
 SHIPPED = json.loads((BUNDLE / "models" / "training.json").read_text())

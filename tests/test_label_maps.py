@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
-import nibabel as nib
-import numpy as np
-import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import common
 import comparison
 import label_maps
+import nibabel as nib
+import numpy as np
+import pytest
 
 FACTS = {
     "program": "Other", "cases": 3, "steps": 2500, "minutes": 90, "commands": ["other train"],

@@ -15,14 +15,14 @@ from helpers import workflow
 from monai.losses import DiceCELoss
 from PIL import Image
 from scripts.dataio import stated
-from scripts.dataio.create import create
-from scripts.dataio.survey import look
 from scripts.dataio.transforms import IGNORED, CheckVolumed, LabelValuesd, LeaveOutIgnoredd
 from scripts.errors import InputError
 from scripts.method.augmentation import CutMix
 from scripts.method.losses import SemSimLoss, Target
 from scripts.method.network import Output
 from scripts.method.similarity import class_prototypes
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 SHAPE = (16, 12, 3)
 
@@ -94,7 +94,6 @@ def test_the_printed_command_trains_on_the_classes_of_the_files(tmp_path, capsys
     }  # fmt: skip
     flow = workflow("train", "train", "semsim_minus", dataset_dir=str(folder), datalist=given["--datalist"],
                     output_dir=str(tmp_path / "run"), batch_size=1)  # fmt: skip
-    flow.initialize()
     settings = flow.parser.get_parsed_content("settings")
     found = {name: settings[name] for name in ("class_names", "label_values", "ignore_label")}
     assert found == {"label_values": None, "ignore_label": None, **expected}
@@ -104,7 +103,6 @@ def test_an_option_goes_before_what_the_datalist_states(tmp_path):
     create(*written(tmp_path, organ(classes=3)), class_names="background,liver,tumour")
     given = {"class_names": ["nothing", "organ"], "label_values": [0, 2], "ignore_label": 1, "in_channels": 3}
     flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"), **given)
-    flow.initialize()
     assert {name: flow.parser.get_parsed_content(name) for name in given} == given
 
 
@@ -240,7 +238,6 @@ def test_a_class_that_no_training_label_shows_is_warned_of(tmp_path, capsys, cap
     assert "warning: no label of `training` shows b (2): it cannot be learnt" in capsys.readouterr().out
     flow = workflow("train", "train", dataset_dir=str(tmp_path), datalist=folders[2], output_dir=str(tmp_path / "run"),
                     class_names=["background", "a", "b"], spatial_size=16, show_progress=False)  # fmt: skip
-    flow.initialize()
     flow.parser.get_parsed_content("train#dataset")
     assert "No label of `training` shows 'b'" in caplog.text
 
@@ -310,11 +307,8 @@ def test_training_and_scores_leave_out_what_nobody_judged(tmp_path, values):
     options = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "d.json"), "output_dir": str(tmp_path / "run")}
     training = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "spatial_size": 32, "label_values": values,
                 "class_names": ["background", "organ"], "ignore_label": 255, "show_progress": False}  # fmt: skip
-    flow = workflow("train", "train", "semsim_minus", **options, **training, **{"cutmix#prob": 1.0})
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "semsim_minus", **options, **training, **{"cutmix#prob": 1.0}).run()
     flow = workflow("train", "train", "evaluate", **options, show_progress=False)
-    flow.initialize()
     evaluator = flow.parser.get_parsed_content("validate#evaluator")
     flow.run()
     output = evaluator.state.output[0]

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import samples
 from helpers import workflow
-from scripts.dataio.create import create
-from scripts.dataio.files import find_images
-from scripts.dataio.layouts import recognise
+from scripts.dataio.folders import find_images
 from scripts.errors import InputError
+from scripts.preparation.create import create
+from scripts.preparation.layouts import recognise
 
 SHAPE = (20, 16, 3)
 
@@ -113,18 +113,14 @@ def test_from_a_data_set_as_it_comes_to_a_scored_prediction(tmp_path, capsys, la
     settings |= {"output_dir": str(tmp_path / "run"), "show_progress": False}
     small = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "spatial_size": 32, "val_interval": 1}
     for names, more in ((["train", "semsim_minus"], small), (["train", "evaluate"], {})):
-        flow = workflow("train", *names, **settings, **more)
-        flow.initialize()
-        flow.run()
+        workflow("train", *names, **settings, **more).run()
     found = json.loads((tmp_path / "run" / "training.json").read_text())
     expected = {"in_channels": 1, "ignore_label": None, "class_names": ["background", "tumour"], **expected}
     assert {name: found[name] for name in expected} == expected
     scores = pd.read_csv(tmp_path / "run" / "scores.csv")
     assert len(scores) == each and list(scores["class"].unique()) == ["tumour"]
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
-                    ckpt_path=str(tmp_path / "run"), show_progress=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
+             ckpt_path=str(tmp_path / "run"), show_progress=False).run()  # fmt: skip
     assert len(list((tmp_path / "out").rglob("*_seg.nii.gz"))) == 5 * each, "every image, no label"
 
 

@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
-from scripts.dataio.create import create
-from scripts.dataio.merge import merge
 from scripts.errors import InputError
+from scripts.preparation.create import create
+from scripts.preparation.merge import merge
 
 ORGANS = ("liver", "kidney_left")
 

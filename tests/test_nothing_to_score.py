@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import samples
 import torch
-from helpers import workflow
+from helpers import read_rows, workflow
 from scripts.dataio.storage import json_text
 from scripts.errors import find_input_error
 from scripts.evaluation.metrics import score_case, summarize
@@ -36,9 +35,7 @@ def make(folder: Path, **lists: list[int]) -> dict:
 
 
 def run(options: dict, *names: str, run_id: str = "run") -> None:
-    flow = workflow("train", *names, run_id=run_id, **options)
-    flow.initialize()
-    flow.run()
+    workflow("train", *names, run_id=run_id, **options).run()
 
 
 def test_healthy_patients_choose_no_best_and_score_nothing(tmp_path, caplog):
@@ -49,7 +46,7 @@ def test_healthy_patients_choose_no_best_and_score_nothing(tmp_path, caplog):
         r.message for r in caplog.records if "no best weights are kept and model_last.pt is the result" in r.message
     ]
     assert len(told) == 1, "said once"
-    rows = list(csv.DictReader((tmp_path / "run" / "validation_log.csv").open()))
+    rows = read_rows(tmp_path / "run" / "validation_log.csv")
     assert [row["mean_dice"] for row in rows] == ["nan", "nan"]
     assert not any("0.0000" in r.message for r in caplog.records if "validation after" in r.message)
     run(options, "train", "evaluate", run_id="reporting")
@@ -109,8 +106,6 @@ def test_without_validation_and_test_cases_report_and_prediction_go_on(tmp_path)
     with pytest.raises(RuntimeError) as caught:
         run(options, "train", "evaluate", run_id="evaluating")
     assert "expected labelled cases in `testing` or `validation`" in str(find_input_error(caught.value))
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "images"), ckpt_path=str(tmp_path / "run"),
-                    output_dir=str(tmp_path / "out"), show_progress=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "images"), ckpt_path=str(tmp_path / "run"),
+             output_dir=str(tmp_path / "out"), show_progress=False).run()  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p0_seg.nii.gz", "p1_seg.nii.gz"]

@@ -14,7 +14,6 @@ from monai.transforms import RandFlipd, RandRotate90d
 from scripts.dataio.orientation import common_flips, flip_probability
 from scripts.errors import InputError
 from scripts.evaluation.predict import warn_of_flips
-from test_volumes import oblique, write
 
 
 def turned(degrees: float) -> np.ndarray:
@@ -26,7 +25,7 @@ def turned(degrees: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "affine, expected",
-    [(np.eye(4), 0.5), (np.diag([-1.0, -1, 2, 1]), 0.0), (oblique((1, 1, 2), (2, 0, 1), (-1, 1, 1)), 0.0),
+    [(np.eye(4), 0.5), (np.diag([-1.0, -1, 2, 1]), 0.0), (samples.oblique((1, 1, 2), (2, 0, 1), (-1, 1, 1)), 0.0),
      (turned(30), 0.0), (turned(45), 0.5), (turned(130), 0.5)],
 )  # fmt: skip
 def test_volumes_between_the_axes_of_the_body_may_come_out_turned(affine, expected):
@@ -50,11 +49,10 @@ def test_one_odd_volume_among_many_changes_nothing_and_pictures_say_nothing():
 ])  # fmt: skip
 def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expected, flip_tta):
     """Probabilities of flips, and in 2D of a turn by 90 degrees, which swaps the axes."""
-    item, *others = (write(tmp_path, f"ct{k}", affine=turned(turn)) for k in range(3))
+    item, *others = (samples.write_ct(tmp_path, f"ct{k}", affine=turned(turn)) for k in range(3))
     datalist = {"training": [item], "unlabeled": [{"image": other["image"]} for other in others]}
     (tmp_path / "datalist.json").write_text(json.dumps({**datalist, "labels": ["background", "organ", "tumour"]}))
     flow = workflow("train", *names, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "run"), **given)
-    flow.initialize()
     parser = flow.parser
     for stream in ("labeled", "unlabeled"):
         found = parser.get_parsed_content(f"train#{stream}_augmentation").flatten().transforms
@@ -66,7 +64,7 @@ def test_both_streams_flip_as_the_option_says(tmp_path, names, turn, given, expe
 
 def test_a_file_with_voxel_sizes_alone_states_no_place(tmp_path):
     """Both codes of NIfTI are zero, and readers make up an affine; a picture of known resolution says no more."""
-    item = write(tmp_path, "ct0")
+    item = samples.write_ct(tmp_path, "ct0")
     bare = nib.Nifti1Image(np.asanyarray(nib.load(item["image"]).dataobj), None)
     bare.header.set_zooms((1.5, 1.5, 1.5))
     nib.save(bare, tmp_path / "bare.nii.gz")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
+import plan_check
 import pytest
 import torch
-from conftest import ROOT, config_args
+from conftest import config_args
 from helpers import Slices, make
 from scripts.dataio.sizes import Stages
 from scripts.errors import InputError
@@ -15,9 +15,6 @@ from scripts.memory import available_memory
 from scripts.training import cost as plan_module
 from scripts.training.budget import duration
 from scripts.training.cost import Line, Plan
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import plan_check
 
 GIB = 2**30
 

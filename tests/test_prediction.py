@@ -11,15 +11,15 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
+import samples
 import torch
-from conftest import BUNDLE, config_args
+from conftest import config_args
 from helpers import workflow
-from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 from PIL import Image
 from scripts.dataio import phantom
-from scripts.dataio.readers import LoadFilesd
+from scripts.dataio.readers import LoadFilesd, image_loader
 from scripts.errors import InputError, explain, find_input_error
 from scripts.evaluation.predict import (
     PredictionDataset,
@@ -42,10 +42,8 @@ def weights(tmp_path_factory) -> str:
     """Of a quick training that knows the phantom, which the shipped ones do not."""
     folder = tmp_path_factory.mktemp("weights")
     data = phantom.generate(folder / "phantom", seed=5, split={"training": 40})  # of 16, it missed patients
-    flow = workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
-                    steps_per_epoch=200, spatial_size=64, learning_rate=0.002, show_progress=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "labeled_only", dataset_dir=str(data), output_dir=str(folder / "run"), epochs=1,
+             steps_per_epoch=200, spatial_size=64, learning_rate=0.002, show_progress=False).run()  # fmt: skip
     return str(folder / "run" / "model_last.pt")
 
 
@@ -121,34 +119,45 @@ def test_broken_files_are_named_and_the_others_predicted(run_bundle, weights, tm
     assert after.keys() == before.keys() and sum(after[p] != before[p] for p in before) == 1
 
 
-@pytest.mark.parametrize("where", ["network", "transform"])
-def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(where, phantom_dir, tmp_path, monkeypatch):
-    """The second of three runs out of memory: it is named with what helps in prediction, the others are written."""
+def failing_at_the_second(folder: Path, scan: Path, part: str, error: Exception):
+    """The evaluator of a prediction of three scans whose inferer, or whose reading, ends with an error at b."""
     for name in ("a", "b", "c"):
-        shutil.copy(next((phantom_dir / "images").iterdir()), tmp_path / f"{name}.nii.gz")
-    flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), spatial_size=32,
+        shutil.copy(scan, folder / f"{name}.nii.gz")
+    flow = workflow("infer", "inference", dataset_dir=str(folder), output_dir=str(folder / "out"), spatial_size=32,
                     show_progress=False)  # fmt: skip
-    flow.initialize()
     evaluator, dataset = (flow.parser.get_parsed_content(name) for name in ("evaluator", "dataset"))
-    calls = iter("abc")
+    owner = evaluator if part == "inferer" else dataset
+    method, calls = getattr(owner, part), iter("abc")
 
-    def short_of_memory(method):
-        def call(*args):
-            if next(calls) == "b":
-                raise torch.OutOfMemoryError("on the GPU") if where == "network" else MemoryError("Unable to allocate")
-            return method(*args)
+    def call(*args):
+        if next(calls) == "b":
+            raise error
+        return method(*args)
 
-        return call
+    setattr(owner, part, call)
+    return evaluator
 
-    if where == "network":
-        monkeypatch.setattr(evaluator, "inferer", short_of_memory(evaluator.inferer))
-    else:
-        monkeypatch.setattr(dataset, "transform", short_of_memory(dataset.transform))
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [("inferer", torch.OutOfMemoryError("on the GPU")), ("transform", MemoryError("Unable to allocate")),
+     ("inferer", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))],
+)  # fmt: skip
+def test_a_volume_too_large_for_the_memory_stops_none_of_the_others(part, error, phantom_dir, tmp_path):
+    """The second of three runs out of memory: it is named with what helps in prediction, the others are written."""
+    scan = next((phantom_dir / "images").iterdir())
     with pytest.raises(InputError) as caught:
-        evaluator.run()
+        failing_at_the_second(tmp_path, scan, part, error).run()
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'b.nii.gz'}: out of memory") and "Lower --slice_batch" in said
+    assert "--batch_size" not in said and "fusion" not in said, "remedies of a prediction, not of a training"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_seg.nii.gz", "c_seg.nii.gz"]
+
+
+def test_an_error_that_is_no_images_ends_the_prediction(phantom_dir, tmp_path):
+    scan = next((phantom_dir / "images").iterdir())
+    with pytest.raises(RuntimeError, match="something else"):
+        failing_at_the_second(tmp_path, scan, "inferer", RuntimeError("something else")).run()
 
 
 def test_an_image_that_has_no_prediction_stops_none_of_the_others(phantom_dir, tmp_path):
@@ -168,7 +177,6 @@ def test_an_image_that_has_no_prediction_stops_none_of_the_others(phantom_dir, t
     out = tmp_path / "out"
     flow = workflow("infer", "inference", dataset_dir=str(tmp_path), output_dir=str(out), spatial_size=32,
                     show_progress=False, network=Divides(), keep_largest=False)  # fmt: skip
-    flow.initialize()
     with pytest.raises(InputError) as caught:
         flow.parser.get_parsed_content("evaluator").run()
     first, one, nan = str(caught.value).splitlines()
@@ -279,6 +287,24 @@ def test_endings_and_postfixes_are_one_however_they_are_spelt(tmp_path, ending):
     assert flow.parser.get_parsed_content("postprocessing").transforms[-1].saver.output_ext == ".nii.gz"
 
 
+def test_endings_in_any_case_are_read_and_named_without(tmp_path):
+    image, _ = samples.blob((16, 12, 3))
+    samples.write_nifti(tmp_path / "a.nii.gz", image)
+    samples.write_nifti(tmp_path / "a.nii", image)
+    samples.write_itk(tmp_path / "a.mha", image)
+    (tmp_path / "scans").mkdir()
+    for source, name in (("a.nii.gz", "P0.NII.GZ"), ("a.nii.gz", "P1.Nii.gz"), ("a.nii", "P2.Nii"), ("a.mha", "P3.MHA"),
+                         ("a.nii.gz", "P4.5.nii.gz")):  # fmt: skip
+        shutil.copy(tmp_path / source, tmp_path / "scans" / name)
+        read = image_loader()(tmp_path / "scans" / name)
+        torch.testing.assert_close(read.as_tensor(), torch.as_tensor(image[None]), check_dtype=False)
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+             spatial_size=32, show_progress=False).run()  # fmt: skip
+    made = {p.name for p in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}_seg.nii.gz" for name in ("P0", "P1", "P2", "P3", "P4.5")}
+    assert nib.load(tmp_path / "out" / "P1_seg.nii.gz").shape == (16, 12, 3)
+
+
 def test_dicom_files_and_folders_named_by_uid_keep_their_names(tmp_path):
     for uid in ("1.2.840.7", "1.2.840.8"):
         (tmp_path / "in" / uid).mkdir(parents=True)
@@ -311,11 +337,8 @@ def test_one_volume_stored_in_many_ways_is_predicted_alike(weights, tmp_path):
               writer="ITKWriter", output_dtype=np.float32)(
         MetaTensor(values[None], affine=image.affine, meta={"filename_or_obj": "other_format.nii.gz"})
     )  # fmt: skip
-    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
-                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
-                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+             ckpt_path=weights, show_progress=False).run()  # fmt: skip
     predicted = {p.name.removesuffix("_seg.nii.gz"): nib.load(p) for p in (tmp_path / "out").iterdir()}
     assert set(predicted) == {*stored, "doubles", "other_format"}
     expected = np.asarray(predicted["plain"].dataobj)
@@ -386,10 +409,8 @@ def test_two_hundred_volumes_with_flat_memory(weights, tmp_path):
     """Every good one on its own grid where the organs are, every broken one named, memory flat."""
     truth = scans(tmp_path, 200)
     problems = spoil(tmp_path / "scans")
-    flow = ConfigWorkflow(str(BUNDLE / "configs" / "inference.yaml"), workflow_type="infer", logging_file=False,
-                          bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "scans"), show_progress=False,
-                          output_dir=str(tmp_path / "out"), ckpt_path=weights)  # fmt: skip
-    flow.initialize()
+    flow = workflow("infer", "inference", dataset_dir=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"),
+                    ckpt_path=weights, show_progress=False)  # fmt: skip
     evaluator, resident = flow.parser.get_parsed_content("evaluator"), []
     from ignite.engine import Events
 
@@ -417,14 +438,11 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     common = {"dataset_dir": str(phantom_dir), "output_dir": str(run), "spatial_size": 64, "learning_rate": 0.003}
     flow = workflow("train", "train", "labeled_only", **common, epochs=1, steps_per_epoch=60, keep_largest=True,
                     flips=0.5)  # fmt: skip
-    flow.initialize()
     flow.run()
 
     def pieces(name: str, **options) -> int:
         settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / name), **options}
-        flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), show_progress=False, **settings)
-        flow.initialize()
-        flow.run()
+        workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), show_progress=False, **settings).run()
         counts = [
             measure.label(np.asarray(nib.load(path).dataobj) == c, connectivity=3).max()
             for path in (out / name).glob("*_seg.nii.gz")
@@ -438,7 +456,6 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     for name, options in (("noted", {}), ("all", {"keep_largest": False})):
         scored = {**common, "output_dir": str(out / name), "ckpt_path": str(run / "model_last.pt"), **options}
         flow = workflow("train", "train", "evaluate", **scored)
-        flow.initialize()
         flow.run()
         scores = json.loads((out / name / "scores.json").read_text())
         assert scores["keep_largest"] is (name == "noted") and scores["flip_tta"]
@@ -448,9 +465,7 @@ def test_the_largest_piece_is_kept_as_the_training_noted(phantom_dir, tmp_path):
     def flips() -> list[list[int]]:
         settings = {"ckpt_path": str(run / "model_last.pt"), "output_dir": str(out / "flips"), "show_progress": False}
         flow = workflow("infer", "inference", dataset_dir=str(phantom_dir / "images"), **settings)
-        flow.initialize()
         scored = workflow("train", "train", "evaluate", **{**common, **settings})
-        scored.initialize()
         found = (flow.parser.get_parsed_content("inferer"), scored.parser.get_parsed_content("validate#inferer"))
         return [inferer.flip_tta for inferer in found]
 

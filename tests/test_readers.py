@@ -12,12 +12,12 @@ import samples
 import tifffile
 from monai.transforms import EnsureChannelFirstd
 from PIL import Image
-from scripts.dataio.files import find_images
+from scripts.dataio.folders import find_images
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
-from scripts.dataio.survey import look
 from scripts.dataio.tiff import ORIENTATION_TAG
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.survey import look
 
 IMAGE, LABEL = samples.blob((12, 10, 4), seed=3)
 

@@ -19,7 +19,6 @@ def begun(phantom, output, *overlays, stop=1, **changes):
                 "val_interval": 4, "show_progress": False, "resume": "auto"}  # fmt: skip
     flow = workflow("train", "train", "labeled_only", *overlays, dataset_dir=str(phantom), output_dir=str(output),
                     **{**settings, **changes})  # fmt: skip
-    flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
     flow.run()
@@ -95,7 +94,6 @@ def test_a_checkpoint_of_another_folder_is_compared_with_the_settings_there(phan
 def test_patches_are_part_of_the_recipe_and_the_machine_is_not(phantom_dir, tmp_path):
     flow = workflow("train", "train", "volumes", dataset_dir=str(phantom_dir), output_dir=str(tmp_path),
                     spatial_size=[16, 16, 16])  # fmt: skip
-    flow.initialize()
     flow.parser.get_parsed_content("train#trainer")
     found = recipe(flow.parser)
     assert found["train#dataset#patches"] == 4 and found["train#dataset#foreground"] == 0.5

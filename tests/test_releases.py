@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import samples
-from conftest import BUNDLE, ROOT
-from monai.bundle import ConfigWorkflow
+from conftest import ROOT
+from helpers import read_rows, workflow
 from PIL import Image
-from scripts.dataio.public_datasets import prepare
 from scripts.errors import InputError
+from scripts.preparation.public_datasets import prepare
 
 
 def make_promise12(root: Path, cases: int) -> Path:
@@ -55,13 +54,8 @@ def train_and_evaluate(source: Path, datalist: Path, config: str, output: Path, 
     given = {"dataset_dir": str(source), "datalist": str(datalist), "output_dir": str(output), "show_progress": False}
     for name, more in (("training", {"spatial_size": 32, "batch_size": 2, **options}), ("evaluating", {})):
         files = ["train", config, "semsim_minus", *(["evaluate"] if name == "evaluating" else [])]
-        flow = ConfigWorkflow(
-            config_file=[str(BUNDLE / "configs" / f"{file}.yaml") for file in files], logging_file=False,
-            workflow_type="train", bundle_root=str(BUNDLE), run_id=name, **given, **more,
-        )  # fmt: skip
-        flow.initialize()
-        flow.run()
-    return list(csv.DictReader((output / "scores.csv").open()))
+        workflow("train", *files, run_id=name, **given, **more).run()
+    return read_rows(output / "scores.csv")
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +159,9 @@ def test_isic_from_files_to_scores_and_predictions(tmp_path, capsys):
     scores = train_and_evaluate(source, tmp_path / "d.json", "isic", tmp_path / "out", epochs=12)
     assert len(scores) == 2 and {row["class"] for row in scores} == {"lesion"} and "hd95" not in scores[0]
     assert np.mean([float(row["dice"]) for row in scores]) > 0.5, "masks of 0 and 255 are learned from"
-    flow = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / f"{file}.yaml") for file in ("inference", "isic")], logging_file=False,
-        workflow_type="infer", bundle_root=str(BUNDLE), dataset_dir=str(source / "ISIC2018_Task1-2_Training_Input" /
-        "ISIC_0000003.jpg"), output_dir=str(tmp_path / "p"), output_ext=".png", show_progress=False,
-        ckpt_path=str(tmp_path / "out" / "model_last.pt"),
-    )  # fmt: skip
-    flow.initialize()
-    flow.run()
+    picture = source / "ISIC2018_Task1-2_Training_Input" / "ISIC_0000003.jpg"
+    workflow("infer", "inference", "isic", dataset_dir=str(picture), output_dir=str(tmp_path / "p"), output_ext=".png",
+             ckpt_path=str(tmp_path / "out" / "model_last.pt"), show_progress=False).run()  # fmt: skip
     predicted = Image.open(tmp_path / "p" / "ISIC_0000003_seg.png")
     assert predicted.size == (64, 54) and set(np.unique(predicted)) <= {0, 255}
 

@@ -16,14 +16,14 @@ import samples
 import torch
 from helpers import workflow
 from PIL import Image
-from scripts.dataio.create import create
 from scripts.errors import InputError, find_input_error
 from scripts.method.network import SegmentationNet, SemSimNet
 from scripts.method.similarity import affinity
+from scripts.preparation.create import create
 from scripts.report import plots
 from scripts.report.build import Report, write
+from scripts.report.drawing import canvas, class_legend
 from scripts.report.samples import FeatureLook, Slice
-from scripts.report.slices import canvas, class_legend
 
 EVERY = {
     "scores", "case_best", "case_worst", "losses", "masks", "validation", "class_shares", "affinity",
@@ -32,17 +32,13 @@ EVERY = {
 
 
 def train(output: Path, *names: str, **options) -> Path:
-    flow = workflow("train", "train", *names, output_dir=str(output), show_progress=False, **options)
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", *names, output_dir=str(output), show_progress=False, **options).run()
     return output
 
 
 def report(output: Path, **options) -> str:
-    flow = workflow("train", "train", "evaluate", output_dir=str(output), show_progress=False, run_id="reporting",
-                    **options)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "evaluate", output_dir=str(output), show_progress=False, run_id="reporting",
+             **options).run()  # fmt: skip
     return (output / "report" / "index.html").read_text(encoding="utf-8")
 
 
@@ -256,7 +252,6 @@ def test_a_fusion_of_an_earlier_version_is_refused(phantom_dir, tmp_path):
     (tmp_path / "training.json").write_text('{"fusion": "sfm_light"}')
     data = {"dataset_dir": str(phantom_dir), "output_dir": str(tmp_path)}
     flow = workflow("train", "train", "evaluate", **data)
-    flow.initialize()
     assert isinstance(flow.parser.get_parsed_content("network"), SegmentationNet)
     with pytest.raises(Exception) as caught:
         flow.parser.get_parsed_content("feature_network")

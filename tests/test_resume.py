@@ -17,7 +17,6 @@ def run(phantom, output, method, workers, *, stop=None, resume="") -> dict:
         "train", *names, dataset_dir=str(phantom), output_dir=str(output), epochs=2, steps_per_epoch=2, spatial_size=32,
         batch_size=4, num_workers=workers, val_interval=1, resume=resume, show_progress=False,
     )  # fmt: skip
-    flow.initialize()
     if stop:
         trainer = flow.parser.get_parsed_content("train#trainer")
         trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
 import torch
-from helpers import workflow
+from helpers import read_rows, workflow
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from scripts.dataio.sizes import Stage, Stages
@@ -70,7 +69,6 @@ def run(phantom, output, *names, stop=None, **given):
     """Train SemSim- with slices that grow; the shapes of the images of every step, and the checkpoint that is left."""
     flow = workflow("train", "train", "semsim_minus", *names, dataset_dir=str(phantom), output_dir=str(output),
                     **{**SETTINGS, **given})  # fmt: skip
-    flow.initialize()
     trainer = flow.parser.get_parsed_content("train#trainer")
     shapes: list[tuple[int, ...]] = []
 
@@ -94,8 +92,7 @@ def test_a_training_grows_and_resumes_as_if_it_had_not_stopped(phantom_dir, tmp_
     assert shapes == 2 * steps * [(32, 32)] + 2 * steps * [(64, 64)]
     settings = json.loads((tmp_path / "whole" / "training.json").read_text())
     assert settings["early_sizes"] == [[32, 0.5]] and settings["spatial_size"] == 64
-    with (tmp_path / "whole" / "validation_log.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 1
+    assert len(read_rows(tmp_path / "whole" / "validation_log.csv")) == 1
 
     run(phantom_dir, tmp_path / "parts", epochs=4, val_interval=4, stop=3)
     shapes, parts = run(phantom_dir, tmp_path / "parts", epochs=4, val_interval=4, resume="auto")
@@ -116,8 +113,7 @@ def test_no_stage_comes_again_where_a_training_becomes_longer(phantom_dir, tmp_p
     assert shapes == 2 * [(64, 64)], "epochs 4 and 5 of 12 are early, but come after one in full size"
     shapes, _ = run(phantom_dir, tmp_path, epochs=24, steps_per_epoch=1, resume="auto", stop=6)
     assert shapes == [(64, 64)]
-    with (tmp_path / "training_log.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "training_log.csv")
     assert [bool(row["loss_u"]) for row in rows] == [False, *5 * [True]], "and the log keeps all epochs"
 
     older = tmp_path / "resume_checkpoint_6.pt"
@@ -136,6 +132,5 @@ def test_other_widths_are_saved_and_restored(phantom_dir, tmp_path):
     for names in (["inference"], ["train", "semsim_minus", "evaluate"]):
         flow = workflow("infer", *names, dataset_dir=str(phantom_dir), output_dir=str(tmp_path),
                         ckpt_path=str(tmp_path / "model_last.pt"))  # fmt: skip
-        flow.initialize()
         network = flow.parser.get_parsed_content("network")
         assert network.backbone.conv_0.conv_0.conv.weight.shape[0] == 8

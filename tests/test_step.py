@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 
+import naive_step
 import pytest
+import step
 import torch
-from conftest import ROOT
 from scripts.method import fusion as fusion_module
 from scripts.method.augmentation import CutMix
 from scripts.method.losses import SemSimLoss
 from scripts.method.network import SemSimNet, UNet
 from scripts.training.trainer import twin
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import naive_step
-import step
 
 
 def batch(size: int, images: int = 3) -> dict[str, torch.Tensor]:

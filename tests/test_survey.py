@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -11,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
-from helpers import workflow
-from scripts.dataio.create import create
+from helpers import read_rows, workflow
 from scripts.dataio.datalist import read_datalist
 from scripts.dataio.loaders import read_item
-from scripts.dataio.survey import look
 from scripts.errors import InputError, find_input_error
+from scripts.preparation.create import create
+from scripts.preparation.survey import look
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_every_format_is_found_and_reported(mixed, capsys):
     assert {item["image"] for name in ("unlabeled", "training", "validation") for item in content[name]} == {
         "images/a.nii.gz", "images/b.mha", "images/c.nrrd", "images/d.mhd", "images/e", "images/f"
     }  # fmt: skip
-    rows = {row["case"]: row for row in csv.DictReader((mixed / "table.csv").open())}
+    rows = {row["case"]: row for row in read_rows(mixed / "table.csv")}
     assert rows["d"]["spacing"] == "0.6x0.6x3.6" and rows["a"]["label_values"] == "0 1" and rows["b"]["label"] == ""
     items = read_datalist(mixed / "datalist.json", mixed, "unlabeled")
     assert all(read_item(lambda item: look(Path(item["image"])), item).shape[1:] == (10, 3) for item in items)
@@ -63,15 +62,11 @@ def test_mixed_formats_train_and_a_dicom_series_is_predicted(mixed):
     samples.write_nifti(mixed / "labels" / "c.nii.gz", samples.blob((14, 10, 3), seed=2)[1], (-0.8, -0.8, 5.0))
     make(mixed, labeled="a,e", validation="c")
     options = {"show_progress": False, "spatial_size": 32, "class_names": ["background", "heart"]}
-    flow = workflow("train", "train", "semsim_minus", dataset_dir=str(mixed), datalist=str(mixed / "datalist.json"),
-                    output_dir=str(mixed / "run"), epochs=1, batch_size=2, **options)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("train", "train", "semsim_minus", dataset_dir=str(mixed), datalist=str(mixed / "datalist.json"),
+             output_dir=str(mixed / "run"), epochs=1, batch_size=2, **options).run()  # fmt: skip
     assert (mixed / "run" / "model_best.pt").exists()
-    flow = workflow("infer", "inference", dataset_dir=str(mixed / "images" / "f"), output_dir=str(mixed / "p"),
-                    ckpt_path=str(mixed / "run" / "model_last.pt"), show_progress=False)  # fmt: skip
-    flow.initialize()
-    flow.run()
+    workflow("infer", "inference", dataset_dir=str(mixed / "images" / "f"), output_dir=str(mixed / "p"),
+             ckpt_path=str(mixed / "run" / "model_last.pt"), show_progress=False).run()  # fmt: skip
     predicted = nib.load(mixed / "p" / "f_seg.nii.gz")
     assert predicted.shape == (17, 10, 3)
     np.testing.assert_allclose(predicted.header.get_zooms(), (0.9, 0.9, 6.0), atol=1e-4)
@@ -281,7 +276,6 @@ def test_a_label_without_a_grid_of_its_own_lies_on_its_image(tmp_path, label_for
         item = {"image": str(tmp_path / "image.tif"), "label": str(tmp_path / "label.png")}
     flow = workflow("train", "train", dataset_dir=str(tmp_path), output_dir=str(tmp_path), spatial_size=32,
                     class_names=["background", "organ"])  # fmt: skip
-    flow.initialize()
     result = flow.parser.get_parsed_content("train#preprocessing")(item)
     inside, outside = (result["image"][result["label"] == c].mean() for c in (1, 0))
     assert result["label"].sum() > 100 and inside > outside + 0.3
@@ -305,7 +299,6 @@ def test_labels_stored_otherwise_are_reported(tmp_path, capsys):
 
 def test_values_and_classes_of_a_training_have_to_fit(tmp_path):
     flow = workflow("train", "train", label_values=[0, 255], dataset_dir=str(tmp_path), output_dir=str(tmp_path))
-    flow.initialize()
     with pytest.raises(RuntimeError) as error:
         flow.parser.get_parsed_content("train#preprocessing")
     assert "one value for each of the 4 classes" in str(find_input_error(error.value))

@@ -19,11 +19,11 @@ from scripts.dataio import threads
 from scripts.dataio.loaders import SliceDataset
 from scripts.dataio.patches import PatchDataset
 from scripts.dataio.readers import LoadFilesd
-from scripts.dataio.survey import survey
 from scripts.dataio.threads import in_threads, reading_threads
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd
 from scripts.errors import InputError
+from scripts.preparation.survey import survey
 
 KEYS = ["image", "label"]
 
@@ -140,7 +140,7 @@ def test_paths_of_the_working_folder_in_a_process_of_its_own(folder):
         samples.write_itk(root / "nrrd" / f"c{n}.nrrd", samples.blob((16, 14, 5), seed=n)[0])
     code = (
         "from pathlib import Path; from scripts.dataio import threads; threads.reading_threads = lambda: 4\n"
-        "from scripts.dataio.survey import survey\n"
+        "from scripts.preparation.survey import survey\n"
         "files = {p.stem: p for p in sorted(Path('nrrd').iterdir())}\n"
         "found = survey(files, {}); assert not found.problems and len(found.images) == 16, found.problems\n"
         "assert found.images['c0'].path == Path('nrrd/c0.nrrd')\n"

@@ -14,10 +14,10 @@ from monai.data import MetaTensor
 from scripts.dataio.loaders import read_item
 from scripts.dataio.readers import LoadFilesd, image_loader, read_grid
 from scripts.dataio.slice_axis import direction_of
-from scripts.dataio.survey import look
 from scripts.dataio.transforms import SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd, spacings_of
 from scripts.errors import InputError
+from scripts.preparation.survey import look
 
 SHAPE = (12, 13, 14)
 

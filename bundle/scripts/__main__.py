@@ -25,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Name of the command -> module that has its options in ``main``, loaded when asked for.
 COMMANDS = {
-    "datalist": ".dataio.create",
-    "merge": ".dataio.merge",
-    "benchmark": ".dataio.public_datasets",
+    "datalist": ".preparation.create",
+    "merge": ".preparation.merge",
+    "benchmark": ".preparation.public_datasets",
     "report": ".report.build",
-    "overlay": ".report.slices",
+    "overlay": ".report.overlay",
     "export": ".evaluation.export",
 }
 

@@ -221,7 +221,7 @@ def _named(label_info: Sequence[Mapping[str, Any]] | None) -> list[dict[int, str
 def _own_names(bundle: Path, file: Path) -> list[dict[int, str]]:
     if not file.name.lower().endswith(".nrrd"):
         return []
-    told = bundles.module(bundle, "dataio.value_names").segments(file)
+    told = bundles.module(bundle, "preparation.value_names").segments(file)
     found = {int(s["LabelValue"]): s["Name"].lower() for s in told if {"LabelValue", "Name"} <= s.keys()}
     return [found] if found else []
 

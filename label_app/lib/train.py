@@ -92,9 +92,9 @@ class SemiSupervised(BundleTrainTask):
             )
         if not validation:
             return training, validation
-        split = bundles.module(Path(self.bundle_path), "dataio.split")
+        group_cases = bundles.module(Path(self.bundle_path), "dataio.patients").group_cases
         files = {Path(item["image"]).name: item for item in datalist}
-        first, *others = split.group_cases({name: Path(name) for name in files}, {}).groups.values()
+        first, *others = group_cases({name: Path(name) for name in files}, {}).groups.values()
         held: list[str] = []
         for images in reversed(others):
             if len(held) < len(validation):

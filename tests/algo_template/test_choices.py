@@ -228,7 +228,7 @@ def test_the_log_of_a_training_says_why_it_ended(tmp_path):
 def test_a_name_belongs_to_one_value(given, labels, names):
     """Whatever values the labelled scans happen to show."""
     algo_class()
-    assert importlib.import_module("semsim.scripts.algo")._class_names(given, labels) == names
+    assert importlib.import_module("semsim.scripts.classes").names_in_order(given, labels) == names
 
 
 LIVER_AND_TUMOUR = {"class_names": [{"name": "liver", "index": [1]}, {"name": "tumour", "index": [2]}]}

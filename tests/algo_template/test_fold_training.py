@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
@@ -14,6 +13,7 @@ import torch
 import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
+from helpers import read_rows
 from monai.apps.auto3dseg import import_bundle_algo_history
 from monai.apps.auto3dseg.utils import AlgoKeys
 
@@ -61,7 +61,7 @@ def test_a_moved_folder_trains_and_predicts_without_the_package(work, data, tmp_
     assert not (tmp_path / "seg.png").exists()
     # more epochs go on where it stopped
     train(folder, "--epochs=2", env=env)
-    assert [r["epoch"] for r in csv.DictReader((folder / "model_fold0" / "training_log.csv").open())] == ["1", "2"]
+    assert [r["epoch"] for r in read_rows(folder / "model_fold0" / "training_log.csv")] == ["1", "2"]
     entries = yaml.safe_load((folder / "model_fold0" / "progress.yaml").read_text())
     assert [e["epoch"] for e in entries] == [1, 2]
 
@@ -90,7 +90,7 @@ def test_unlabelled_images_are_read_and_change_the_parameters(work, data, tmp_pa
         folder = generated(work, tmp_path / str(number), epochs=1, **{"loss#threshold": 0.3})
         train(folder, f"--loss#lambda_u={weight}", "--loss#lambda_intra=0.0", "--loss#lambda_cross=0.0")
         states.append(torch.load(folder / "model_fold0" / "model_last.pt", weights_only=True))
-        log = next(csv.DictReader((folder / "model_fold0" / "training_log.csv").open()))
+        log = read_rows(folder / "model_fold0" / "training_log.csv")[0]
         assert float(log["loss_u"]) > 0 and float(log["mask_u"]) > 0
     names = [n for n in states[0] if n.startswith("backbone") and n.endswith("weight")]
     assert all(torch.equal(states[0][n], states[2][n]) for n in names), "nothing else makes a difference"
@@ -139,7 +139,7 @@ def test_an_interrupted_fold_counts_as_untrained_and_goes_on(work, data, tmp_pat
     process.wait()
     assert import_bundle_algo_history(str(tmp_path / "work"), only_trained=True) == []
     train(folder)
-    assert [r["epoch"] for r in csv.DictReader((output / "training_log.csv").open())] == list("123456")
+    assert [r["epoch"] for r in read_rows(output / "training_log.csv")] == list("123456")
     (found,) = import_bundle_algo_history(str(tmp_path / "work"), only_trained=True)
     assert found[AlgoKeys.SCORE] == yaml.safe_load((output / "progress.yaml").read_text())[-1]["best_avg_dice_score"]
     # a restart with other settings is refused and leaves everything as it was

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import samples
 import torch
 import warm
 import yaml
 from conftest import ENVIRONMENT as ENV
-from test_volumes import oblique, write
+from helpers import read_rows
 
 from .folds import QUICK, inferer, runner
 
@@ -23,8 +23,8 @@ from .folds import QUICK, inferer, runner
 def isotropic(tmp_path_factory) -> Path:
     """A CT of 1.5 mm: 4 labelled volumes in two folds, 2 unlabelled ones, and an oblique one of test."""
     folder = tmp_path_factory.mktemp("isotropic")
-    places = [None] * 6 + [oblique((1.5, 1.5, 1.5), (2, 0, 1), (-1, 1, 1))]
-    items = [write(folder, f"ct{k}", (36, 34, 32 + k), place, seed=k) for k, place in enumerate(places)]
+    places = [None] * 6 + [samples.oblique((1.5, 1.5, 1.5), (2, 0, 1), (-1, 1, 1))]
+    items = [samples.write_ct(folder, f"ct{k}", (36, 34, 32 + k), place, seed=k) for k, place in enumerate(places)]
     named = [{key: str(Path(path).relative_to(folder)) for key, path in item.items()} for item in items]
     images = [{"image": item["image"]} for item in named]
     training = [{**item, "fold": k % 2} for k, item in enumerate(named[:4])]
@@ -52,7 +52,7 @@ def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
         assert settings["spatial_dims"] == dims and settings["unlabeled_images"] == 2
         assert settings["flips"] == [0.0] * dims and settings["flip_tta"] is False, "all lie alike"
         assert settings["spacing"] == ([1.5] * 3 if dims == 3 else None)
-        assert {row["case"] for row in csv.DictReader((folder / "scores.csv").open())} == {f"ct{fold}", f"ct{fold + 2}"}
+        assert {row["case"] for row in read_rows(folder / "scores.csv")} == {f"ct{fold}", f"ct{fold + 2}"}
         assert [e["epoch"] for e in yaml.safe_load((folder / "progress.yaml").read_text())] == [1, 2]
 
     # the ensemble is the mean of both, on the grid of an oblique file
@@ -79,5 +79,5 @@ def test_isotropic_volumes_are_trained_in_3d_and_ensembled_with_slices(
     command += [part for key, value in {**quick, "epochs": 3}.items() for part in (f"--{key}", str(value))]
     result = warm.run(command, cwd=work / "semsim_0", env=ENV, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
-    log = list(csv.DictReader((work / "semsim_0" / "model_fold0" / "training_log.csv").open()))
+    log = read_rows(work / "semsim_0" / "model_fold0" / "training_log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]

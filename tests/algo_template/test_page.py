@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ENVIRONMENT as ENV
 from conftest import ROOT
+from helpers import read_rows
 from monai.apps.auto3dseg import AutoRunner, BundleGen
 
 from .folds import QUICK, TEMPLATES
@@ -62,7 +61,7 @@ def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
     exec(compile(code, "page", "exec"), space := {})
     (found,) = (tmp_path / "search").iterdir()
     assert (found / "model_fold0" / "model_best.pt").exists() and 0 <= space["study"].best_value <= 1
-    log = next(csv.DictReader((found / "model_fold0" / "training_log.csv").open()))
+    log = read_rows(found / "model_fold0" / "training_log.csv")[0]
     rate = space["study"].best_params["learning_rate"]
     assert float(log["learning_rate"]) == pytest.approx(rate * 0.5**0.9), "after the first of two epochs"
 
@@ -84,7 +83,6 @@ def test_the_python_of_the_page(data, tmp_path, monkeypatch, warm_trainings):
 
 def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm_trainings):
     """With and without the list, the same number of steps, scored on patients whose labels it never saw."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg
 
     monkeypatch.setenv("PATH", ENV["PATH"])
@@ -103,7 +101,6 @@ def test_the_benchmark_of_the_template(data, tmp_path, monkeypatch, capsys, warm
 
 
 def test_the_page_of_the_benchmark_is_made_from_its_result():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     import auto3dseg
 
     page = (ROOT / "benchmarks" / "AUTO3DSEG.md").read_text()

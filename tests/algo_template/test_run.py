@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from helpers import read_rows
 from monai.apps.auto3dseg import BundleAlgo, import_bundle_algo_history
 from monai.apps.auto3dseg.utils import AlgoKeys
 
@@ -29,7 +29,7 @@ def test_a_run_from_images_to_an_ensemble(work, data):
         assert settings["unlabeled_images"] == 6 and settings["epochs"] == 2
         listed = json.loads((data / "a3d.json").read_text())["training"]
         of_fold = {Path(item["image"]).name.split(".")[0] for item in listed if item["fold"] == fold}
-        rows = list(csv.DictReader((folder / "scores.csv").open()))
+        rows = read_rows(folder / "scores.csv")
         assert {row["case"] for row in rows} == of_fold and {row["class"] for row in rows} == {"RV", "myocardium", "LV"}
         assert set(settings["labeled_cases"]).isdisjoint(of_fold) and len(settings["labeled_cases"]) == 3
     history = import_bundle_algo_history(str(work), only_trained=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from label_server import assemble
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from test_named_segments import SHAPE, turned, write
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
 from lib import archive
 from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
 from monailabel.interfaces import app
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from segments import SHAPE, turned, write
 
 
 def series(folder: Path) -> None:

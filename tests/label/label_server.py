@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "label_app"))
 
 import demo  # noqa: E402
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
 import requests  # noqa: E402
 from assemble import assemble  # noqa: E402, F401
 from demo import make_studies  # noqa: E402, F401
@@ -102,3 +104,13 @@ def submit(server, image: str, file: Path, name: str = "", **params) -> requests
 
 def truth(server, image: str) -> Path:
     return server.folder / "truth" / f"{image}.nii.gz"
+
+
+def stored_otherwise(source: Path, target: Path) -> None:
+    """The same scan, stored with its slices along the first axis, one axis mirrored and another affine."""
+    image = nib.load(source)
+    array = np.asarray(image.dataobj).transpose(2, 0, 1)[:, ::-1]
+    matrix = np.zeros((4, 4))  # voxels of the new array -> voxels of the old one
+    matrix[2, 0], matrix[0, 1], matrix[1, 2], matrix[3, 3] = 1, -1, 1, 1
+    matrix[0, 3] = image.shape[0] - 1
+    nib.save(nib.Nifti1Image(array.copy(), image.affine @ matrix), target)

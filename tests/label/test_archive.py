@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -14,18 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pydicom
 import pytest
+from archives import Archive, add_segmentation, alone, in_archive
 from fastapi import HTTPException
 from label_server import assemble
-from test_named_segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
-from archives import Archive, add_segmentation, alone, in_archive
 from lib import archive, endpoints
 from lib.active import KEYS, Scores
 from lib.train import SemiSupervised
 from monailabel.datastore import dicom
 from monailabel.datastore.utils import convert
+from segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
 
 pytest_plugins = ["archives"]  # its fixtures
 

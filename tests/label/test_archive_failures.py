@@ -6,30 +6,26 @@ import json
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import main
 import numpy as np
 import pytest
 import requests
+from archives import Archive, add_segmentation, alone, counted, in_archive, series
 from fastapi import FastAPI, HTTPException
 from label_server import assemble
-from pydicom.dataset import Dataset
-from test_named_segments import SHAPE, read, turned, write
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
-import main
-from archives import Archive, add_segmentation, alone, counted, in_archive, series
 from lib import archive, gate
 from lib.active import KEYS, Scores
 from monailabel.config import settings
 from monailabel.datastore import dicom
 from monailabel.interfaces import app
+from pydicom.dataset import Dataset
+from segments import SHAPE, read, turned, write
 
 pytest_plugins = ["archives"]  # its fixtures
 

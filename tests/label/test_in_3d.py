@@ -8,9 +8,8 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from label_server import assemble, running
+from label_server import assemble, running, stored_otherwise
 from monailabel.client.client import MONAILabelClientException
-from test_server import turned
 
 pytestmark = pytest.mark.timeout(900)  # a minute on a machine of its own
 
@@ -44,7 +43,7 @@ def server(tmp_path_factory):
     for number in range(4):
         for kind, array in zip((studies, folder / "truth"), scan(number)):
             nib.save(nib.Nifti1Image(array, GRID), kind / f"ct{number}.nii.gz")
-    turned(studies / "ct3.nii.gz", studies / "turned3.nii.gz")
+    stored_otherwise(studies / "ct3.nii.gz", studies / "turned3.nii.gz")
     with running(app, studies) as server:
         server.folder = folder
         yield server

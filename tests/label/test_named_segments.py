@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
-import itk
-import nibabel as nib
 import numpy as np
 import pytest
 from fastapi import HTTPException
 from label_server import assemble
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
 from lib import labels, names, usable
 from lib.studies import Studies
 from lib.train import SemiSupervised
 from monailabel.config import settings
 from monailabel.datastore.utils import convert
-
-LIVER, TUMOUR = 1, 2
-GRID = np.diag([-1.0, -1.0, 2.0, 1.0])
-SHAPE = (20, 20, 4)
+from PIL import Image
+from segments import LIVER, SHAPE, TUMOUR, read, truth, turned, write
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return assemble(tmp_path_factory.mktemp("names") / "app", class_names=["liver", "tumour"]) / "model" / "semsim"
-
-
-def truth() -> np.ndarray:
-    label = np.zeros(SHAPE, np.uint8)
-    label[2:8, 2:8], label[12:15, 12:15] = LIVER, TUMOUR
-    return label
-
-
-def turned() -> np.ndarray:
-    return np.choose(truth(), [0, 2, 1]).astype(np.uint8)
-
-
-def write(path: Path, array: np.ndarray, names: dict[int, str] | None = None) -> Path:
-    """A label, in Slicer's ``.nrrd`` with the names of its segments."""
-    if path.suffix != ".nrrd":
-        nib.save(nib.Nifti1Image(array, GRID), path)
-        return path
-    image = itk.image_from_array(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    image.SetSpacing([1, 1, 2])
-    itk.imwrite(image, str(path))
-    header, _, voxels = path.read_bytes().partition(b"\n\n")
-    for number, (value, name) in enumerate((names or {}).items()):
-        header += f"\nSegment{number}_LabelValue:={value}\nSegment{number}_Name:={name}".encode()
-    path.write_bytes(header + b"\n\n" + voxels)
-    return path
-
-
-def read(path: str) -> np.ndarray:
-    return itk.array_from_image(itk.imread(path)).transpose(2, 1, 0)
 
 
 @pytest.fixture

@@ -19,16 +19,13 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 from label_server import assemble
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
 from lib import endpoints, labels
 from lib.infer import Batch, Segmentation
 from monailabel.config import settings
 from monailabel.interfaces import app as stock
 from monailabel.utils.async_tasks import utils as tasks
 from monailabel.utils.sessions import Sessions
+from PIL import Image
 
 CLASSES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 import torch
 from conftest import ROOT
-from label_server import assemble, make_studies, running
+from label_server import assemble, make_studies, running, stored_otherwise
 from watchdog.events import FileSystemEventHandler
 from watchdog.observers import Observer
 
@@ -25,16 +25,6 @@ STOCK = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle"
 SHIPPED = json.loads((ROOT / "bundle" / "models" / "training.json").read_text())
 #: an epoch of the unlabelled phantoms is 5 steps
 QUICK = {"max_epochs": 2, "val_split": 0.2, "multi_gpu": False, "steps_per_epoch": 0}
-
-
-def turned(source: Path, target: Path) -> None:
-    """The same scan, stored with its slices along the first axis, one axis mirrored and another affine."""
-    image = nib.load(source)
-    array = np.asarray(image.dataobj).transpose(2, 0, 1)[:, ::-1]
-    matrix = np.zeros((4, 4))  # voxels of the new array -> voxels of the old one
-    matrix[2, 0], matrix[0, 1], matrix[1, 2], matrix[3, 3] = 1, -1, 1, 1
-    matrix[0, 3] = image.shape[0] - 1
-    nib.save(nib.Nifti1Image(array.copy(), image.affine @ matrix), target)
 
 
 class Opened(FileSystemEventHandler):
@@ -91,7 +81,7 @@ def server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     app = assemble(folder / "app", app=STOCK if request.param == "stock" else None)
     studies = make_studies(folder / "studies")
-    turned(studies / "patient006.nii.gz", studies / "turned006.nii.gz")
+    stored_otherwise(studies / "patient006.nii.gz", studies / "turned006.nii.gz")
     with running(app, studies) as server:
         server.stock = request.param == "stock"
         yield server

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 import tempfile
 import time
 import zipfile
@@ -14,9 +13,6 @@ from pathlib import Path
 
 import pytest
 from fastapi import HTTPException
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "label_app"))
-
 from lib.active import KEYS, strategies
 from lib.studies import Studies
 from monailabel.config import settings

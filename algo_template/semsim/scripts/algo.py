@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -22,13 +21,13 @@ from monai.apps.auto3dseg import BundleAlgo
 from monai.apps.auto3dseg.bundle_gen import logger as generation_log  # shown without further ado
 from monai.bundle import ConfigParser
 
+from .classes import judged, names_by_value, names_in_order, overlapping, stated_names
 from .dimensions import dimensions, forced, of_patches, of_slices
-from .generation import changed, origin
+from .generation import HYPER_PARAMETERS, bundle_files, bundle_folder, changed, origin
 from .options import WINDOWED, layers, one_length, understood
 
 logger = logging.getLogger("semsim")
 
-HYPER_PARAMETERS = "hyper_parameters.yaml"
 #: Keys of ``input.yaml`` that are AutoRunner's own.
 RUNNER_KEYS = {
     "name", "task", "dataroot", "datalist", "modality", "work_dir", "num_fold", "algos", "analyze", "algo_gen", "train",
@@ -91,10 +90,10 @@ class SemsimAlgo(BundleAlgo):
                     f"SemSim is skipped: {path}: MONAI cannot have '#' or '::' in a path; rename or link that folder."
                 )
         try:
-            labels = _judged(stats, given)
-            if given.get("sigmoid") or _overlapping(given.get("class_names"), given.get("class_index")):
+            labels = judged(stats, given)
+            if given.get("sigmoid") or overlapping(given.get("class_names"), given.get("class_index")):
                 return "SemSim is skipped: its classes exclude each other, and these overlap (sigmoid)."
-            names = _by_value(_entries(given), labels)
+            names = names_by_value(stated_names(given), labels)
         except ValueError as error:
             return f"SemSim is skipped: {error}"
         if given.get("extra_modalities"):
@@ -192,7 +191,7 @@ class SemsimAlgo(BundleAlgo):
             "data_list_file_path": os.path.abspath(str(given["datalist"])),
             "modality": modality,
             "in_channels": channels,
-            "class_names": _class_names(_entries(given), _judged(stats, given)),
+            "class_names": names_in_order(stated_names(given), judged(stats, given)),
             **sizes.values,
             "epochs": epochs,
             "batch_size": batch,
@@ -218,10 +217,10 @@ class SemsimAlgo(BundleAlgo):
         calls folders after the keys that it changes; ``loss#lambda_u``, which no path may have, is ``loss.lambda_u``.
         """
         algo_name = algo_name.replace("#", ".").replace("::", ".")
-        source = _bundle_folder() or self.output_path
+        source = bundle_folder() or self.output_path
         copied = kwargs.get("copy_dirs", True)
         fill = kwargs.pop("fill_template", True)
-        content = _content(Path(source)) if copied else {}
+        content = bundle_files(Path(source)) if copied else {}
         super().export_to_disk(output_path, algo_name, **{**kwargs, "fill_template": False} if copied else kwargs)
         folder = Path(self.output_path)
         for path in (folder, *folder.rglob("*")) if copied else ():  # of a template that nobody may write
@@ -277,27 +276,6 @@ def _read_stats(data_stats: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return content["stats_summary"]
 
 
-def _judged(stats: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
-    """Label values without that of voxels that nobody judged."""
-    ignored = _ignored(given)
-    return [int(v) for v in stats["label_stats"]["labels"] if int(v) != ignored]
-
-
-def _ignored(given: Mapping[str, Any]) -> int | None:
-    """Value of voxels that nobody judged: as the input says, or its datalist, where the fold's training reads it, too.
-
-    Raises:
-        ValueError: ``labels`` of the datalist that cannot be meant.
-    """
-    value: int | None = given.get("ignore_label")
-    datalist = str(given.get("datalist", ""))
-    if value is None and os.path.isfile(datalist) and _bundle_folder():
-        from semsim_bundle.scripts.dataio.layouts import classes_of  # of the package that generates folders
-
-        value = classes_of(datalist, ConfigParser.load_config_file(datalist).get("labels"))[2]
-    return value
-
-
 def _medians(stats: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Median spacing in mm and shape in voxels of the images."""
     spacing, shape = (np.array(stats["image_stats"][key]["median"], float) for key in ("spacing", "shape"))
@@ -319,74 +297,6 @@ def _fill_metadata(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(metadata, indent=4) + "\n")
 
 
-def _groups(class_names: Any, class_index: Any) -> list[list[int]]:
-    if isinstance(class_names, list) and class_names and isinstance(class_names[0], Mapping):
-        if not all(isinstance(entry, Mapping) and {"name", "index"} <= entry.keys() for entry in class_names):
-            raise ValueError(f"class_names: expected name and index in each entry, received {class_names}.")
-        class_index = [entry["index"] for entry in class_names]
-    return [[int(v) for v in (g if isinstance(g, (list, tuple)) else [g])] for g in class_index or []]
-
-
-def _overlapping(class_names: Any, class_index: Any) -> bool:
-    values = [v for group in _groups(class_names, class_index) for v in group]
-    return len(values) != len(set(values))
-
-
-def _is_list_of_names(class_names: Any) -> bool:
-    return isinstance(class_names, list) and bool(class_names) and not isinstance(class_names[0], Mapping)
-
-
-def _entries(given: Mapping[str, Any]) -> Any:
-    """``class_names`` of an input; where ``class_index`` says their values, with name and index in each entry.
-
-    Raises:
-        ValueError: names and values that differ in number.
-    """
-    names, groups = given.get("class_names"), _groups(given.get("class_names"), given.get("class_index"))
-    if names is None or not groups:
-        return names
-    if not isinstance(names, list) or len(names) != len(groups):
-        raise ValueError(f"class_index {groups}: expected values for each of class_names, received {names}.")
-    names = [entry["name"] if isinstance(entry, Mapping) else entry for entry in names]
-    ignored = _ignored(given)
-    judged = [[v for v in group if v != ignored] for group in groups]
-    return [{"name": str(name).strip(), "index": group} for name, group in zip(names, judged)]
-
-
-def _class_names(class_names: Any, labels: list[int]) -> list[str]:
-    """The names of :func:`_by_value` in the order of their values, background first."""
-    return [name for _, name in sorted(_by_value(class_names, labels).items())]
-
-
-def _by_value(class_names: Any, labels: list[int]) -> dict[int, str]:
-    """A name for every label value, also of named ones that do not occur; those of a group are told apart by value.
-
-    A list of names is of the values 0, 1, 2, ... if its first is ``background``, and otherwise of 1, 2, 3, ..., in that
-    order and whatever values happen to occur.
-
-    Raises:
-        ValueError: a value without a name, or a name twice.
-    """
-    if _is_list_of_names(class_names):
-        named = [str(name).strip() for name in class_names]
-        if named[0].lower() != "background":
-            named = ["background", *named]
-        if max(labels) >= len(named) or len({name.lower() for name in named}) < len(named) or not all(named):
-            raise ValueError(
-                f"class_names {class_names}: expected a name of its own for each of the label values 1 to "
-                f"{max(labels)}; the background needs none."
-            )
-        return dict(enumerate(named))
-    if class_names is not None and not isinstance(class_names, list):
-        raise ValueError(f"class_names: expected a list of names, received {class_names!r}.")
-    names = {v: f"class {v}" if v else "background" for v in labels}
-    if class_names:
-        names.setdefault(0, "background")
-        for entry, group in zip(class_names, _groups(class_names, None)):
-            names |= {v: entry["name"] if len(group) == 1 else f"{entry['name']} {v}" for v in group}
-    return names
-
-
 def _intensity(modality: str, channels: int, stats: Mapping[str, Any]) -> dict[str, Any]:
     """Transform to [0, 1]: the foreground's range for CT, three deviations about each image's mean otherwise.
 
@@ -399,32 +309,3 @@ def _intensity(modality: str, channels: int, stats: Mapping[str, Any]) -> dict[s
         return {**to_unit, "a_min": low, "a_max": high if high > low else low + 1.0}
     normalize = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}
     return {"_target_": "Compose", "transforms": [normalize, {**to_unit, "a_min": -3.0, "a_max": 3.0}]}
-
-
-def _bundle_folder() -> str:
-    """Where the installed bundle lies; empty if it is not."""
-    try:
-        spec = importlib.util.find_spec("semsim_bundle.scripts")
-    except ModuleNotFoundError:
-        return ""
-    return str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
-
-
-def _content(source: Path) -> dict[str, bytes]:
-    """Scripts and configurations of the bundle, by their place in a folder. MONAI lists ``configs`` unfiltered."""
-    if not (source / "scripts").is_dir():
-        raise ModuleNotFoundError(
-            "SemSim needs the package semsim_bundle to generate its folders: pip install it first."
-        )
-    patterns = ("scripts/**/*.py", "scripts/**/*.html", "configs/*.yaml", "configs/*.json")
-    files = [file for pattern in patterns for file in source.glob(pattern)]
-    own = {
-        "scripts/algo.py",
-        "scripts/train.py",
-        "scripts/infer.py",
-        "scripts/options.py",
-        f"configs/{HYPER_PARAMETERS}",
-        "configs/metadata.json",
-    }
-    found = {f.relative_to(source).as_posix(): f for f in files}
-    return {name: file.read_bytes() for name, file in found.items() if name not in own}

@@ -18,7 +18,6 @@ Command line: ``python -m scripts datalist create --help``.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import os
@@ -27,21 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, raise_all
-from .files import (
-    CHANNEL,
-    IMAGE_SUFFIXES,
-    case_name,
-    case_names,
-    find_images,
-    hidden_beside,
-    image_files,
-    join_channels,
-    without_labels,
-    without_labels_told,
-    without_predictions,
+from .datalist_checks import (
+    LISTS,
+    in_two_lists,
+    is_image,
+    items_of,
+    labels_of_two_images,
+    names_of_fold,
+    resolve,
+    unfit,
+    unknown_fold,
+    unread_lists,
 )
+from .files import CHANNEL, case_name, case_names, image_files
+from .folders import find_images, hidden_beside, join_channels, without_labels, without_labels_told, without_predictions
+from .patients import shared_patients
 from .readers import warn_of_predictions
-from .split import LISTS, shared_patients
 
 logger = logging.getLogger("semsim")
 
@@ -67,76 +67,6 @@ def load_datalist(datalist: str | os.PathLike) -> dict[str, Any]:
             "own dataset.json make one with `python -m scripts datalist create --data DIR --output FILE`."
         )
     return content
-
-
-#: Other names that people give the lists.
-OTHER_NAMES = {
-    "train": "training", "trainset": "training", "training_set": "training", "labeled": "training",
-    "labelled": "training", "val": "validation", "valid": "validation", "dev": "validation",
-    "test": "testing", "tests": "testing", "testset": "testing",
-    "unlabelled": "unlabeled", "unlabel": "unlabeled", "unlabelled_images": "unlabeled",
-}  # fmt: skip
-
-
-def _unread(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, unlabeled_key: str) -> list[str]:
-    """Lists of images that nothing reads: one line each where the name of one that is read is likely meant.
-
-    Args:
-        datalist: file, for messages.
-        content: of it.
-        key: list that is being read; for ``testing`` alone, as in a prediction, the others do not matter.
-        unlabeled_key: a list of another name that is read.
-    """
-    problems = []
-    for name, value in content.items():
-        if name in (*LISTS, unlabeled_key) or not isinstance(value, list):
-            continue
-        if not value or not all((isinstance(item, dict) and "image" in item) or _is_image(item) for item in value):
-            continue
-        near = difflib.get_close_matches(name.lower(), [*LISTS, *OTHER_NAMES], n=1, cutoff=0.8)
-        likely = OTHER_NAMES.get(near[0], near[0]) if near else ""
-        if not likely:
-            logger.warning(f"{datalist}: nothing reads the list `{name}`; the lists are {', '.join(LISTS)}.")
-        elif key != "testing" or likely == "testing":
-            also = f", or read it as it is by --unlabeled_key {name}" if likely == "unlabeled" else ""
-            problems.append(f"{datalist}: nothing reads the list `{name}`; if `{likely}` is meant call it so{also}.")
-    return problems
-
-
-def _is_image(item: Any) -> bool:
-    return isinstance(item, str) and item.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _items(datalist: str | os.PathLike, content: Mapping[str, Any], key: str, problems: list[str]) -> list[dict]:
-    entries = content.get(key, [])
-    if not isinstance(entries, list):
-        problems.append(f"{datalist}: `{key}` should be a list of items, received {type(entries).__name__}.")
-        return []
-    items = []
-    for number, entry in enumerate(entries):
-        item = {"image": entry} if isinstance(entry, str) else entry
-        if fault := _fault(item):
-            problems.append(f"{datalist}: item {number} of `{key}` {fault}, received {entry!r}.")
-        else:
-            items.append(dict(item))
-    return items
-
-
-def _fault(item: Any) -> str:
-    """What is wrong with the form of an item; empty for nothing."""
-    if not isinstance(item, dict) or not _names_files(item.get("image")):
-        return 'should be {"image": FILE, ...}, or {"image": [FILE, ...], ...} for channels in several files'
-    if item.get("label") and not _names_files(item["label"]):
-        return "should have a file as its label, or none"
-    slices = item.get("labeled_slices")
-    if slices is not None and not (isinstance(slices, list) and all(type(k) is int for k in slices)):
-        return "should have a list of numbers as its labeled_slices"
-    return ""
-
-
-def _names_files(value: Any) -> bool:
-    files = value if isinstance(value, list) else [value]
-    return bool(files) and all(isinstance(f, str) and f and "\0" not in f for f in files)
 
 
 def read_datalist(
@@ -186,9 +116,9 @@ def read_datalist(
     if require_label is None:
         require_label = key in ("training", "validation")
     problems: list[str] = []
-    lists = {name: _items(datalist, content, name, problems) for name in LISTS}
+    lists = {name: items_of(datalist, content, name, problems) for name in LISTS}
     if fold is not None:
-        problems += _unknown_fold(datalist, lists["training"], fold)
+        problems += unknown_fold(datalist, lists["training"], fold)
         lists |= _of_fold(lists["training"], fold)
         if key == "validation" and not lists[key] and not problems:
             logger.warning(
@@ -201,11 +131,11 @@ def read_datalist(
             there = ", ".join(name for name, value in content.items() if isinstance(value, list))
             problems.append(f"{datalist}: unlabeled_key {unlabeled_key}: no such list; expected one of {there}.")
         lists.pop(unlabeled_key, None)  # its cases are to stand in two lists
-        lists[key] = _items(datalist, content, unlabeled_key, problems)
-    problems += _unread(datalist, content, key, unlabeled_key)
+        lists[key] = items_of(datalist, content, unlabeled_key, problems)
+    problems += unread_lists(datalist, content, key, unlabeled_key)
     root = os.path.abspath(dataset_dir)
-    problems += _in_two_lists(datalist, lists, root)
-    problems += _labels_of_two_images(datalist, lists, root, key)
+    problems += in_two_lists(datalist, lists, root)
+    problems += labels_of_two_images(datalist, lists, root, key)
     _name(lists, root)
     if key in ("validation", "testing"):
         _tell_shared(datalist, lists["training"], lists[key])
@@ -215,33 +145,16 @@ def read_datalist(
     for item in chosen:
         if key == "unlabeled":
             item.pop("label", None)
-        elif reason := _unfit(item, scored, require_label):
+        elif reason := unfit(item, scored, require_label):
             problems.append(f"{datalist}: {image_files(item)[0]} stands in `{key}` {reason}")
-        problems += _resolve(item, Path(dataset_dir), datalist, allow_outside)
+        problems += resolve(item, Path(dataset_dir), datalist, allow_outside)
     raise_all(problems)
     return chosen
 
 
-def _unknown_fold(datalist: str | os.PathLike, training: Sequence[dict], fold: int) -> list[str]:
-    """What is wrong with a fold that nobody is in: without it every fold would be trained on, and none validate."""
-    if any(item.get("fold") in _names_of(fold) for item in training):
-        return []
-    there = {str(item["fold"]) for item in training if item.get("fold") is not None}
-    if not there:
-        remedy = "make them with `python -m scripts datalist create --folds N`, or leave --fold out"
-        return [f"{datalist}: fold {fold}: expected a list `training` with folds, received one without; {remedy}."]
-    names = ", ".join(sorted(there, key=lambda name: (len(name), name)))
-    return [f"{datalist}: expected one of its folds {names}, received fold {fold}; give another --fold."]
-
-
-def _names_of(fold: int) -> tuple[int, str]:
-    """A fold as datalists write it: as a number, ``0.0`` included, or as text, which AutoRunner takes for one."""
-    return fold, str(fold)
-
-
 def _of_fold(training: Sequence[dict], fold: int) -> dict[str, list[dict]]:
     """``training`` and ``validation`` of a fold: a case that is not labelled throughout is trained on in every fold."""
-    own = _names_of(fold)
+    own = names_of_fold(fold)
     validating = [item for item in training if item.get("fold") in own and item.get("labeled_slices") is None]
     return {"training": [item for item in training if item not in validating], "validation": validating}
 
@@ -257,90 +170,12 @@ def _tell_shared(datalist: str | os.PathLike, training: Sequence[dict], scored: 
         )
 
 
-def _unfit(item: Mapping[str, Any], scored: bool, require_label: bool) -> str:
-    """Why the label of an item does not do for its list; empty where it does."""
-    if scored and item.get("label") and item.get("labeled_slices") is not None:
-        return (
-            "with labeled_slices; a case that is scored needs the label of every slice: label the others, too, or move "
-            "it to `training` and score another list."
-        )
-    if require_label and not item.get("label"):
-        return 'without a label; add "label": FILE or move it to `unlabeled`.'
-    return ""
-
-
-def _resolve(item: dict, dataset_dir: Path, datalist: str | os.PathLike, allow_outside: bool) -> list[str]:
-    """Make the paths of ``item`` absolute in place; returns what is wrong with them."""
-    problems = []
-    root = os.path.join(os.path.abspath(dataset_dir), "")
-    for name in ("image", "label"):
-        if not item.get(name):
-            continue
-        files = item[name] if isinstance(item[name], list) else [item[name]]
-        paths = [os.path.normpath(dataset_dir / str(f)) for f in files]
-        for path in paths:
-            # links below dataset_dir may lead anywhere: whoever made them could read their target
-            if not allow_outside and not os.path.join(os.path.abspath(path), "").startswith(root):
-                problems.append(
-                    f"{path}: named in {datalist}, but not in dataset_dir ({dataset_dir}); give the folder above both "
-                    "as dataset_dir, or allow it by --allow_outside True."
-                )
-            elif not os.path.exists(path):
-                problems.append(
-                    f"{path}: no such {name} file, named in {datalist}; check dataset_dir ({dataset_dir}) or the list."
-                )
-        item[name] = paths if isinstance(item[name], list) else paths[0]
-    return problems
-
-
 def _name(lists: Mapping[str, Sequence[dict]], root: str) -> None:
     """Give every item its name among all images of the datalist, as ``case``."""
     items = [item for members in lists.values() for item in members]
     for item, name in zip(items, case_names([os.path.join(root, image_files(item)[0]) for item in items])):
         several = isinstance(item["image"], list) and len(item["image"]) > 1
         item["case"] = name.removesuffix("_0000") if several else name  # nnU-Net's first channel
-
-
-def _in_two_lists(datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str) -> list[str]:
-    """Images that two items name, whether as a relative path, an absolute one or a link."""
-    first: dict[str, tuple[str, str]] = {}
-    problems = []
-    for name, items in lists.items():
-        for item in items:
-            shown = image_files(item)[0]
-            path = os.path.realpath(os.path.join(root, shown))
-            if path in first:
-                other, earlier = first[path]
-                also = "" if os.path.normpath(shown) == os.path.normpath(earlier) else f" (as {earlier})"
-                problems.append(
-                    f"{datalist}: {shown} stands in `{other}`{also} and again in `{name}`; a case belongs to one "
-                    'list, once (for single labelled slices give "labeled_slices" in `training`).'
-                )
-            first.setdefault(path, (name, shown))
-    return problems
-
-
-def _labels_of_two_images(
-    datalist: str | os.PathLike, lists: Mapping[str, Sequence[Mapping]], root: str, key: str
-) -> list[str]:
-    """Labels that two items name: a slip, or one patient in two lists. Within one list that is read, ``key``, it may be
-    two sequences of one patient, and is said in the log."""
-    first: dict[str, tuple[str, str]] = {}
-    problems = []
-    for name, items in lists.items():
-        for item in items:
-            if not isinstance(item.get("label"), str):
-                continue
-            path = os.path.realpath(os.path.join(root, item["label"]))
-            other, image = first.setdefault(path, (name, shown := image_files(item)[0]))
-            if image == shown:
-                continue
-            line = f"{datalist}: {item['label']} is the label of {image} in `{other}` and of {shown} in `{name}`"
-            if other != name:
-                problems.append(f"{line}; correct the list, or if both are of one patient put them into one list.")
-            elif name == key:
-                logger.warning(f"{line}; right for two images of one patient on one grid, else correct the list.")
-    return problems
 
 
 def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, **options: Any) -> list[dict[str, Any]]:
@@ -355,8 +190,8 @@ def readable_items(datalist: str | os.PathLike, dataset_dir: str | os.PathLike, 
 def evaluation_key(datalist: str | os.PathLike) -> str:
     """The list that evaluation scores: ``testing`` when it has labels, otherwise ``validation``."""
     content, problems = load_datalist(datalist), []  # type: ignore[var-annotated]
-    lists = {key: _items(datalist, content, key, problems) for key in LISTS}
-    raise_all(problems + _unread(datalist, content, "testing", ""))
+    lists = {key: items_of(datalist, content, key, problems) for key in LISTS}
+    raise_all(problems + unread_lists(datalist, content, "testing", ""))
     for key in ("testing", "validation"):
         if any(item.get("label") for item in lists[key]):
             return key
@@ -420,7 +255,7 @@ def read_images(
         return [{"image": str(folder)}]
     beside: dict[str, Path] = {}
     if (folder / "images").is_dir():
-        beside = {case_name(p): p for p in sorted(folder.glob("[!.]*")) if _is_image(p.name) and p.is_file()}
+        beside = {case_name(p): p for p in sorted(folder.glob("[!.]*")) if is_image(p.name) and p.is_file()}
         folder = folder / "images"
     every = find_images(folder, recursive=True)
     scans = without_labels({**every, **beside}) if beside else {}

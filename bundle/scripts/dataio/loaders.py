@@ -22,10 +22,10 @@ from ..distributed import rank_and_size
 from ..errors import InputError, find_input_error, raise_all, reason
 from ..memory import free_memory
 from .files import case_name, image_files
+from .label_resampling import resampled_label, scaled_positions
 from .sizes import Stage, Stages
 from .threads import OfEachThread, in_threads
 from .transforms import apart, check_whole
-from .votes import resampled_label, scaled_positions
 
 logger = logging.getLogger("semsim")
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 from .datalist import load_datalist, readable_items
-from .layouts import classes_of
 from .slice_axis import direction_of
 
 #: Names of classes that nobody named.
@@ -38,6 +37,26 @@ def stated(datalist: str | os.PathLike, name: str, given: Any = "auto", default:
     if name == "channels" and not (isinstance(found, int) and found > 0):
         raise InputError(f"{datalist}: expected `channels` to be a whole number, received {found!r}; mend it.")
     return found
+
+
+def classes_of(path: str | os.PathLike, labels: Any) -> tuple[list[str], list[int], int | None]:
+    """Names, values and what is ignored, of ``labels`` in a JSON file: by value (Decathlon) or by name (nnU-Net)."""
+    if isinstance(labels, list):
+        labels = dict(enumerate(labels))
+    if not isinstance(labels, Mapping) or not labels:
+        return [], [], None
+    if any(isinstance(value, (list, tuple)) for value in labels.values()):
+        raise InputError(f"{path}: its classes are regions of several values, which overlap; here classes exclude "
+                         "each other, so give --images and --labels, and the values by --label_values.")  # fmt: skip
+    by_value = all(str(key).lstrip("-").isdigit() for key in labels)
+    try:
+        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
+    except (TypeError, ValueError):
+        expected = '{"0": "background", "1": "liver"}'
+        raise InputError(f"{path}: expected `labels` such as {expected}, received {labels}.") from None
+    ignored = [value for value, name in pairs if name.lower() == "ignore"]
+    kept = sorted(pair for pair in pairs if pair[0] not in ignored)
+    return [name for _, name in kept], [value for value, _ in kept], ignored[0] if ignored else None
 
 
 def _classes(datalist: str | os.PathLike) -> tuple[list[str], list[int], int | None]:

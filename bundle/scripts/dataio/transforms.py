@@ -25,8 +25,8 @@ from nibabel.affines import voxel_sizes
 from ..errors import InputError
 from .files import is_picture
 from .geometry import file_name, on_image_grid, states_grid, vanished
+from .label_resampling import on_grid, resampled_label
 from .slice_axis import coarser_elsewhere, stored_axis
-from .votes import on_grid, resampled_label
 
 logger = logging.getLogger("semsim")
 
@@ -65,7 +65,7 @@ class SliceGrid(SpatialResample):
             slice_axis: direction of the body (``R``, ``A``, ``S``) or axis of the stored array along which slices are
                 stacked; see :func:`stored_axis`.
             mode: ``bilinear`` for images; ``nearest`` for labels, which means a vote of the voxels around, see
-                :func:`~scripts.dataio.votes.resampled_label`, and has no ``inverse``.
+                :func:`~scripts.dataio.label_resampling.resampled_label`, and has no ``inverse``.
         """
         super().__init__(mode=mode, padding_mode="zeros", dtype=np.float32)
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)

@@ -20,11 +20,11 @@ from ..errors import InputError
 from .datalist import readable_items
 from .files import is_picture
 from .geometry import file_name, states_grid, vanished
+from .label_resampling import on_grid, resampled_label, scaled_positions
 from .readers import read_grids
 from .sizes import check_dims
 from .slice_axis import ANISOTROPIC, MOST_FILES, world_axes
 from .smoothing import smoothed
-from .votes import on_grid, resampled_label, scaled_positions
 
 logger = logging.getLogger("semsim")
 
@@ -58,7 +58,7 @@ class VolumeGridd(MapTransform, InvertibleTransform):
             keys: images and labels.
             spacing: mm of a voxel from left to right, back to front and feet to head.
             mode: ``trilinear`` for images, ``nearest-exact`` for labels, one for each key. Labels are resampled by a
-                vote of the voxels around, see :func:`~scripts.dataio.votes.resampled_label`.
+                vote of the voxels around, see :func:`~scripts.dataio.label_resampling.resampled_label`.
             class_names: for warnings.
             allow_missing_keys: whether items without one of the keys pass.
 

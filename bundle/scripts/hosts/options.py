@@ -13,15 +13,13 @@ from monai.bundle import ConfigParser, ConfigWorkflow, run
 from ..callers import caller
 from ..command_line import options_of
 from ..errors import raise_all
+from .config_keys import nearest_key, problems_of
 from .monai_label import inside
-from .running_config import nearest_key, problems_of
 
 #: Text to write in the place of one that would be taken for true, or left out: MONAI drops options that are ``None``.
 WORDS = {"false": "False", "null": "'$None'", "None": "'$None'"}
 #: What ``--tracking`` reads beside its own keys of a config.
 TRACKING = {"output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config"}
-
-
 #: The bundle's files that come first, those that come before a method's, and those of a method.
 FIRST, BEFORE = ("train", "inference"), ("volumes", "paper")
 METHODS = ("labeled_only", "fixmatch", "unimatch", "semsim_minus")

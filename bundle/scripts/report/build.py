@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import filecmp
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..training.settings import SETTINGS_FILE, saved
 from ..training.weights import weights_file
 from . import plots
 from .page import TEXTS, Figure, Section, Table, render
-from .samples import CasePictures, FeatureLook
+from .samples import CasePictures, FeatureLook, Slice
 
 logger = logging.getLogger("semsim")
 
@@ -124,10 +124,7 @@ class Report:
         if s:
             labeled, kind = s.get("labeled_cases", []), str(s.get("fusion", "?"))
             rows = [
-                [
-                    "method",
-                    METHODS.get(kind, kind) if semi else "supervised, on the labelled images alone",
-                ],
+                ["method", METHODS.get(kind, kind) if semi else "supervised, on the labelled images alone"],
                 ["classes", ", ".join(self.trained_names)],
                 ["labelled images", f"{len(labeled)}: {', '.join(labeled)}"],
                 ["unlabelled images", str(s.get("unlabeled_images", "?"))],
@@ -156,11 +153,9 @@ class Report:
     def _scores(self) -> Section:
         section = Section("scores", "Scores")
         if self.scores is None:
-            section.missing = True
-            section.texts = [
+            return section.without(
                 "Not evaluated yet: run with 'configs/evaluate.yaml' on labelled test or validation cases."
-            ]
-            return section
+            )
         unit = str(self.summary.get("distance_unit", "mm"))
         names = {m: f"{plots.METRIC_NAMES[m]}{'' if m == 'dice' else f' ({unit})'}" for m in self.metrics}
         rows = []
@@ -176,27 +171,32 @@ class Report:
             f"Mean and standard deviation over cases. {self.summary.get('empty_rule', '')}"
             + (" The files state no voxel size, so distances are in voxels." if unit == "voxel" else "")
         ]
-        section.tables = [Table(rows, ["class", *names.values(), "cases"])]
+        section.tables = [Table(rows, ["class", *names.values(), "cases"]), self._every_case(self.scores)]
         section.figures = [Figure(file, "box plots of the scores of every class", "Case by case",
                                   "Each dot is a case; the line in the box is the median.")]  # fmt: skip
-        if self.scores.duplicated(["case", "class"]).any():
-            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
-        pivot = self.scores.pivot(index="case", columns="class", values=self.metrics[0])
-        pivot = pivot.reindex(columns=list(self.scores["class"].unique()))
-        means = pivot.mean(axis=1).sort_values(ascending=self.metrics[0] == "dice")
-        every = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in (*pivot.loc[case], mean))]
-                 for case, mean in means.items()]  # fmt: skip
-        name = plots.METRIC_NAMES[self.metrics[0]]
-        section.tables.append(
-            Table(every, ["case", *map(str, pivot.columns), "mean"], f"{name} of every case, worst first", True)
-        )
         return section
+
+    def _every_case(self, scores: pd.DataFrame) -> Table:
+        """A row for every case, worst first, by the first metric.
+
+        Raises:
+            InputError: two cases of one name.
+        """
+        if scores.duplicated(["case", "class"]).any():
+            raise InputError(f"{self.folder / 'scores.csv'}: two cases of one name; evaluate again.")
+        metric = self.metrics[0]
+        pivot = scores.pivot(index="case", columns="class", values=metric)
+        pivot = pivot.reindex(columns=list(scores["class"].unique()))
+        means = pivot.mean(axis=1).sort_values(ascending=metric == "dice")
+        rows = [[str(case), *("-" if np.isnan(v) else f"{v:.3f}" for v in (*pivot.loc[case], mean))]
+                for case, mean in means.items()]  # fmt: skip
+        caption = f"{plots.METRIC_NAMES[metric]} of every case, worst first"
+        return Table(rows, ["case", *map(str, pivot.columns), "mean"], caption, True)
 
     def _cases(self) -> Section:
         section = Section("cases", "Cases")
         if self.scores is None or self.cases is None:
-            section.missing, section.texts = True, [TEXTS["needs data"]]
-            return section
+            return section.without(TEXTS["needs data"])
         classes = self.scores["class"].nunique()
         by_case = self.scores[self.metrics[0]].to_numpy().reshape(-1, classes)
         if len(by_case) != len(self.cases.data):
@@ -222,8 +222,7 @@ class Report:
     def _curves(self) -> Section:
         section = Section("curves", "Learning curves")
         if self.log is None:
-            section.missing, section.texts = True, ["No training_log.csv in this folder."]
-            return section
+            return section.without("No training_log.csv in this folder.")
         file = self.out / "losses.png"
         plots.loss_curves(self.log, file)
         section.figures.append(Figure(file, "loss terms by epoch", "Loss terms", TEXTS["losses"]))
@@ -247,54 +246,57 @@ class Report:
         if self.log is not None and plots.class_shares(self.log, self.trained_names, file):
             section.figures.append(Figure(file, "class fractions by epoch", "Class fractions", TEXTS["shares"]))
         if not section.figures:
-            reason = "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
-            section.missing, section.texts = True, [reason]
-        elif self.quality is None:
+            return section.without(
+                "No training_log.csv in this folder." if self.log is None else "No unlabelled images were used."
+            )
+        if self.quality is None:
             section.texts = [TEXTS["unknown"]]
         return section
 
     def _explanations(self) -> list[Section]:
-        affinity = Section("affinity", "Affinities")
-        space = Section("features", "Features")
+        affinity, space = Section("affinity", "Affinities"), Section("features", "Features")
         look = self.features
         if look is None or not look.possible or not all(look.lists.values()):
-            reason = TEXTS["needs data"]
-            if (self.spatial_dims or self.settings.get("spatial_dims")) == 3:
-                reason = "These pictures are of slices; this network sees volumes."
-            elif self.cases is not None:
-                reason = "These pictures look into the network of SemSim alone; this is another one."
-            if look is not None:
-                reason = (
-                    "This network has no fused features." if not look.possible else "There are no unlabelled images."
-                )
-            for section in (affinity, space):
-                section.missing, section.texts = True, [reason]
-            return [affinity, space]
+            return [section.without(self._unexplained()) for section in (affinity, space)]
         slices = {name: look.slices(name) for name in look.lists}
+        return [self._affinities(affinity, look, slices), self._features(space, look, slices)]
+
+    def _unexplained(self) -> str:
+        """Why there are no pictures of the features."""
+        if self.features is not None and not self.features.possible:
+            return "This network has no fused features."
+        if self.features is not None:
+            return "There are no unlabelled images."
+        if (self.spatial_dims or self.settings.get("spatial_dims")) == 3:
+            return "These pictures are of slices; this network sees volumes."
+        if self.cases is not None:
+            return "These pictures look into the network of SemSim alone; this is another one."
+        return TEXTS["needs data"]
+
+    def _affinities(self, section: Section, look: FeatureLook, slices: Mapping[str, Sequence[Slice]]) -> Section:
         chosen = max(slices["unlabelled"], key=lambda s: (len(np.unique(s.classes)), int((s.classes > 0).sum())))
         if not (chosen.classes > 0).any():
             chosen = slices["labelled"][0]
         image, maps = look.affinities(chosen, self.class_names)
-        if maps:
-            file = self.out / "affinity.png"
-            plots.affinity_maps(image, maps, look.temperature, file)
-            affinity.texts = [TEXTS["affinity"]]
-            affinity.figures = [Figure(file, "affinity maps of a pixel of each class", chosen.name)]
-        else:
-            affinity.missing, affinity.texts = (
-                True,
-                ["No slice looked at shows a class, so there is no pixel to choose."],
-            )
+        if not maps:
+            return section.without("No slice looked at shows a class, so there is no pixel to choose.")
+        file = self.out / "affinity.png"
+        plots.affinity_maps(image, maps, look.temperature, file)
+        section.texts = [TEXTS["affinity"]]
+        section.figures = [Figure(file, "affinity maps of a pixel of each class", chosen.name)]
+        return section
+
+    def _features(self, section: Section, look: FeatureLook, slices: Mapping[str, Sequence[Slice]]) -> Section:
         points = {name: look.points(parts) for name, parts in slices.items()}
         file = self.out / "features.png"
         plots.feature_scatter(points, self.class_names, file)
         table = plots.class_distances(points, self.class_names)
-        space.texts = [TEXTS["features"]]
-        space.figures = [Figure(file, "scatter plots of labelled and unlabelled features by class")]
+        section.texts = [TEXTS["features"]]
+        section.figures = [Figure(file, "scatter plots of labelled and unlabelled features by class")]
         rows = [[str(name), *("-" if np.isnan(v) else f"{v:.2f}" for v in row)] for name, row in table.iterrows()]
-        space.tables = [Table(rows, ["unlabelled, predicted as", *map(str, table.columns)],
-                              "Mean cosine with the labelled features of each class")]  # fmt: skip
-        return [affinity, space]
+        section.tables = [Table(rows, ["unlabelled, predicted as", *map(str, table.columns)],
+                                "Mean cosine with the labelled features of each class")]  # fmt: skip
+        return section
 
 
 def other_weights(weights: str, folder: Path) -> Path | None:

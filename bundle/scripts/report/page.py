@@ -99,6 +99,11 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     missing: bool = False
 
+    def without(self, reason: str) -> Section:
+        """This section, which says no more than why there is nothing."""
+        self.missing, self.texts = True, [reason]
+        return self
+
 
 def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page as HTML; whatever stands in names and paths is escaped."""

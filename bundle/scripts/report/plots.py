@@ -10,16 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .slices import (
-    Planes,
-    canvas,
-    choose_slices,
-    class_color,
-    class_legend,
-    draw_rows,
-    foreground_window,
-    legend_below,
-)
+from .drawing import canvas, class_color, class_legend, draw_rows, legend_below
+from .planes import Planes, choose_slices, foreground_window
 
 #: What the columns of ``training_log.csv`` are called in figures, and their colours.
 TERMS = {

@@ -21,7 +21,7 @@ from ..method.fusion import resize
 from ..method.network import SemSimNet, Streams
 from ..method.similarity import nearest
 from ..precision import precision
-from .slices import Planes, as_axes, as_planes
+from .planes import Planes, as_axes, as_planes
 
 Item = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dataio.patches import middle_slice
 from ..method.losses import Target
 from ..training.trainer import StepViews
-from .slices import paint
+from .drawing import paint
 
 
 class TrainingImages:

@@ -20,7 +20,6 @@ def pictures(folder) -> dict[str, list[tuple[int, np.ndarray]]]:
 def train(phantom_dir, output, *overlays, **options):
     flow = workflow("train", "train", *overlays, dataset_dir=str(phantom_dir), output_dir=str(output), spatial_size=32,
                     batch_size=4, show_progress=False, **options)  # fmt: skip
-    flow.initialize()
     flow.run()
     return flow.parser.get_parsed_content("train#trainer")
 

@@ -177,7 +177,6 @@ def test_what_a_training_begins_with_is_looked_at_before_its_images(tmp_path, ru
     paths = {key: str(tmp_path / value) for key, value in {"output_dir": "new", **given}.items()}
     flow = workflow("train", "train", "semsim_minus", dataset_dir=str(tmp_path), datalist=str(tmp_path / "d.json"),
                     spatial_size=32, epochs=1, show_progress=False, **paths)  # fmt: skip
-    flow.initialize()
     with pytest.raises(Exception) as caught:
         flow.parser.get_parsed_content(run)
     assert message in str(find_input_error(caught.value))

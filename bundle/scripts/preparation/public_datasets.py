@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import command
+from ..dataio.files import case_name
+from ..dataio.patients import Cases
+from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
-from .files import case_name
-from .split import Cases, Names, as_names, distribute, list_lines, make_lists, write_json
-from .storage import check_new
+from .next_commands import bundle_command
+from .split import Names, as_names, distribute, list_lines, make_lists, write_json
 from .survey import Survey, survey
-from .tables import bundle_command, describe, print_rows
+from .tables import describe, print_rows
 
 #: ACDC, 70 / 10 / 20 patients and labelled ones as published with UniMatch's code. Training: the others.
 ACDC_VALIDATION = (2, 19, 28, 30, 39, 45, 78, 82, 85, 87)

@@ -17,14 +17,14 @@ from monai.data.utils import to_affine_nd
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
+from ..dataio.files import evenly, is_dicom, is_picture
+from ..dataio.geometry import contradict, on_image_grid, states_grid, turned, unit_of
+from ..dataio.intensity import AIR, looks_like_ct, looks_wrapped, padding_value
+from ..dataio.readers import image_loader, states_unit_size
+from ..dataio.slice_axis import common_direction
+from ..dataio.threads import in_threads
+from ..dataio.transforms import MOST_CLASSES, whole
 from ..errors import InputError, reason
-from .files import evenly, is_dicom, is_picture
-from .geometry import contradict, on_image_grid, states_grid, turned, unit_of
-from .intensity import AIR, looks_like_ct, looks_wrapped, padding_value
-from .readers import image_loader, states_unit_size
-from .slice_axis import common_direction
-from .threads import in_threads
-from .transforms import MOST_CLASSES, whole
 
 logger = logging.getLogger("semsim")
 

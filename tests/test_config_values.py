@@ -8,8 +8,8 @@ import pytest
 from conftest import BUNDLE
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scripts.errors import explain
-from scripts.hosts.running_config import problems_of
-from scripts.hosts.values import wrong_values
+from scripts.hosts.config_keys import problems_of
+from scripts.hosts.config_values import wrong_values
 
 LOSS = "scripts.method.losses.SemSimLoss"
 
@@ -39,6 +39,7 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"flip_tta": 0, "spatial_dims": 3}, "flip_tta: expected True, False or a list of axes .* received 0."),
         ({"flip_tta": [2], "spatial_dims": 2}, r"flip_tta: expected .* from 0 to 1, received \[2\]."),
         ({"output_dir": True}, "output_dir: expected a path behind it, received none; give one"),
+        ({"plan_file": True}, "plan_file: expected a path behind it, received none; give one"),
         ({"device": "gpu"}, "device: expected cpu, .*, received 'gpu' "),
         ({"device": "cuda:99"}, "device: expected cpu, .*, received 'cuda:99' "),
         ({"features": 16}, "features: expected 6 numbers of channels, .*, received 16."),
@@ -52,7 +53,7 @@ def test_values_that_mean_nothing(config, said):
 
 def test_values_that_mean_something():
     config = {"spatial_size": [100, 16], "spatial_dims": 2, "epochs": None, "steps_per_epoch": 1,
-              "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0,
+              "loss": {"threshold": 1, "lambda_u": 0}, "num_workers": 0, "resume": True,
               "class_names": ["background", "a"], "learning_rate": "$1e-3", "publish": 0,
               "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0",
               "experiment": "1e5", "optimizer": {"lr": 1.0e-2, "betas": "$(1e-1, 1e-2)"}}  # fmt: skip

@@ -10,12 +10,12 @@ import pytest
 import samples
 from helpers import workflow
 from monai.transforms import Compose, EnsureChannelFirstd
-from scripts.dataio.create import create
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.slice_axis import common_direction, find_slice_axis, stored_axis
 from scripts.dataio.stated import stated
 from scripts.dataio.transforms import AsVolumed, SliceGridd
 from scripts.errors import InputError
+from scripts.preparation.create import create
 
 THICK, THIN = (0.9, 0.9, 5.0), (0.9, 0.9, 0.6)
 
@@ -135,7 +135,6 @@ def test_training_prediction_and_evaluation_follow(mixed, tmp_path, caplog, said
     options = {"dataset_dir": str(mixed), "datalist": str(datalist), "output_dir": str(tmp_path / "run")}
     flow = workflow("train", "train", "labeled_only", **options, spatial_size=32, epochs=1, steps_per_epoch=1,
                     batch_size=2, class_names=["background", "organ"], show_progress=False)  # fmt: skip
-    flow.initialize()
     assert len(flow.parser.get_parsed_content("train#dataset")) == 3 * 6
     flow.run()
     assert json.loads((tmp_path / "run/training.json").read_text())["slice_axis"] == "S"
@@ -146,7 +145,6 @@ def test_training_prediction_and_evaluation_follow(mixed, tmp_path, caplog, said
         ("infer", "preprocessing", ("inference",), {"ckpt_path": str(tmp_path / "run/model_last.pt")}),
     ):
         flow = workflow(kind, *files, **more)
-        flow.initialize()
         given = item if kind == "train" else {"image": item["image"]}
         caplog.clear()
         cut = flow.parser.get_parsed_content(name)
@@ -159,6 +157,5 @@ def test_weights_from_before_are_followed_as_they_were(mixed, tmp_path):
     """Their ``slice_axis: null`` means the coarsest axis of each image."""
     (tmp_path / "training.json").write_text(json.dumps({"slice_axis": None, "spatial_size": 32}))
     flow = workflow("infer", "inference", ckpt_path=str(tmp_path / "model.pt"))
-    flow.initialize()
     cut = flow.parser.get_parsed_content("preprocessing")
     assert cut({"image": str(mixed / "images/thin.nii.gz")})["image"].shape[-1] == 20

@@ -1,4 +1,4 @@
-"""Checks of the configuration about to run, whether it comes from the command line, a file, Python or overlays."""
+"""Checks of the configuration about to run, wherever its keys come from: those that nothing reads, broken entries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from ..command_line import left_tilde
-from .values import wrong_values
+from .config_values import wrong_values
 
-#: Keys that hold a file or folder.
-PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
 #: Keys that hold a component, which no text, number or list can stand for.
 PARTS = ("intensity", "read_volume", "cutmix", "network_def", "loss", "optimizer", "lr_scheduler", "trainer_def",
          "evaluator_def")  # fmt: skip
@@ -34,21 +31,7 @@ def problems_of(workflow: ConfigWorkflow) -> list[str]:
     config = workflow.parser.get()
     runs = {str(name) for name in (workflow.init_id, workflow.run_id, workflow.final_id)}
     code = _other_code(Path(workflow.config_root_path).parent)
-    return [*_paths(config), *_scored(config, runs), *_unread(config, runs), *wrong_values(workflow.parser), *code]
-
-
-def _paths(config: Mapping[str, Any]) -> Iterator[str]:
-    for key in PATHS:
-        value = config.get(key)
-        if isinstance(value, str) and (line := left_tilde(value)):
-            yield f"{key}: {line}"
-        elif isinstance(value, str) and "::" in value and value[:1] not in "$@%":
-            yield (
-                f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
-                "it became); rename or link that folder."
-            )
-        elif isinstance(value, (int, float, list, tuple)) and not isinstance(value, bool):
-            yield f"{key}: expected a path, received {value!r} (as MONAI reads it); write ./ before a name."
+    return [*_scored(config, runs), *_unread(config, runs), *wrong_values(workflow.parser), *code]
 
 
 def _scored(config: Mapping[str, Any], runs: set[str]) -> Iterator[str]:

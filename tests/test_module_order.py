@@ -11,7 +11,7 @@ import warm
 from conftest import BUNDLE, ROOT
 
 SCRIPTS = BUNDLE / "scripts"
-ROOMS = ["dataio", "method", "training", "evaluation", "report", "hosts"]
+ROOMS = ["dataio", "preparation", "method", "training", "evaluation", "report", "hosts"]
 
 
 def stated_order() -> list[str]:
@@ -46,7 +46,7 @@ def test_modules_import_from_rooms_above_and_modules_to_their_left_only():
     assert sorted(order) == sorted(".".join(file.parts) for file in files)
     assert list(dict.fromkeys(name.split(".")[0] for name in order if "." in name)) == ROOMS
     assert imported("training.settings") >= {"errors", "dataio.files", "training.checkpoints"}, "they are found"
-    assert "report.plots" in imported("report.build") and "errors" in imported("report.slices")
+    assert "report.plots" in imported("report.build") and "errors" in imported("report.overlay")
     for position, name in enumerate(order):
         assert imported(name) <= set(order[:position]), name
 
@@ -72,6 +72,13 @@ def test_every_place_that_a_configuration_names_exists():
             continue
         module, name = target.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), f"{file}: {target}"
+
+
+def test_every_module_that_the_app_of_monai_label_names_exists():
+    """It imports them by name, from the bundle of its own folder."""
+    texts = [file.read_text() for file in (ROOT / "label_app" / "lib").glob("*.py")]
+    named = {name for text in texts for name in re.findall(r"\bmodule\([^\"\n]+, \"([\w.]+)\"\)", text)}
+    assert {"errors", "dataio.readers"} <= named <= {*stated_order()}
 
 
 #: forgets what MONAI has loaded of the slow packages, and refuses them from now on

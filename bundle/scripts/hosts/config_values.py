@@ -1,4 +1,4 @@
-"""Checks of the numbers and names of the configuration about to run: those that would do nothing, or something else."""
+"""Checks of the numbers, names and paths of the configuration about to run: those that would do something else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from ..command_line import left_tilde
 from ..dataio.sizes import MULTIPLE
 from ..errors import InputError
 from ..evaluation.inferer import flip_axes
@@ -35,8 +36,8 @@ SWITCHES = (
     "publish", "keep_largest", "allow_outside", "fusion_checkpoint", "use_unlabeled", "show_progress",
     "loss#average_images", "loss#gather_prototypes",
 )  # fmt: skip
-#: Files and folders, which an option without its value would make ``True``.
-PATHS = ("dataset_dir", "datalist", "output_dir", "ckpt_path", "initial")
+#: Files and folders.
+PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
 #: What YAML takes for text, for want of a point, and everybody else for a number.
 NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 
@@ -44,6 +45,11 @@ NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
     """A line for each number out of its range, each text for a switch, and each other value that nothing could use."""
     yield from _numbers_as_text(parser.get())
+    for check in (_ranges, _paths, _switches, _size, _device, _flips, _widths, _class_names):
+        yield from check(parser)
+
+
+def _ranges(parser: ConfigParser) -> Iterator[str]:
     for ranges, kinds, what in ((WHOLE, int, "a whole number"), (REAL, (int, float), "a number")):
         for key, (least, most) in ranges.items():
             value = _given(parser, key)
@@ -53,35 +59,67 @@ def wrong_values(parser: ConfigParser) -> Iterator[str]:
                 number = isinstance(value, str) and value.strip()[:1] in (*"+-.0123456789",)
                 text = "; write 1.0e-3 in place of 1e-3 in YAML, and no quotes" if number else ""
                 yield f"{key}: expected {what} {limits}, received {value!r}{text}."
+
+
+def _paths(parser: ConfigParser) -> Iterator[str]:
     for key in PATHS:
-        if isinstance(_given(parser, key), bool):
-            yield f"{key}: expected a path behind it, received none; give one, or leave the option out."
+        value = _given(parser, key)
+        if isinstance(value, str) and (line := left_tilde(value)):
+            yield f"{key}: {line}"
+        elif isinstance(value, str) and "::" in value:
+            yield (
+                f"{key}: expected a path without '#' and '::', which MONAI takes for its own, received {value!r} (as "
+                "it became); rename or link that folder."
+            )
+        elif isinstance(value, bool):  # an option without its value; of `resume` it means auto
+            if key != "resume":
+                yield f"{key}: expected a path behind it, received none; give one, or leave the option out."
+        elif isinstance(value, (int, float, list, tuple)):
+            yield f"{key}: expected a path, received {value!r} (as MONAI reads it); write ./ before a name."
+
+
+def _switches(parser: ConfigParser) -> Iterator[str]:
     for key in SWITCHES:
         if isinstance(value := _given(parser, key), str) and value.lower() != "true":
             yield f"{key}: expected True or False, received the text {value!r}; write one of the two, without quotes."
+
+
+def _size(parser: ConfigParser) -> Iterator[str]:
     size = _given(parser, "spatial_size")
     sides = [size, size] if isinstance(size, int) else size
     pixels = isinstance(sides, Sequence) and len(sides) == 2 and all(type(n) is int and n >= MULTIPLE for n in sides)
     slices = isinstance(size, str) or _given(parser, "spatial_dims") == 2  # patches say it themselves
     if size is not None and not pixels and slices:
         yield f"spatial_size: expected {MULTIPLE} pixels or more, or [width, height] of as many, received {size!r}."
+
+
+def _device(parser: ConfigParser) -> Iterator[str]:
     device = _given(parser, "device")
     try:
         torch.zeros(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0][:150]
         yield f"device: expected cpu, or a device that torch finds here, received {device!r} ({reason}); give another."
+
+
+def _flips(parser: ConfigParser) -> Iterator[str]:
     flips, dims = _given(parser, "flip_tta"), _given(parser, "spatial_dims")
     if flips is not None and dims in (2, 3):  # a training, which only saves it
         try:
             flip_axes(flips, dims)
         except InputError as error:
             yield str(error)
+
+
+def _widths(parser: ConfigParser) -> Iterator[str]:
     widths = _given(parser, "features")
     stated = isinstance(widths, Sequence) and len(widths) == WIDTHS and all(type(n) is int and n > 0 for n in widths)
     if widths is not None and not stated:
         example = '"[16,32,64,128,256,16]"'
         yield f"features: expected {WIDTHS} numbers of channels, {example} for instance, received {widths!r}."
+
+
+def _class_names(parser: ConfigParser) -> Iterator[str]:
     names = _given(parser, "class_names")
     if names is None:
         return

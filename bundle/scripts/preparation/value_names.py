@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .files import is_segmentation
+from ..dataio.files import is_segmentation
 
 #: How a segment of 3D Slicer is told in the header of a .seg.nrrd.
 SEGMENT = re.compile(rb"^Segment(\d+)_(Name|LabelValue|Layer):=(.*?)\r?$", re.MULTILINE)

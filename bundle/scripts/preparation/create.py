@@ -8,39 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..command_line import command, option_text
+from ..command_line import command
+from ..dataio.folders import ignored_line
+from ..dataio.geometry import TRUST
+from ..dataio.patients import Cases, group_cases, lists_by_folder, patients_line
+from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
-from .files import contours_line, hidden_beside, ignored_line
-from .geometry import TRUST
+from .class_values import label_names, named, unseen_line, values_and_doubts
 from .layouts import Layout, recognise
+from .list_problems import copies_of_others, masks_among_images, stray_labels, undecoded_names
+from .next_commands import next_lines
 from .pairing import paired
-from .split import (
-    Cases,
-    Names,
-    as_names,
-    distribute,
-    draw_folds,
-    group_cases,
-    list_lines,
-    lists_by_folder,
-    make_lists,
-    patients_line,
-    write_json,
-)  # fmt: skip
-from .storage import check_new
+from .split import Names, as_names, distribute, draw_folds, list_lines, make_lists, write_json
 from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
-from .tables import (
-    check_table,
-    class_values,
-    describe,
-    label_names,
-    named,
-    next_lines,
-    print_rows,
-    unseen_line,
-    write_table,
-)
-from .value_names import background_elsewhere, contradictions
+from .tables import check_table, describe, print_rows, write_table
 
 
 def create(
@@ -115,7 +96,7 @@ def create(
     ignore_label = layout.ignore_label if ignore_label is None else _whole("ignore_label", ignore_label)
     if trust not in (None, *TRUST):
         raise InputError(f"trust: expected header, voxels or nothing, received {trust!r}.")
-    raise_all(_undecoded(layout))
+    raise_all(undecoded_names(layout))
     channels = channels or layout.channels
     cases = group_cases(layout.images, layout.labels, group_by)
     if layout.by_patient and not cases.known:
@@ -123,36 +104,25 @@ def create(
     found: Survey | None = None
     doubts: list[str] = []
     if data and layout.labels:
-        case = next(iter(layout.labels))
-        image = layout.images.get(case, "no image")
-        parts = " + ".join(map(str, image)) if isinstance(image, list) else image
-        print(f"{'first pair':<11} {parts} with its label {layout.labels[case]}")
+        _say("first pair", _first_pair(layout))
     if check:
         found = survey(layout.images, layout.labels, channels=channels, trust=trust, most_classes=most_classes)
-        values, doubts = _classes(found, names, values, ignore_label, said=bool(label_values))
+        values, doubts = values_and_doubts(found, names, values, ignore_label, said=bool(label_values))
         patients, shown = cases.known * len(cases.groups), [] if doubts else names  # whose values are not known
         print_rows(describe(found, patients=patients, class_names=shown, values=values, ignore_label=ignore_label,
                             slice_axis=slice_axis))  # fmt: skip
         if table:
             write_table(found, table)
-    print(f"{'patients':<11} {patients_line(cases)}")
+    _say("patients", patients_line(cases))
     for folder, where in [(images or data, ""), *[(labels, " among the labels")] * _apart(images, labels)]:
         if ignored := ignored_line(folder, where, {*layout.labels.values()}):
             print(ignored)
-    problems = _stray(layout, images or data)
+    problems = stray_labels(layout, images or data)
     if found is not None:
-        problems += found.problems + _masks(found) + _copied(found, cases)
+        problems += found.problems + masks_among_images(found) + copies_of_others(found, cases)
     raise_all(problems + doubts)
 
-    if not (layout.testing or layout.validation):
-        asked = {"validation": validation, "testing": testing}
-        named_ones = [names for names in (labeled, validation, testing) if isinstance(as_names(names), list)]
-        layout = _by_folder(layout, cases, [use for use, names in asked.items() if names is None and not named_ones])
-    if folds is not None and layout.validation and not as_names(validation):
-        print(
-            f"{'folds':<11} the {len(layout.validation)} cases that the data set has for validation go into the folds"
-        )
-        layout = replace(layout, validation=[])
+    layout = _own_lists(layout, cases, labeled=labeled, validation=validation, testing=testing, folds=folds)
     wanted = {
         "testing": as_names(testing) or as_names(layout.testing),
         "validation": as_names(validation) or as_names(layout.validation),
@@ -164,19 +134,10 @@ def create(
     fold_of = None if folds is None else draw_folds(taken, folds, seed=seed)
     root = Path(os.path.commonpath([Path(folder).absolute() for folder in ((data,) if data else (images, labels))]))
     lists = make_lists(cases, taken, root, folds=fold_of, to_train=not scored_alone)
-    who = "patients" if cases.known else "cases"
-    for line in list_lines(cases, taken, lists, who, folds=fold_of):
+    for line in list_lines(cases, taken, lists, _who(cases), folds=fold_of):
         print(line)
-    window = None
-    if not scored_alone:  # else the list says nothing of it: its labels are not to prepare its images
-        if unused := [group for group in cases.labeled_groups if group not in taken]:
-            more = f"labels of {len(unused)} {who}, {unused[0]} first; a larger --labeled trains on them"
-            print(f"{'not used':<11} {more}")
-        if found is not None:
-            training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
-            window = _window(found, training, values, trust)
-            if line := unseen_line(found, training, values, named(values, names)):
-                print(line)
+    # a list to be scored alone says nothing of its images: its labels are not to prepare them
+    window = None if scored_alone else _of_training(found, cases, taken, values, names, trust)
     if dry_run:
         print("nothing written (--dry_run)")
         return
@@ -194,6 +155,33 @@ def create(
         print(line)
 
 
+def _say(name: str, text: str) -> None:
+    """A line of what is printed, in the columns of the other commands."""
+    print(f"{name:<11} {text}")
+
+
+def _first_pair(layout: Layout) -> str:
+    case = next(iter(layout.labels))
+    image = layout.images.get(case, "no image")
+    parts = " + ".join(map(str, image)) if isinstance(image, list) else image
+    return f"{parts} with its label {layout.labels[case]}"
+
+
+def _own_lists(
+    layout: Layout, cases: Cases, *, labeled: Names, validation: Names, testing: Names, folds: int | None
+) -> Layout:
+    """With the lists of a data set that count here, for validation and testing; prints where its folders make them."""
+    if not (layout.testing or layout.validation):
+        asked = {"validation": validation, "testing": testing}
+        by_name = any(isinstance(as_names(names), list) for names in (labeled, validation, testing))
+        layout = _by_folder(layout, cases, [use for use, names in asked.items() if names is None and not by_name])
+    if folds is not None and layout.validation and not as_names(validation):
+        number = len(layout.validation)
+        _say("folds", f"the {number} cases that the data set has for validation go into the folds")
+        layout = replace(layout, validation=[])
+    return layout
+
+
 def _by_folder(layout: Layout, cases: Cases, uses: list[str]) -> Layout:
     """With those of the lists ``uses`` that folders like ``val`` and ``test`` are named after, which it prints."""
     own = lists_by_folder(cases, uses)
@@ -201,7 +189,7 @@ def _by_folder(layout: Layout, cases: Cases, uses: list[str]) -> Layout:
     if all(kept_apart & {*members} for members in cases.labeled_groups.values()):
         return layout  # nobody would be left to train on: the names mean something else
     if kept := ", ".join(f"{len(names)} images for {use}" for use, names in own.items() if names):
-        print(f"{'own lists':<11} {kept}, by their folders (--{' and --'.join(own)} to change it, 0 for none)")
+        _say("own lists", f"{kept}, by their folders (--{' and --'.join(own)} to change it, 0 for none)")
     return replace(layout, testing=own.get("testing", []), validation=own.get("validation", []))
 
 
@@ -216,27 +204,32 @@ def _files(images: str, labels: str, data: str, image_suffix: Any, label_suffix:
     image_suffix, label_suffix = (",".join(map(str, _words(suffix or None))) for suffix in (image_suffix, label_suffix))
     if data:
         layout = recognise(data, image_suffix, label_suffix)
-        print(f"{'layout':<11} {layout.name}")
+        _say("layout", layout.name)
         return layout
     layout = Layout("", *paired(images, labels, image_suffix, label_suffix))
     if several := sum(isinstance(path, list) for path in layout.images.values()):
-        print(f"{'channels':<11} of {several} images in files of their own (_0000, _0001, ...), joined")
+        _say("channels", f"of {several} images in files of their own (_0000, _0001, ...), joined")
     return layout
 
 
-def _classes(
-    found: Survey, names: list[str], values: list[int], ignore_label: int | None, *, said: bool
-) -> tuple[list[int], list[str]]:
-    """The values of the classes, and a line for each doubt about them; none about what a user has ``said``."""
-    doubts: list[str] = []
-    try:
-        values = class_values(found, names, values, ignore_label)
-    except InputError as error:
-        doubts.append(str(error))
-    if not said:
-        shown = [(facts.path, facts.values) for facts in found.labels.values()]
-        doubts += contradictions(shown) or background_elsewhere(shown, ignore_label)
-    return values, doubts
+def _who(cases: Cases) -> str:
+    return "patients" if cases.known else "cases"
+
+
+def _of_training(
+    found: Survey | None, cases: Cases, taken: Mapping[str, str], values: list[int], names: list[str], trust: str | None
+) -> tuple[float, float] | None:
+    """The window of :func:`_window`; prints what those that are trained on with their labels leave open."""
+    if unused := [group for group in cases.labeled_groups if group not in taken]:
+        first = f"labels of {len(unused)} {_who(cases)}, {unused[0]} first"
+        _say("not used", f"{first}; a larger --labeled trains on them")
+    if found is None:
+        return None
+    training = [case for group, use in taken.items() if use == "training" for case in cases.groups[group]]
+    window = _window(found, training, values, trust)
+    if line := unseen_line(found, training, values, named(values, names)):
+        print(line)
+    return window
 
 
 def _window(found: Survey, training: list[str], values: list[int], trust: str | None) -> tuple[float, float] | None:
@@ -245,7 +238,7 @@ def _window(found: Survey, training: list[str], values: list[int], trust: str | 
         return None
     low, high = foreground_window(found, training, classes=values[1:], trust=trust)
     usual = ", as is usual for soft tissue, for no label of `training` shows any" if (low, high) == SOFT_TISSUE else ""
-    print(f"{'window':<11} {low:g} to {high:g} HU become 0 and 1{usual}; --window at the training to change it")
+    _say("window", f"{low:g} to {high:g} HU become 0 and 1{usual}; --window at the training to change it")
     return low, high
 
 
@@ -254,74 +247,6 @@ def _whole(option: str, value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise InputError(f"{option}: expected whole numbers, received {value!r}; correct --{option}.") from None
-
-
-def _undecoded(layout: Layout) -> list[str]:
-    """A line for each file whose name is no UTF-8, as old systems wrote umlauts: tables and pages cannot hold it."""
-    files = [path for image in layout.images.values() for path in (image if isinstance(image, list) else [image])]
-    return [
-        f"{str(path)!a}: expected a name in UTF-8, received other bytes; rename it, for instance with "
-        "`convmv -r -f latin1 -t utf8 --notest FOLDER`."
-        for path in [*files, *layout.labels.values()]
-        if str(path).encode(errors="replace").decode() != str(path)
-    ]
-
-
-def _stray(layout: Layout, where: str) -> list[str]:
-    """Labels that belong to no image, and images that are none, a line each; prints what is merely worth knowing."""
-    used = {os.path.realpath(path) for name, path in layout.labels.items() if name in layout.images}
-    stray = [
-        contours_line(path)  # as of whoever reads it: its name is not what is wrong
-        or f"{path}: a label without an image of that name in {where}; {_remedy(name, layout.images)}."
-        for name, path in layout.labels.items()
-        if name not in layout.images and os.path.realpath(path) not in used  # a link, as its image is
-    ]
-    alone = [path for path in layout.images.values() if isinstance(path, Path)]
-    hidden, remarks = hidden_beside(alone, layout.labels.values())
-    for remark in remarks:
-        print(remark)
-    return stray + hidden
-
-
-def _remedy(label: str, images: Mapping[str, Any]) -> str:
-    """What to do with a label that has no image of its name, but perhaps some of a longer one."""
-    longer = sorted(name for name in images if name.startswith((f"{label}_", f"{label}.", f"{label}-", f"{label}/")))
-    if not longer:
-        return "rename or remove it, or say what label names end with by --label_suffix"
-    option = option_text("image_suffix", longer[0][len(label) :])
-    return (
-        f"if it is that of {longer[0]} say what such names end with by {option}, which leaves out others, else rename "
-        "or remove it"
-    )
-
-
-def _masks(found: Survey) -> list[str]:
-    """A line for each image that is its label once more, or is one by its few values where most images show many."""
-    lines = [
-        f"{facts.path}: expected an image, received the voxels of its label, {found.labels[case].path}; replace it."
-        for case, facts in found.images.items()
-        if len(facts.values) > 1 and case in found.labels and facts.values == found.labels[case].values
-    ]
-    if 2 * sum(bool(facts.values) for facts in found.images.values()) >= len(found.images):
-        return lines
-    return lines + [
-        f"{facts.path}: expected an image, received a file of the values {', '.join(f'{v:g}' for v in facts.values)} "
-        "alone, as labels are, where most others show many; take it out of the images."
-        for case, facts in found.images.items()
-        if facts.values and case not in found.labels
-    ]
-
-
-def _copied(found: Survey, cases: Cases) -> list[str]:
-    """A line for each image that is that of another patient once more: a list would test on what another taught."""
-    patient = {case: group for group, members in cases.groups.items() for case in members}
-    return [
-        f"{found.images[case].path}: the same voxels as {found.images[first].path}, under the name of another patient; "
-        "the same scan in two lists makes scores too good. Take one out, or make them one patient by --group_by."
-        for first, *others in found.copies
-        for case in others
-        if patient[case] != patient[first]
-    ]
 
 
 def _words(value: Any) -> list[Any]:

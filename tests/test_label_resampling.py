@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from scripts.dataio.label_resampling import resampled_label, scaled_positions
 from scripts.dataio.loaders import SliceDataset
 from scripts.dataio.transforms import SliceGridd
 from scripts.dataio.volume_grid import VolumeGridd
-from scripts.dataio.votes import resampled_label, scaled_positions
 
 KEYS = ["image", "label"]
 

@@ -15,12 +15,13 @@ from monai.data.utils import to_affine_nd
 from tqdm import tqdm
 
 from ..command_line import command
+from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, is_picture
+from ..dataio.folders import entries, find_images
+from ..dataio.geometry import APART, compared, voxels_apart
+from ..dataio.readers import image_loader
+from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
-from .files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_name, entries, find_images, is_picture
-from .geometry import APART, compared, voxels_apart
-from .readers import image_loader
-from .storage import check_new
-from .tables import quoted
+from .next_commands import quoted
 
 #: What names of masks have beside that of the class.
 AROUND = r"(?:(?:masks?|seg|segmentation|label|roi|gt)_)?{}(?:_(?:masks?|seg|segmentation|label|roi|gt))?"

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from ..dataio.files import LABEL_ENDINGS, LABEL_WORD
+from ..dataio.folders import find_images, join_channels, without_labels_told
 from ..errors import InputError, raise_all
-from .files import LABEL_ENDINGS, LABEL_WORD, find_images, join_channels, without_labels_told
 
 logger = logging.getLogger("semsim")
 

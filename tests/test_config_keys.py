@@ -76,7 +76,7 @@ def test_two_bundles_in_one_process(given, tmp_path):
 
 
 def test_the_shipped_configurations_hold_nothing_unread():
-    from scripts.hosts.running_config import problems_of
+    from scripts.hosts.config_keys import problems_of
 
     for names in (("inference",), ("train",), ("train", "evaluate"), ("train", "multi_gpu_train"), ("train", "demo"),
                   ("train", "acdc"), ("train", "isic"), ("train", "promise12"), ("train", "semsim_minus"),
