@@ -423,6 +423,15 @@ def test_files_of_several_frames_are_no_slices_of_one_volume(tmp_path, other):
         look(tmp_path / "s")
 
 
+def test_files_of_one_frame_each_are_not_called_images_without_a_position(tmp_path):
+    """Enhanced CT with a file for each slice: as PNG it would lose its Hounsfield units, and its place."""
+    for place in (0, 5, 10):
+        multi_frame(tmp_path / "s" / f"{place}.dcm", (place,))
+    with pytest.raises(InputError, match=r"s: 3 files of enhanced DICOM with one frame each, .*dcm2niix"):
+        look(tmp_path / "s")
+    assert look(tmp_path / "s" / "5.dcm").shape == (8, 6, 1)
+
+
 @pytest.mark.parametrize("syntax", ["", ".1", ".1.99", ".2"])
 def test_frames_of_several_slopes_are_refused(tmp_path, syntax):
     """Enhanced PET, and MR of Philips: ITK takes the slope of the first frame for all."""

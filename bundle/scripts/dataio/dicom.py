@@ -128,7 +128,7 @@ def read_slice(path: str | os.PathLike) -> Slice:
         io.ReadImageInformation()  # the pixels, too
         header, pixels = read_header(path)
         frames = int(_number(header, "NumberOfFrames") or 1)
-        stack = tuple(_frames(header)) if frames > 1 else ()
+        stack = tuple(_frames(header))
     except Exception as error:  # whatever GDCM and pydicom raise at what is no DICOM
         raise InputError(
             contours_line(path)
@@ -333,6 +333,11 @@ def _mixed(slices: Sequence[Slice]) -> str:
             f"({several[0]} first); put each into its own folder."
         )
     if any(one.position is None or one.directions is None for one in slices):
+        if any(one.stack for one in slices):
+            return (
+                f"{len(slices)} files of enhanced DICOM with one frame each, whose places are not read together; "
+                "convert them with dcm2niix, which makes one volume of them."
+            )
         return (
             f"{len(slices)} DICOM files without a position, which may be single images; give each a "
             "folder of its own, or convert them to PNG."
