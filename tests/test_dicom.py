@@ -50,6 +50,23 @@ def test_other_stacks_are_refused_with_the_remedy(tmp_path, options, message):
             raise find_input_error(error) or error from None
 
 
+def test_a_small_tilt_is_refused_where_the_last_slice_would_be_read_out_of_its_place(tmp_path):
+    """2.4 degrees: 0.25 mm a slice, over 30 of them 7 mm; a move of the table and rounded positions are none."""
+    image = IMAGE[..., [0] * 30]
+    samples.write_dicom(tmp_path / "tilt", image, shift=0.25)
+    with pytest.raises(InputError, match=r"gantry tilt of 2\.4 degrees; .*dcm2niix"):
+        look(tmp_path / "tilt")
+    turned = r"1\0\0\0\0.99995\0.00999983"  # slices 5 mm apart that move by 0.05 mm, which is rounded to 0.1
+    places = [rf"0\{-0.05 * k:.1f}\{4.99975 * k:.1f}" for k in range(30)]
+    told = {
+        "table": [{"0020|0032": rf"0\{2 * (k > 14)}\{6 * k}"} for k in range(30)],
+        "rounded": [{"0020|0032": place, "0020|0037": turned} for place in places],
+    }
+    for name, tags in told.items():
+        samples.write_dicom(tmp_path / name, image, told=tags)
+        assert look(tmp_path / name).shape == (10, 8, 30)
+
+
 @pytest.mark.parametrize(
     "tag, texts",
     [("0018|0050", ("6.0", "6.00")), ("0018|0024", ("*tse2d1", "*tse2d1_15")), ("0008|0021", ("20200101", "20200102")),
@@ -404,6 +421,15 @@ def test_files_of_several_frames_are_no_slices_of_one_volume(tmp_path, other):
         InputError, match=rf"s: {1 + other} of 2 files hold several frames, .*\(a\.dcm first\); put each"
     ):
         look(tmp_path / "s")
+
+
+def test_files_of_one_frame_each_are_not_called_images_without_a_position(tmp_path):
+    """Enhanced CT with a file for each slice: as PNG it would lose its Hounsfield units, and its place."""
+    for place in (0, 5, 10):
+        multi_frame(tmp_path / "s" / f"{place}.dcm", (place,))
+    with pytest.raises(InputError, match=r"s: 3 files of enhanced DICOM with one frame each, .*dcm2niix"):
+        look(tmp_path / "s")
+    assert look(tmp_path / "s" / "5.dcm").shape == (8, 6, 1)
 
 
 @pytest.mark.parametrize("syntax", ["", ".1", ".1.99", ".2"])

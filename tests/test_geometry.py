@@ -6,9 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
+import torch
 from helpers import workflow
+from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd
 from scripts.dataio.datalist import read_datalist
+from scripts.dataio.geometry import on_image_grid
 from scripts.dataio.readers import LoadFilesd
 from scripts.dataio.stated import stated
 from scripts.dataio.transforms import CheckVolumed
@@ -98,6 +101,20 @@ def test_a_label_of_a_part_of_the_image_is_filled_up(tmp_path):
     affine[0, 3] -= 1.5 * 12
     with pytest.raises(InputError, match="lie outside of its image"):
         placed(tmp_path, label[9:16, 7:14, 1:5], affine)
+
+
+def test_a_segmentation_object_of_the_first_slices_is_filled_up_whatever_its_file_is_called(tmp_path):
+    """Archives name DICOM files without an ending; slices that no segment shows are left out of the object."""
+    samples.write_dicom(tmp_path, IMAGE[..., :1], ending="", storage="1.2.840.10008.5.1.4.1.1.66.4")
+    (file,) = tmp_path.iterdir()
+    affine = torch.as_tensor(AFFINE)
+    image, part = (MetaTensor(torch.as_tensor(array)[None], affine=affine) for array in (IMAGE, LABEL[..., :3]))
+    part.meta["filename_or_obj"] = str(file)
+    expected = np.where(np.arange(6) < 3, LABEL, 0)
+    np.testing.assert_array_equal(on_image_grid(part, image)[0], expected)
+    part.meta["filename_or_obj"] = "cut_by_hand.nii.gz"
+    with pytest.raises(InputError, match="label has shape"):
+        on_image_grid(part, image)
 
 
 def test_a_label_on_another_grid_is_resampled_only_on_request(tmp_path):

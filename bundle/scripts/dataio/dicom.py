@@ -22,6 +22,8 @@ from .files import CONTOURS, DOSE, contours_line, is_dicom, is_segmentation, sto
 
 #: Largest difference between the gaps of a stack, and shift of its slices against each other, as a share of the gap.
 GAP_TOLERANCE = 0.05
+#: Largest shift, in mm, of the last slice of a stack against the first.
+MOST_SHIFT = 1.0
 #: Rows, columns, their spacing and the colours of a pixel, and how many numbers each is.
 SIZE = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "SamplesPerPixel": 1}
 #: The size of a pixel in the patient, on the detector of X-rays, and of a scanned film.
@@ -126,7 +128,7 @@ def read_slice(path: str | os.PathLike) -> Slice:
         io.ReadImageInformation()  # the pixels, too
         header, pixels = read_header(path)
         frames = int(_number(header, "NumberOfFrames") or 1)
-        stack = tuple(_frames(header)) if frames > 1 else ()
+        stack = tuple(_frames(header))
     except Exception as error:  # whatever GDCM and pydicom raise at what is no DICOM
         raise InputError(
             contours_line(path)
@@ -331,6 +333,11 @@ def _mixed(slices: Sequence[Slice]) -> str:
             f"({several[0]} first); put each into its own folder."
         )
     if any(one.position is None or one.directions is None for one in slices):
+        if any(one.stack for one in slices):
+            return (
+                f"{len(slices)} files of enhanced DICOM with one frame each, whose places are not read together; "
+                "convert them with dcm2niix, which makes one volume of them."
+            )
         return (
             f"{len(slices)} DICOM files without a position, which may be single images; give each a "
             "folder of its own, or convert them to PNG."
@@ -377,10 +384,12 @@ def _uneven(slices: Sequence[Slice]) -> str:
         )
     shift = steps - gaps[:, None] * normal
     tilt = float(np.median(np.linalg.norm(shift, axis=1)))
-    if tilt > GAP_TOLERANCE * gap:
+    # all steps alike: neither rounded positions, of which most are shifted, nor one move of the table in between
+    whole = min(np.linalg.norm(shift.sum(axis=0)), np.linalg.norm(np.median(shift, axis=0)) * len(shift))
+    if tilt > GAP_TOLERANCE * gap or whole > MOST_SHIFT:
         angle = np.degrees(np.arctan2(tilt, gap))
         return (
-            f"slices shifted against each other, by a gantry tilt of {angle:.0f} degrees; they are read as if straight "
+            f"slices shifted against each other, by a gantry tilt of {angle:.2g} degrees; they are read as if straight "
             "here: convert with dcm2niix, which straightens them, and draw or move labels on the result."
         )
     uneven = np.flatnonzero(np.abs(gaps - gap) > GAP_TOLERANCE * gap)

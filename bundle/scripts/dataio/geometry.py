@@ -16,7 +16,7 @@ from monai.transforms import SpatialResample
 from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
-from .files import is_picture
+from .files import is_picture, is_segmentation
 
 #: What may count where the headers of image and label contradict each other.
 TRUST = ("header", "voxels")
@@ -135,7 +135,8 @@ def _placed(
     to_image = np.linalg.inv(target) @ source
     offset = np.round(to_image[:3, 3]).astype(int)
     # one that begins where its image does may have lost its origin when it was cut, unless its format does not let it
-    sure = trust == "header" or file_name(label).lower().endswith((".seg.nrrd", ".dcm"))
+    name = file_name(label)
+    sure = trust == "header" or name.lower().endswith(".seg.nrrd") or is_segmentation(name)
     cut = array.shape != shape and (offset.any() or sure)
     part = cut and voxels_apart(np.eye(4), to_image - _shift(offset), array.shape) < 0.1
     if not part and trust is None and (array.any() or array.shape != shape):
