@@ -288,7 +288,7 @@ def two_folders(root: Path) -> None:
         (spoil_nnunet_twice, r"BRAIN_001\.nii\.gz: the image of BRAIN_001 once more, beside its channels; keep one"),
         (spoil_nnunet_twice_in_one_channel, r"BRAIN_001\.nii\.gz: the image of .* beside .*_0000\.nii\.gz; keep one"),
         (spoil_patients, r"P1: 2 images .*--image_suffix"),
-        (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*visits of one patient .*--images and as --labels"),
+        (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*patients or visits .*--images and as --labels"),
         (spoil_patients_twice, r"P1: 2 images .*--image_suffix"),
         (spoil_patients_labels, r"P1: 2 labels \(P1_segmentation\.nii\.gz, segmentation\.nii\.gz\).*keep one"),
         (spoil_nnunet, "regions of several values, which overlap"),
