@@ -335,13 +335,13 @@ def test_labelled_and_unlabelled_scans_may_lie_in_folders_of_their_own(
 
 
 def test_a_label_whose_image_is_one_of_several_of_its_name_is_not_guessed(tmp_path):
-    for n, place in enumerate(("one/A0", "two/A0", "two/A1")):
+    for n, place in enumerate(("one/A0", "two/A0", "two/A1", "P1/mr")):
         scan(tmp_path / f"scans/{place}.nii.gz", n)
-    for n, name in ((0, "A0"), (2, "A1")):
+    for n, name in ((0, "A0"), (2, "A1"), (3, "P2/mr")):
         truth(tmp_path / f"truth/{name}.nii.gz", n)
     with pytest.raises(InputError, match=r"A0\.nii\.gz: a label without an image of that name") as caught:
         create(str(tmp_path / "scans"), str(tmp_path / "truth"), str(tmp_path / "l.json"))
-    assert "A1" not in str(caught.value)
+    assert "A1" not in str(caught.value) and "P2/mr.nii.gz: a label without an image" in str(caught.value)
 
 
 def test_what_files_of_bids_were_made_from_is_no_second_file(tmp_path):

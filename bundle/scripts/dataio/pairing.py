@@ -137,17 +137,18 @@ def _of_one_name(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
 
 
 def _by_file_name(images: Iterable[str], labels: Mapping[str, Path]) -> dict[str, Path]:
-    """Labels by the names of images in other folders: ``P1`` is the label of ``labelled/P1``, if no other image is P1.
+    """Labels by file names: ``P1`` is that of ``labelled/P1`` if no other image is P1; ``a/P1`` not of ``b/P1``.
 
     Returns:
         all labels, with a warning, those without such an image by their own names; none if there is no such image.
     """
     of_images, of_labels = (Counter(map(os.path.basename, names)) for names in (images, labels))
     image_of = {os.path.basename(name): name for name in images}
-    own = {
-        name: image_of[file] if of_images[file] == of_labels[file] == 1 else name
-        for name, file in ((name, os.path.basename(name)) for name in labels)
-    }
+    own = {name: name for name in labels}
+    for name in labels:
+        file = os.path.basename(name)  # one of the two has no folder, so that no folder says whose it is otherwise
+        if of_images[file] == of_labels[file] == 1 and file in (name, image_of[file]):
+            own[name] = image_of[file]
     moved = [name for name in own if own[name] != name]
     if not moved:
         return {}
