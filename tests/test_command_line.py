@@ -142,7 +142,7 @@ def test_help_says_how_to_call_it_and_every_option(capsys, monkeypatch, name):
     )
     options = {"datalist": "--group_by GROUP_BY +Regular expression", "merge": "--classes CLASSES +Names of the",
                "benchmark": "--release RELEASE +acdc,", "report": "--output_dir OUTPUT_DIR\\s+Its folder",
-               "overlay": "--slices SLICES +how many.*\n.*default: 5", "export": "--output OUTPUT +File"}  # fmt: skip
+               "overlay": "--slices SLICES +How many.*\n.*default: 5", "export": "--output OUTPUT +File"}  # fmt: skip
     assert re.search(options[name], said)
 
 

@@ -284,7 +284,7 @@ def two_folders(root: Path) -> None:
         (spoil_nnunet_twice, r"BRAIN_001\.nii\.gz: the image of BRAIN_001 once more, beside its channels; keep one"),
         (spoil_nnunet_twice_in_one_channel, r"BRAIN_001\.nii\.gz: the image of .* beside .*_0000\.nii\.gz; keep one"),
         (spoil_patients, r"P1: 2 images .*--image_suffix"),
-        (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*visits of one patient .*--images and as --labels"),
+        (spoil_patients_visits, r"P1: 2 images \(.*later/imaging.*patients or visits .*--images and as --labels"),
         (spoil_patients_twice, r"P1: 2 images .*--image_suffix"),
         (spoil_patients_labels, r"P1: 2 labels \(P1_segmentation\.nii\.gz, segmentation\.nii\.gz\).*keep one"),
         (spoil_nnunet, "regions of several values, which overlap"),
@@ -298,6 +298,46 @@ def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
     write(tmp_path)
     with pytest.raises(InputError, match=asked):
         create(data=str(tmp_path), output=str(tmp_path / "l.json"))
+
+
+@pytest.mark.parametrize(
+    "images, labels, unlabeled, data",
+    [
+        ("scans/labelled", "truth", "scans/unlabelled", False),
+        ("images", "labels", "unlabelled", True),
+        ("labelled/images", "labelled/labels", "unlabelled", True),
+        ("labelled/images", "labelled/labels", "unlabelled/images", True),
+        ("imagesTr", "labelsTr", "imagesUn", True),
+    ],
+)
+def test_labelled_and_unlabelled_scans_may_lie_in_folders_of_their_own(
+    tmp_path, capsys, caplog, images, labels, unlabeled, data
+):
+    """The message about --data names two folders, which find all."""
+    for n in range(6):
+        scan(tmp_path / (images if n < 3 else unlabeled) / f"A{n}.nii.gz", n)
+        if n < 3:
+            truth(tmp_path / labels / f"A{n}.nii.gz", n)
+    given = {"images": str(tmp_path / "scans"), "labels": str(tmp_path / labels)}
+    if data:
+        with pytest.raises(InputError, match="instead of --data give") as caught:
+            create(data=str(tmp_path), output=str(tmp_path / "l.json"))
+        words = shlex.split(str(caught.value).split("give ")[1].rstrip("."))
+        given = {"images": words[1], "labels": words[3]}
+    create(**given, output=str(tmp_path / "l.json"), labeled=2, validation=1)
+    lists = json.loads((tmp_path / "l.json").read_text())
+    assert [len(lists[name]) for name in ("training", "validation", "unlabeled")] == [2, 1, 3]
+    assert "taken for the label of" in caplog.text and "patients    not known" in capsys.readouterr().out
+
+
+def test_a_label_whose_image_is_one_of_several_of_its_name_is_not_guessed(tmp_path):
+    for n, place in enumerate(("one/A0", "two/A0", "two/A1", "P1/mr")):
+        scan(tmp_path / f"scans/{place}.nii.gz", n)
+    for n, name in ((0, "A0"), (2, "A1"), (3, "P2/mr")):
+        truth(tmp_path / f"truth/{name}.nii.gz", n)
+    with pytest.raises(InputError, match=r"A0\.nii\.gz: a label without an image of that name") as caught:
+        create(str(tmp_path / "scans"), str(tmp_path / "truth"), str(tmp_path / "l.json"))
+    assert "A1" not in str(caught.value) and "P2/mr.nii.gz: a label without an image" in str(caught.value)
 
 
 def test_what_files_of_bids_were_made_from_is_no_second_file(tmp_path):

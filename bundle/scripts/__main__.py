@@ -1,14 +1,15 @@
-"""The command line: ``python -m scripts`` in the bundle's folder, and in any folder ``semsim`` of an installed package.
+"""Commands: `python -m scripts COMMAND` in the bundle's folder, or `semsim COMMAND` in any folder after `pip install .`
 
-    semsim datalist create --images DIR --labels DIR --output FILE --labeled 7
-    semsim merge --data DIR --classes liver,spleen --output DIR
-    semsim benchmark acdc --source DIR --output FILE --labeled 3
+    semsim datalist create --images DIR --labels DIR --output FILE --labeled 7     check the data, draw who is labelled
+    semsim merge --data DIR --classes liver,spleen --output DIR                    join masks, one a class, to labels
+    semsim benchmark acdc --source DIR --output FILE --labeled 3                   datalist of a public benchmark
     semsim run training --config_file configs/train.yaml --dataset_dir DIR --datalist FILE
-    semsim report OUTPUT_DIR
-    semsim overlay --image FILE --prediction FILE --output FILE
-    semsim export --ckpt_path FILE --output model.onnx
+    semsim report OUTPUT_DIR                                                       page about a training
+    semsim overlay --image FILE --prediction FILE --output FILE                    picture of a prediction
+    semsim export --ckpt_path FILE --output model.onnx                             TorchScript or ONNX
 
-``semsim run`` is ``python -m monai.bundle run`` with the package's ``configs/``.
+Each explains its options with --help, but for `semsim run`: it is `python -m monai.bundle run` with the package's
+configs/, and docs/REFERENCE.md has its options.
 """
 
 from __future__ import annotations

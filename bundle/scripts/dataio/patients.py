@@ -38,7 +38,10 @@ PARTS = {
     "validation": "val|valid|validation",
     "testing": "test|testing",
 }
-NOBODYS = re.compile(rf"^(?:(?:{'|'.join(PARTS.values())})/)+", re.IGNORECASE)
+#: Those and folders of images, of whatever patient.
+NOBODYS = re.compile(
+    rf"^(?:(?:{'|'.join(PARTS.values())}|images?(?:tr|ts|val?|un\w*)?|scans|volumes)/)+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

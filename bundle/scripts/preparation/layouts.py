@@ -82,13 +82,26 @@ def recognise(folder: str | Path, image_suffix: str = "", label_suffix: str = ""
 
 
 def _refuse_two_folders(root: Path) -> None:
-    """One folder of images and one of labels are given as such, for their names say which belong together."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    images = [path for path in folders if path.name.lower().startswith("image")]
-    labels = [path for path in folders if LABEL_FOLDERS.fullmatch(path.name)]
-    if images and labels:
+    """One folder of images and one of labels are given as such, for their names say which belong together.
+
+    They may be the folders `images` and `labels` of a folder `labelled` beside one of unlabelled images.
+    """
+    found = []
+    for folder in (root, *_folders(root)):
+        images, unlabeled = (
+            [path for path in _folders(folder) if path.name.lower().startswith(word)] for word in ("image", "unlabel")
+        )
+        labels = [path for path in _folders(folder) if LABEL_FOLDERS.fullmatch(path.name)]
+        if images and labels and (folder == root or len(find_images(labels[0], recursive=True)) > 1):
+            alone = folder == root and (len(labels) > 1 or len(images + unlabeled) == 1)
+            found.append((images[0] if alone else root, labels[0]))  # the unlabelled ones beside them are to be found
+    if found and (found[0][1].parent == root or len(found) == 1):
         raise InputError(f"{root}: holds a folder of images and one of labels; instead of --data give "
-                         f"{shlex.join(['--images', str(images[0]), '--labels', str(labels[0])])}.")  # fmt: skip
+                         f"{shlex.join(['--images', str(found[0][0]), '--labels', str(found[0][1])])}.")  # fmt: skip
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _json(path: Path) -> dict[str, Any]:

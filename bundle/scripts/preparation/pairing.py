@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -117,7 +118,7 @@ def paired(
     for own in (truth, cut):
         if any(name in joined for name in own):
             return joined, own
-    return joined, _by_what_follows(joined, truth) or cut
+    return joined, _by_file_name(joined, truth) or _by_file_name(joined, cut) or _by_what_follows(joined, truth) or cut
 
 
 def _of_one_name(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
@@ -134,6 +135,27 @@ def _of_one_name(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
         found[name] = path
     raise_all(problems)
     return found
+
+
+def _by_file_name(images: Iterable[str], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Labels by file names: ``P1`` is that of ``labelled/P1`` if no other image is P1; ``a/P1`` not of ``b/P1``.
+
+    Returns:
+        all labels, with a warning, those without such an image by their own names; none if there is no such image.
+    """
+    of_images, of_labels = (Counter(map(os.path.basename, names)) for names in (images, labels))
+    image_of = {os.path.basename(name): name for name in images}
+    own = {name: name for name in labels}
+    for name in labels:
+        file = os.path.basename(name)  # one of the two has no folder, so that no folder says whose it is otherwise
+        if of_images[file] == of_labels[file] == 1 and file in (name, image_of[file]):
+            own[name] = image_of[file]
+    moved = [name for name in own if own[name] != name]
+    if not moved:
+        return {}
+    label, image = labels[moved[0]], own[moved[0]]
+    logger.warning(f"{label}: taken for the label of {image}, and so on: the names are the same, the folders are not.")
+    return {own[name]: path for name, path in labels.items()}
 
 
 def _by_what_follows(images: Iterable[str], labels: Mapping[str, Path]) -> dict[str, Path]:

@@ -98,9 +98,9 @@ def _images_of(root: Path, scans: Files, image_suffix: str) -> tuple[dict[str, P
         else:
             shown = ", ".join(role for role, _ in roles.most_common(6))
             problems.append(f"{root / patient}: {len(chosen)} images ({shown}), expected one; say which by "
-                            "--image_suffix, or several with commas as the channels of one image; for visits of one "
-                            "patient give this folder both as --images and as --labels, with --image_suffix and "
-                            "--label_suffix.")  # fmt: skip
+                            "--image_suffix, or several with commas as the channels of one image; if they are of "
+                            f"several patients or visits give {root} both as --images and as --labels, with "
+                            "--image_suffix and --label_suffix.")  # fmt: skip
     chosen_files = {path for image in images.values() for path in (image if isinstance(image, list) else [image])}
     if left := [path for parts in scans.values() for _, path in parts if wanted and path not in chosen_files]:
         logger.warning(f"{len(left)} files are left out, which neither end with {image_suffix} nor are labels by their "

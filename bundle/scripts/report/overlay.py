@@ -69,18 +69,18 @@ def overlay(
     """Figure of a predicted volume: slices with the contours of the prediction, and of the truth if it is given.
 
     Args:
-        image: image file.
-        prediction: label file on the image's grid.
-        output: PNG file to write, or JPG, PDF or SVG.
-        truth: label file of the truth, dashed.
-        slices: how many slices, evenly spaced among those with a prediction or truth.
-        class_names: names for the legend, by value, background first, as in "{0: background, 2: liver}", or those of
-            the values 0, 1, 2, ... with commas. Values without a name are shown as numbers.
-        slice_axis: what slices are stacked along: R, A, S, or the stored axis 0, 1, 2; S,A,R shows all three planes of
-            the body. By default the coarsest axis.
-        zoom: whether to show only the region of the labels.
-        trust: what counts where the headers of image and label put the same voxels in different places: header or
-            voxels. By default such a label is refused.
+        image: Image file
+        prediction: Label file on the image's grid
+        output: PNG file to write, or JPG, PDF or SVG
+        truth: Label file of the truth, drawn dashed
+        slices: How many slices, evenly spaced among those with a prediction or truth
+        class_names: Names for the legend, by value, background first, as in "{0: background, 2: liver}", or those of
+            the values 0, 1, 2, ... with commas. Values without a name are shown as numbers
+        slice_axis: Axis along which slices are stacked: R, A, S, or 0, 1, 2 as stored; S,A,R shows all three planes of
+            the body. By default the coarsest axis
+        zoom: Show only the region of the labels
+        trust: If the headers of image and label disagree about position, which counts: header or voxels. By default
+            such a label is refused
 
     Returns:
         ``output``.
