@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from time import process_time
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ignite.engine import Engine, Events
 from scripts.dataio.sizes import Stage, Stages
 from scripts.errors import InputError, find_input_error
 from scripts.training import clock as clock_module
-from scripts.training.budget import Length, affordable, bought, check_one_length
+from scripts.training.budget import RESERVE, Length, affordable, bought, check_one_length
 from scripts.training.clock import Clock, KeepTime
 from scripts.training.cost import Plan
 from torch.optim.lr_scheduler import PolynomialLR
@@ -244,6 +246,33 @@ def test_minutes_that_are_used_up_are_refused(phantom_dir, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     train(phantom_dir, tmp_path, minutes=1, resume="auto", wait=lambda: time.wait(1))
     train(phantom_dir, tmp_path, minutes=0.5, resume="auto")  # nothing is left to do
+
+
+def test_many_short_epochs_are_counted_at_once(tmp_path):
+    """Eight hours of a few slices; each look at the clock took longer than an epoch, and a new number hours."""
+    clock = Clock(None, lambda: make()[0])
+    clock.minutes, planned = 480, Length(500_000, 1, 50_000)
+    stages = Stages(224, [[128, 0.6]], 0.3)
+    clock.step_seconds = dict(zip((stage for stage, _ in stages.shares), (0.01, 0.02, 0.16)))
+    keeper = KeepTime(clock, None, tmp_path, stages)
+    keeper.seconds, keeper.completed = [0.04] * 100_000, 4000.0
+    begin = process_time()
+    epochs = keeper._epochs(100_000, planned)
+    assert process_time() - begin < 1
+    ends = [keeper._end(100_000, replace(planned, epochs=epochs + more), 0.04) for more in (0, 1)]
+    assert ends[0] <= 480 * 60 * (1 - RESERVE / 2) < ends[1] and epochs > planned.epochs
+
+
+def test_options_of_a_resume_count(phantom_dir, tmp_path, monkeypatch):
+    """Of validations, and of steps, which would be other ones; both were left out without a word."""
+    time = Time(monkeypatch)
+    monkeypatch.setattr(Plan, "speed", lambda _: (10.0, 5.0))
+    train(phantom_dir, tmp_path, minutes=1, stop=1)
+    with pytest.raises(RuntimeError) as caught:
+        train(phantom_dir, tmp_path, minutes=1, resume="auto", steps_per_epoch=7)
+    assert "steps_per_epoch: expected 1, received 7); resume with those" in str(find_input_error(caught.value))
+    train(phantom_dir, tmp_path, minutes=1, resume="auto", val_interval=2, wait=lambda: time.wait(10))
+    assert "2,0." in (tmp_path / "validation_log.csv").read_text()
 
 
 @pytest.mark.parametrize("pace, epochs", [(25, range(8, 11)), (4, [21])])

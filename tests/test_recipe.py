@@ -91,6 +91,19 @@ def test_a_checkpoint_of_another_folder_is_compared_with_the_settings_there(phan
     assert begun(phantom_dir, tmp_path, resume=file, stop=2) == 2
 
 
+def test_a_checkpoint_under_another_name_is_compared_too_or_said_not_to_be(phantom_dir, first, tmp_path, caplog):
+    kept = tmp_path / "kept" / "first_epoch.pt"
+    kept.parent.mkdir()
+    shutil.copy(first / "resume_checkpoint_1.pt", kept)
+    for name in ("training.json", "training_lists.json"):
+        shutil.copy(first / name, kept.parent)
+    other = {"resume": str(kept), "loss#threshold": 0.9}
+    assert "loss#threshold: expected 0.8, received 0.9" in refused(phantom_dir, tmp_path / "out", **other)
+    (kept.parent / "training.json").unlink()
+    assert begun(phantom_dir, tmp_path / "out", stop=2, **other) == 2
+    assert f"{kept.parent}/training.json: missing" in caplog.text
+
+
 def test_patches_are_part_of_the_recipe_and_the_machine_is_not(phantom_dir, tmp_path):
     flow = workflow("train", "train", "volumes", dataset_dir=str(phantom_dir), output_dir=str(tmp_path),
                     spatial_size=[16, 16, 16])  # fmt: skip

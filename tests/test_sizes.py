@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -48,6 +49,17 @@ def test_labelled_slices_alone_come_first_whatever_their_size(early, start, expe
     epochs = [stages.stage(e, 20) for e in range(1, 21)]
     assert {(s.size[0], s.unlabeled): epochs.count(s) / 20 for s in epochs} == pytest.approx(expected)
     assert stages.last == Stage((224, 224), True)
+
+
+@pytest.mark.parametrize("reached", [0, 1, 2])
+def test_epochs_are_counted_by_stage(reached):
+    stages = Stages(224, [[64, 0.2], [128, 0.3]], 0.3)
+    stages.reached = reached
+    for epochs in (1, 2, 3, 7, 40):
+        for first in range(1, epochs + 1):
+            for last in range(first - 1, epochs + 1):
+                expected = Counter(stages.stage(epoch, epochs) for epoch in range(first, last + 1))
+                assert {stage: n for stage, n in stages.numbers(first, last, epochs) if n} == dict(expected)
 
 
 def test_proportions_are_kept():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from monai.networks.nets import BasicUNet
+from torch import Tensor
 
 from .errors import InputError
 
@@ -44,6 +45,28 @@ class Precision:
         # without mixing a dtype is given all the same: the default of a CPU warns of float32
         dtype = self.dtype if self.mixed else torch.bfloat16
         return torch.autocast(self.device_type, dtype=dtype, enabled=self.mixed)
+
+    def predicted(self, network: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
+        """Maps that a network predicts in this precision, as float32.
+
+        Where they overflow, for float16 ends at 65,504, they are computed anew in float32.
+
+        Args:
+            network: gives maps ``(B, C, *spatial)``.
+
+        Raises:
+            InputError: some are NaN, or infinite so that they stand for no probabilities, in float32 as well: of such
+                logits, every voxel would be of the class 0.
+        """
+        with self.autocast():
+            maps = [x.float() for x in network()]
+        if all(x.amax(dim=1).isfinite().all() for x in maps):  # minus infinity is a probability of 0
+            return maps
+        if self.mixed:
+            return replace(self, dtype=torch.float32).predicted(network)
+        raise InputError(
+            "network: expected finite logits, received NaN or infinity in float32; give other weights or another image."
+        )
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} ({self.reason})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -105,6 +107,13 @@ class Stages:
     def stage(self, epoch: int, epochs: int) -> Stage:
         """That of an epoch, from 1, of a training of so many, for epochs that are still to come."""
         return self.shares[self._place(epoch, epochs)][0]
+
+    def numbers(self, first: int, last: int, epochs: int) -> Iterator[tuple[Stage, int]]:
+        """How many of the epochs from ``first`` to ``last``, of a training of so many, are of each stage."""
+        for place, (stage, _) in enumerate(self.shares):
+            following = bisect_right(range(last + 1), place, lo=first, key=partial(self._place, epochs=epochs))
+            yield stage, following - first
+            first = following
 
     def begin(self, epoch: int, epochs: int) -> Stage:
         """Begin an epoch, whose stage is that of :meth:`stage`; the first begins a training anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -90,20 +91,6 @@ class InPrecision:
             logger.info(f"Prediction in {chosen}.")
             self._told = chosen
         return for_mixed_precision(network) if chosen.mixed else network
-
-
-def checked(logits: Tensor) -> Tensor:
-    """Logits ``(B, K, *spatial)`` that stand for probabilities: of others, every voxel would be of the class 0.
-
-    Raises:
-        InputError: some are NaN, or infinite so that they are none.
-    """
-    if not logits.amax(dim=1).isfinite().all():  # minus infinity is a probability of 0
-        raise InputError(
-            "network: expected finite logits, received NaN or infinity; give --amp False, and if they stay so other "
-            "weights or another image."
-        )
-    return logits
 
 
 def flip_axes(flip_tta: bool | Sequence[int], dims: int) -> list[int]:
@@ -235,8 +222,7 @@ class SliceLabelInferer(InPrecision, SliceInferer):
         """Slices ``(B, C, H, W, 1)`` through the network, in the precision that ``amp`` means on its device."""
 
         def logits(flipped: Tensor) -> Tensor:
-            with precision(self.amp, x.device).autocast():
-                out = super(SliceLabelInferer, self).network_wrapper(network, flipped, condition, *args, **kwargs)
-            return checked(out.float())  # type: ignore[union-attr]
+            slices: Any = partial(super(SliceLabelInferer, self).network_wrapper, network, flipped, condition)
+            return precision(self.amp, x.device).predicted(lambda: [slices(*args, **kwargs)])[0]
 
         return mean_over_flips(logits, x, self.flip_tta)

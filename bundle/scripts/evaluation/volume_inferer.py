@@ -19,7 +19,7 @@ from ..dataio.sizes import check_dims, patch_size
 from ..dataio.volume_grid import turned_back
 from ..errors import InputError
 from ..precision import precision
-from .inferer import InPrecision, SliceLabelInferer, checked, flip_axes, mean_over_flips
+from .inferer import InPrecision, SliceLabelInferer, flip_axes, mean_over_flips
 from .stored_grid import applied
 
 
@@ -153,8 +153,7 @@ class VolumeLabelInferer(InPrecision, SlidingWindowInferer):
         """Patches ``(B, C, X, Y, Z)`` through the network, in the precision that ``amp`` means on its device."""
 
         def once(patch: Tensor) -> Tensor:
-            with precision(self.amp, x.device).autocast():
-                return checked(network(patch, *args, **kwargs).float())
+            return precision(self.amp, x.device).predicted(lambda: [network(patch, *args, **kwargs)])[0]
 
         return mean_over_flips(once, x, self.flip_tta)
 

@@ -12,7 +12,6 @@ from ..dataio.files import evenly
 from ..errors import InputError
 from ..precision import precision
 from .fusion import resize
-from .losses import full
 from .network import SemSimNet, Streams
 from .similarity import (
     Prototypes,
@@ -115,7 +114,7 @@ class Acquisition:
             batch = chosen[k : k + self.batch_size]
             image = torch.stack([torch.as_tensor(item["image"]) for item in batch]).to(self.device)
             label = torch.stack([torch.as_tensor(item["label"])[0] for item in batch]).to(self.device)
-            features = full(self._predicted(image, Streams(fuse=("x",))).features["x"])
+            (features,) = self._predicted(image, Streams(fuse=("x",)))
             found = class_prototypes(features, label, num_classes=self.num_classes, regions=self.regions)
             vectors.append(found.vectors)
             present.append(found.present)
@@ -134,18 +133,23 @@ class Acquisition:
         values: dict[str, list[Tensor]] = {}
         fuse = ("x",) if self.prototypes is not None else ()
         for part in image.split(self.batch_size):
-            output = self._predicted(part.to(self.device), Streams(decode=("x",), fuse=fuse))
-            p = full(output.logits["x"]).softmax(dim=1)
+            logits, *fused = self._predicted(part.to(self.device), Streams(decode=("x",), fuse=fuse))
+            p = logits.softmax(dim=1)
             values.setdefault("entropy", []).append(entropy(p).flatten(1).mean(dim=1))
             if self.prototypes is not None:
-                features = full(output.features["x"])
+                (features,) = fused
                 opinions = self._opinions(features, resize(p, features.shape[2:]), self.prototypes)
                 values.setdefault("disagreement", []).append(disagreement(opinions).flatten(1).mean(dim=1))
         return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
 
-    def _predicted(self, image: Tensor, streams: Streams) -> Any:
-        with self.precision.autocast():
-            return self.network({"x": image}, streams)
+    def _predicted(self, image: Tensor, streams: Streams) -> list[Tensor]:
+        """Logits and features, those of the two that ``streams`` asks for."""
+
+        def maps() -> list[Tensor]:
+            output = self.network({"x": image}, streams)
+            return [*output.logits.values(), *output.features.values()]
+
+        return self.precision.predicted(maps)
 
     def _opinions(self, features: Tensor, decoded: Tensor, prototypes: Prototypes) -> list[Tensor]:
         """The decoder's prediction, p_in and p_cr, each ``(B, K, *spatial)`` at the size of f~."""

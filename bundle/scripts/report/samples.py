@@ -155,14 +155,16 @@ class FeatureLook:
             numbers = numbers[1:-1]  # the ends often show nothing
         numbers = evenly(numbers, count)
         part = image[numbers].float().to(self.device)
-        with self.precision.autocast():
-            output: Any = self.network.eval()({"x": part}, Streams(decode=("x",), fuse=("x",)))
-        features = F.normalize(output.features["x"].float(), dim=1).cpu()
+        network = self.network.eval()
+
+        def maps() -> list[torch.Tensor]:
+            output: Any = network({"x": part}, Streams(decode=("x",), fuse=("x",)))
+            return [output.logits["x"], output.features["x"]]
+
+        logits, fused = self.precision.predicted(maps)
+        features = F.normalize(fused, dim=1).cpu()
         size = features.shape[2:]
-        if labeled:
-            shown = nearest(label[numbers], size)
-        else:
-            shown = resize(output.logits["x"].float().softmax(dim=1), size).argmax(dim=1).cpu()
+        shown = nearest(label[numbers], size) if labeled else resize(logits.softmax(dim=1), size).argmax(dim=1).cpu()
         path = image_files(item)[0]
         name = item.get("case") or case_name(path)
         meta = getattr(volume["image"], "meta", {})

@@ -136,6 +136,8 @@ class Clock:
         self.validation_seconds = state.pop("validation_seconds")
         self.step_seconds = {Stage(*stage): seconds for stage, seconds in state.pop("step_seconds", {}).items()}
         longer = max(1.0, self.minutes / state.pop("minutes"))  # where more time is given than at first
+        given = {"steps_per_epoch": self._steps_per_epoch, "val_interval": self._val_interval}
+        state |= {name: number for name, number in given.items() if number}  # other steps are refused later
         length = Length(**state)
         self.length = length = replace(length, epochs=int(longer * length.epochs))
         if used >= 60 * self.minutes and content["trainer"]["iteration"] < length.steps:
@@ -218,7 +220,8 @@ class KeepTime:
 
     def _look(self, engine: Workflow) -> None:
         self.completed = self.clock.elapsed()
-        self.seconds.append((self.completed - self.begun) / self._cost(engine.state.epoch, engine.state.max_epochs))
+        epoch = engine.state.epoch
+        self.seconds.append((self.completed - self.begun) / self._cost(epoch, epoch, engine.state.max_epochs))
         length = cast(Length, self.clock.length)
         epochs = of_rank_0(self._epochs(engine.state.epoch, length))
         own = not isinstance(self.lr_scheduler, PolynomialLR)
@@ -245,13 +248,13 @@ class KeepTime:
         if rank_and_size()[0] == 0 and self.path.is_file():
             write_settings(self.path, {**read_json(self.path), "epochs": epochs})
 
-    def _cost(self, epoch: int, epochs: int) -> float:
-        """What an epoch of a training of so many costs by its stage; 1 on average."""
+    def _cost(self, first: int, last: int, epochs: int) -> float:
+        """What the epochs from ``first`` to ``last`` of a training of so many cost by stage; 1 each on average."""
         seconds = self.clock.step_seconds
         if self.stages is None or any(stage not in seconds for stage, _ in self.stages.shares):
-            return 1.0
+            return last - first + 1
         mean = sum(share * seconds[stage] for stage, share in self.stages.shares)
-        return seconds[self.stages.stage(epoch, epochs)] / mean
+        return sum(number * seconds[stage] for stage, number in self.stages.numbers(first, last, epochs)) / mean
 
     def _epochs(self, epoch: int, length: Length) -> int:
         """How many epochs there should be, at the end of one."""
@@ -262,8 +265,12 @@ class KeepTime:
             return length.epochs
         begun = self.stages is None or self.stages.stage(epoch, length.epochs) == self.stages.last
         epochs = epoch if begun else epoch + 1  # the last has the size of prediction, and unlabelled images
-        while self._end(epoch, replace(length, epochs=epochs + 1), pace) <= limit * (1 - RESERVE / 2):
-            epochs += 1
+        step = 1  # longer and longer ones, for there may be many thousand epochs
+        while step:
+            if self._end(epoch, replace(length, epochs=epochs + step), pace) <= limit * (1 - RESERVE / 2):
+                epochs, step = epochs + step, 2 * step
+            else:
+                step //= 2
         return epochs
 
     def _pace(self, length: Length) -> float:
@@ -276,8 +283,7 @@ class KeepTime:
         validations = epochs // interval - (epoch - 1) // interval + (epochs % interval > 0)
         others = epochs - epoch + 1 - validations
         between = validations * self.between[True] + others * self.between[False]
-        ahead = sum(self._cost(e, epochs) for e in range(epoch + 1, epochs + 1))
-        return self.completed + ahead * pace + between
+        return self.completed + self._cost(epoch + 1, epochs, epochs) * pace + between
 
     def _tell(self, engine: Workflow) -> None:
         say(logging.INFO, f"Trained {engine.state.iteration:,} steps in {duration(self.clock.elapsed())}.")

@@ -6,7 +6,6 @@ import json
 import logging
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -213,8 +212,7 @@ class Plan:
             return [(None, 1.0)]
         if epochs is None:
             return stages.shares
-        counts = Counter(stages.stage(epoch, epochs) for epoch in range(1, epochs + 1))
-        return [(stage, number / epochs) for stage, number in counts.items()]
+        return [(stage, number / epochs) for stage, number in stages.numbers(1, epochs, epochs)]
 
     def _measure(self, batch_size: int) -> None:
         """Time steps of every stage of the training."""

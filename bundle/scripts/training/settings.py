@@ -158,7 +158,8 @@ class SaveSettings:
             resume: as for :class:`~scripts.training.checkpoints.ResumeFrom`; a file may be of another folder.
         """
         self.path, self.parser = Path(output_dir) / SETTINGS_FILE, caller(ConfigParser)
-        self.begun = Path(resume).parent if isinstance(resume, str) and os.path.isfile(resume) else self.path.parent
+        self.file = isinstance(resume, str) and os.path.isfile(resume)
+        self.begun = Path(resume).parent if self.file else self.path.parent
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "processes": rank_and_size()[1], "labeled_cases": cases}
@@ -177,7 +178,12 @@ class SaveSettings:
         # by now the training is made, and its configuration resolved
         self.settings["recipe"] = recipe(self.parser) if self.parser else {}
         before = self.begun / SETTINGS_FILE
-        if before.exists() and resume_checkpoints(self.begun):
+        if self.file or resume_checkpoints(self.begun):
+            if not before.exists():
+                logger.warning(
+                    f"{before}: missing, so nothing tells whether this training goes on with the settings and files "
+                    "that it began with; put it there, from the folder of the training."
+                )
             self._compare(before, json.loads(json.dumps(self.settings)))
             compare_inputs(self.begun / LISTS_FILE, self.lists)
         lock = locked(self.path.parent)

@@ -293,7 +293,7 @@ class SemSimTrainer(SupervisedTrainer):
         cases = "; ".join(f"{stream}: {', '.join(batch.get('case', []))}" for stream, batch in batchdata.items())
         raise InputError(
             f"The loss is not finite at iteration {self.state.iteration} ({terms}). Slices of that batch: {cases}. "
-            "Look at these images, or begin anew in another --output_dir with a lower --learning_rate."
+            f"Look at these images, {self._remedy()}"
         )
 
     def _check_weights(self) -> None:
@@ -302,5 +302,9 @@ class SemSimTrainer(SupervisedTrainer):
         if not torch.stack([value.isfinite().all() for value in state]).all():
             raise InputError(
                 f"The weights are not finite after iteration {self.state.iteration}, and are not saved; those of the "
-                "epoch before are. Begin anew in another --output_dir with a lower --learning_rate or --amp False."
+                f"epoch before are. Look at the images, {self._remedy()}"
             )
+
+    def _remedy(self) -> str:
+        exact = "go on with --resume auto --amp False, " if self.precision.mixed else ""
+        return f"{exact}or begin anew in another --output_dir with a lower --learning_rate."
