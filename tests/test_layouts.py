@@ -330,6 +330,30 @@ def test_labelled_and_unlabelled_scans_may_lie_in_folders_of_their_own(
     assert "taken for the label of" in caplog.text and "patients    not known" in capsys.readouterr().out
 
 
+def test_folders_of_images_and_labels_of_a_patient_are_no_data_set_of_their_own(tmp_path):
+    for n in range(3):
+        scan(tmp_path / f"P{n}/images/ct.nii.gz", n)
+    (tmp_path / "P0/masks").mkdir()  # not drawn yet
+    for patient, mask in ((1, "liver"), (1, "spleen"), (2, "liver")):
+        truth(tmp_path / f"P{patient}/masks/{mask}.nii.gz", patient)
+    found = recognise(tmp_path, label_suffix="liver")
+    assert found.name == "a folder for each patient" and [*found.labels] == ["P1", "P2"]
+    with pytest.raises(InputError, match="say which by --label_suffix"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "scans/"])
+def test_a_list_may_be_a_folder_below_that_of_all_images(tmp_path, below):
+    for n, part in enumerate(("train", "train", "train", "test", "unlabelled")):
+        scan(tmp_path / f"all/{below}{part}/A{n}.nii.gz", n)
+        if part != "unlabelled":
+            truth(tmp_path / f"labels/A{n}.nii.gz", n)
+    create(str(tmp_path / "all"), str(tmp_path / "labels"), str(tmp_path / "l.json"), labeled=2, validation=1)
+    lists = json.loads((tmp_path / "l.json").read_text())
+    assert [Path(item["image"]).name for item in lists["testing"]] == ["A3.nii.gz"]
+    assert [Path(item["image"]).name for item in lists["unlabeled"]] == ["A4.nii.gz"]
+
+
 def test_a_label_whose_image_is_one_of_several_of_its_name_is_not_guessed(tmp_path):
     for n, place in enumerate(("one/A0", "two/A0", "two/A1", "P1/mr")):
         scan(tmp_path / f"scans/{place}.nii.gz", n)

@@ -49,7 +49,7 @@ class Precision:
     def predicted(self, network: Callable[[], Iterable[Tensor]]) -> list[Tensor]:
         """Maps that a network predicts in this precision, as float32.
 
-        Where they overflow, for float16 ends at 65,504, they are computed anew in float32.
+        Where they are not finite in less than float32, they are computed anew in it: float16 ends at 65,504.
 
         Args:
             network: gives maps ``(B, C, *spatial)``.

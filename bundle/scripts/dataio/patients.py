@@ -38,10 +38,9 @@ PARTS = {
     "validation": "val|valid|validation",
     "testing": "test|testing",
 }
-#: Those and folders of images, of whatever patient.
-NOBODYS = re.compile(
-    rf"^(?:(?:{'|'.join(PARTS.values())}|images?(?:tr|ts|val?|un\w*)?|scans|volumes)/)+", re.IGNORECASE
-)
+#: Folders of images, of whatever patient.
+IMAGE_FOLDERS = r"images?(?:tr|ts|val?|un\w*)?|scans|volumes"
+NOBODYS = re.compile(rf"^(?:(?:{'|'.join(PARTS.values())}|{IMAGE_FOLDERS})/)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -157,8 +156,9 @@ def _apart(names: Sequence[str]) -> str:
 
 
 def list_of_folder(case: str) -> str:
-    """The list that the outermost folder of a case is named after; ``training`` where it is after none."""
-    outermost = case.split("/")[0] if "/" in case else ""
+    """The list that the outermost folder of a case is named after, below `images` and the like, or ``training``."""
+    below = re.sub(rf"^(?:(?:{IMAGE_FOLDERS})/)+", "", case, flags=re.IGNORECASE)
+    outermost = below.split("/")[0] if "/" in below else ""
     return next((use for use, names in PARTS.items() if re.fullmatch(names, outermost, re.IGNORECASE)), "training")
 
 

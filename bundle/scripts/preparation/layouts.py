@@ -11,6 +11,7 @@ from typing import Any
 
 from ..dataio.files import IMAGE_SUFFIXES, LABEL_FOLDERS, case_names
 from ..dataio.folders import find_images, join_channels, without_labels_told
+from ..dataio.patients import NOBODYS
 from ..dataio.stated import classes_of
 from ..errors import InputError, raise_all
 from .bids import bids_files
@@ -87,12 +88,12 @@ def _refuse_two_folders(root: Path) -> None:
     They may be the folders `images` and `labels` of a folder `labelled` beside one of unlabelled images.
     """
     found = []
-    for folder in (root, *_folders(root)):
+    for folder in (root, *(path for path in _folders(root) if NOBODYS.match(f"{path.name}/"))):
         images, unlabeled = (
             [path for path in _folders(folder) if path.name.lower().startswith(word)] for word in ("image", "unlabel")
         )
         labels = [path for path in _folders(folder) if LABEL_FOLDERS.fullmatch(path.name)]
-        if images and labels and (folder == root or len(find_images(labels[0], recursive=True)) > 1):
+        if images and labels:
             alone = folder == root and (len(labels) > 1 or len(images + unlabeled) == 1)
             found.append((images[0] if alone else root, labels[0]))  # the unlabelled ones beside them are to be found
     if found and (found[0][1].parent == root or len(found) == 1):
