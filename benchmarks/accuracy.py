@@ -165,7 +165,7 @@ def train(
     folder = (Path(work) if work else ROOT / "benchmarks" / "runs").resolve() / name
     result = (Path(results) if results else RESULTS) / f"{name}.json"
     if result.exists():
-        print(f"{result} exists; nothing to do.")
+        print(f"{result} exists; nothing to do. To train it anew give another folder as --results.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     make_datalist(data, cases, folder / "datalist.json", splits, dataset)

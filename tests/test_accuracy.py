@@ -88,7 +88,7 @@ def test_a_result_says_everything(protocol, tmp_path, capsys):
 
     capsys.readouterr()
     accuracy.train(method="semsim_minus", change="regions_2+t_p_0.2", **protocol)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to do. To train it anew give another folder as --results" in capsys.readouterr().out
 
     # what the similarities know: of the last weights and of a checkpoint, which are the same after one epoch
     (checkpoint,) = run.glob("resume_checkpoint_*.pt")
