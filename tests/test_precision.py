@@ -15,6 +15,8 @@ from scripts.method import active_learning
 from scripts.method.active_learning import Acquisition
 from scripts.method.network import SemSimNet
 from scripts.precision import Precision, precision
+from scripts.report import samples
+from scripts.report.samples import FeatureLook
 from scripts.training import trainer as training
 
 
@@ -96,7 +98,7 @@ def old_gpu(monkeypatch):
     def float16(amp, device):
         return Precision("cpu", torch.float16 if amp else torch.float32, "as an old GPU")
 
-    for user in (inferer, volume_inferer, active_learning, training):
+    for user in (inferer, volume_inferer, active_learning, samples, training):
         monkeypatch.setattr(user, "precision", float16)
 
 
@@ -134,6 +136,17 @@ def test_scores_for_active_learning_do_not_overflow(old_gpu):
         acquisition.learn(labeled)
         scores.append(acquisition.score(image))
     assert scores[0] == pytest.approx(scores[1], rel=1e-3) and scores[0]["disagreement"] > 0
+
+
+def test_features_for_the_report_do_not_overflow(old_gpu):
+    """A picture of them would be empty."""
+    volume = {"image": torch.rand(1, 32, 32, 2), "label": torch.randint(4, (1, 32, 32, 2))}
+    features = []
+    for amp in (True, False):
+        look = FeatureLook(overflowing(2), [{"image": "a.nii.gz"}], [], lambda _: volume, "cpu", slices=1, amp=amp)
+        features.append(look.slices("labelled")[0].features)
+    torch.testing.assert_close(*features, atol=1e-3, rtol=0)
+    assert features[0].norm(dim=0).mean() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_training_that_overflows_in_float16_is_told_to_go_on_in_float32(old_gpu):
