@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from scripts.dataio.sizes import Stage, Stages
 from scripts.errors import InputError, find_input_error
 from scripts.training import clock as clock_module
-from scripts.training.budget import RESERVE, Length, affordable, bought, check_one_length
+from scripts.training.budget import RESERVE, Length, affordable, bought, check_one_length, few_steps
 from scripts.training.clock import Clock, KeepTime
 from scripts.training.cost import Plan
 from torch.optim.lr_scheduler import PolynomialLR
@@ -58,6 +58,14 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do():
     assert bought(0.6, 27.0, 2.0, 3.0, one_pass=20).steps == 2
     with pytest.raises(InputError, match=r"expected at least 0\.7"):  # 0.61 would do, but 0.6 not
         bought(0.6, 30.2, 2.0, 3.0, one_pass=20)
+
+
+def test_too_few_steps_are_named_with_the_minutes_that_would_do():
+    """36 steps of 6 s after 44 s: 300 would take 44 s and 30 minutes, a tenth more for validations, and the reserve."""
+    said = few_steps(Length(36, 1, 18), 44.0, 6.0)
+    assert said.startswith("36 steps are few;") and "--minutes 36 here" in said
+    assert bought(36, 44.0, 6.0, 10.0, one_pass=100).steps >= 300 > bought(33, 44.0, 6.0, 10.0, one_pass=100).steps
+    assert few_steps(Length(30, 10, 3), 44.0, 6.0) == ""
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def test_a_plan_says_what_minutes_buy(monkeypatch, caplog):
     plan, _ = make_plan()
     plan.epochs, plan.minutes = None, 480.0
     assert plan.run()["epochs"] * plan.run()["steps_per_epoch"] == int(480 * 60 * 0.96 - 6) // 700
+    assert "39 steps are few" in caplog.text
 
 
 def test_a_short_training_is_planned_by_the_stages_of_its_epochs(monkeypatch):

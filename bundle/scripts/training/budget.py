@@ -21,6 +21,9 @@ RESERVE = 0.04
 EPOCHS = 30
 #: Validations at most, and the share of the time that they may take; one is made in any case.
 VALIDATIONS, VALIDATION_SHARE = 10, 0.1
+#: Steps below which a network has learned little. Of the trainings in benchmarks, those that learn quickest (patches
+#: of the left atrium) come within 0.05 of their last Dice after 256.
+FEW = 300
 
 
 def age() -> float:
@@ -127,6 +130,23 @@ def bought(minutes: float, spent: float, step: float, validation: float, **given
             f"epoch takes {epoch:.1f} s, a validation {validation:.1f} s; give more minutes, or lower --spatial_size."
         )
     return length
+
+
+def few_steps(length: Length, spent: float, step: float) -> str:
+    """What to say of a training too short to learn much; empty for any other.
+
+    Args:
+        length: of the training.
+        spent: seconds that are over before its first step.
+        step: seconds of a step.
+    """
+    if length.steps >= FEW:
+        return ""
+    minutes = math.ceil((spent + FEW * step / (1 - VALIDATION_SHARE)) / (1 - RESERVE) / 60)
+    return (
+        f"{length.steps:,} steps are few; a network learns little in less than about {FEW}. They would take --minutes "
+        f"{minutes} here; a smaller --spatial_size, or slices in place of volumes, makes steps cheaper."
+    )
 
 
 def check_one_length(minutes: float | None, epochs: int | None) -> None:

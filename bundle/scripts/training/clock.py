@@ -21,7 +21,7 @@ from ..dataio.sizes import Stage, Stages
 from ..dataio.storage import read_json
 from ..distributed import check_agreed, of_rank_0, rank_and_size
 from ..errors import InputError
-from .budget import RESERVE, Length, age, bought, duration
+from .budget import RESERVE, Length, age, bought, duration, few_steps
 from .checkpoints import read_checkpoint, resume_path, stretch
 from .cost import Plan
 from .settings import SETTINGS_FILE, write_settings
@@ -174,6 +174,8 @@ class Clock:
             + f". The same by hand: --epochs {length.epochs} --steps_per_epoch {length.steps_per_epoch} "
             f"--val_interval {length.val_interval}",
         )
+        if few := few_steps(length, spent, step):
+            say(logging.WARNING, few)
 
 
 class KeepTime:

@@ -20,7 +20,7 @@ from ..dataio.storage import check_folder, write_text
 from ..distributed import of_rank_0, rank_and_size
 from ..errors import InputError
 from ..memory import PeakMemory, available_memory
-from .budget import RESERVE, Length, affordable, age, bought, duration
+from .budget import RESERVE, Length, affordable, age, bought, duration, few_steps
 from .trainer import SemSimTrainer
 
 logger = logging.getLogger("semsim")
@@ -136,6 +136,8 @@ class Plan:
             return figures
         for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
+        if few := few_steps(length, start_up, step):
+            logger.warning(few)
         if self.plan_file:
             write_text(Path(self.plan_file), json.dumps(figures, indent=1) + "\n")
         return figures
