@@ -134,7 +134,7 @@ def predict(
         image: file to predict, or a DICOM folder.
         output: file to write, which must not exist; its ending says the format.
         flip_tta: true or false, or the axes of the slices whose flips are averaged over; default as trained.
-        slice_batch: slices, or in 3D patches, at a time.
+        slice_batch: slices at a time; in 3D as many patches as have that many times 32,768 voxels.
         overlap: of the patches, in 3D.
         amp: mixed precision: auto, true or false.
         device: cpu or cuda; default: a GPU if there is one.
