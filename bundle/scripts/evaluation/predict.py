@@ -153,7 +153,7 @@ class Predictor(SupervisedEvaluator):
 
 
 def postfix_of(text: Any) -> str:
-    """What is put behind names, as text: a command line makes a number of 2."""
+    """What is put behind names; empty for nothing."""
     return "" if text is None else str(text)
 
 

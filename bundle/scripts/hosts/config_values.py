@@ -38,6 +38,9 @@ SWITCHES = (
 )  # fmt: skip
 #: Files and folders.
 PATHS = ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_path", "initial", "resume", "plan_file")
+#: Texts that are no paths.
+TEXTS = ("output_postfix", "output_ext", "unlabeled_key", "evaluate_list", "mlflow_tracking_uri",
+         "mlflow_experiment_name")  # fmt: skip
 #: What YAML takes for text, for want of a point, and everybody else for a number.
 NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 
@@ -45,7 +48,7 @@ NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
     """A line for each number out of its range, each text for a switch, and each other value that nothing could use."""
     yield from _numbers_as_text(parser.get())
-    for check in (_ranges, _paths, _switches, _size, _device, _flips, _widths, _class_names):
+    for check in (_ranges, _paths, _texts, _switches, _size, _device, _flips, _widths, _class_names):
         yield from check(parser)
 
 
@@ -76,6 +79,15 @@ def _paths(parser: ConfigParser) -> Iterator[str]:
                 yield f"{key}: expected a path behind it, received none; give one, or leave the option out."
         elif isinstance(value, (int, float, list, tuple)):
             yield f"{key}: expected a path, received {value!r} (as MONAI reads it); write ./ before a name."
+
+
+def _texts(parser: ConfigParser) -> Iterator[str]:
+    for key in TEXTS:
+        if (value := _given(parser, key)) is not None and not isinstance(value, str):
+            yield (
+                f"{key}: expected a text, received {value!r} (as MONAI reads it); write \"'TEXT'\", with both kinds of "
+                "quotes, or in YAML 'TEXT'."
+            )
 
 
 def _switches(parser: ConfigParser) -> Iterator[str]:
@@ -125,7 +137,12 @@ def _class_names(parser: ConfigParser) -> Iterator[str]:
         return
     if not isinstance(names, Sequence) or isinstance(names, str) or len(names) < 2:
         yield f"class_names: expected at least two, \"['background','organ']\" for instance, received {names!r}."
-    elif twice := sorted({str(name) for name in names if list(names).count(name) > 1}):
+    elif other := [name for name in names if not isinstance(name, str)]:
+        yield (
+            f"class_names: expected a text for each class, received {other[0]!r} (as MONAI reads it); write each in "
+            "quotes, \"['background','organ']\" for instance."
+        )
+    elif twice := sorted({name for name in names if list(names).count(name) > 1}):
         yield (
             f"class_names: expected a name of its own for each class, received {', '.join(twice)} more than once; "
             "rename them, for scores and logs go by these names."

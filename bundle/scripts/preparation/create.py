@@ -19,7 +19,7 @@ from .layouts import Layout, recognise
 from .list_problems import copies_of_others, masks_among_images, stray_labels, undecoded_names
 from .next_commands import next_lines
 from .pairing import paired
-from .split import Names, as_names, distribute, draw_folds, list_lines, make_lists, write_json
+from .split import Names, as_names, distribute, draw_folds, list_lines, make_lists, words, write_json
 from .survey import MOST_VALUES, SOFT_TISSUE, Survey, foreground_window, survey
 from .tables import check_table, describe, print_rows, write_table
 
@@ -35,10 +35,10 @@ def create(
     folds: Any = None,
     group_by: str | None = None,
     seed: int = 0,
-    class_names: Any = None,
+    class_names: Names = None,
     channels: int | None = None,
-    image_suffix: Any = "",
-    label_suffix: Any = "",
+    image_suffix: Names = "",
+    label_suffix: Names = "",
     slice_axis: Any = None,
     trust: str | None = None,
     label_values: Any = None,
@@ -91,8 +91,8 @@ def create(
     if table:
         check_table(table)
     layout = _files(images, labels, data, image_suffix, label_suffix)
-    names = [str(name) for name in _words(class_names or layout.class_names)]
-    values = [_whole("label_values", value) for value in _words(label_values or layout.label_values)]
+    names = [str(name) for name in words(class_names or layout.class_names)]
+    values = [_whole("label_values", value) for value in words(label_values or layout.label_values)]
     ignore_label = layout.ignore_label if ignore_label is None else _whole("ignore_label", ignore_label)
     if trust not in (None, *TRUST):
         raise InputError(f"trust: expected header, voxels or nothing, received {trust!r}.")
@@ -198,10 +198,9 @@ def _apart(images: str, labels: str) -> bool:
     return bool(labels) and not Path(labels).resolve().is_relative_to(Path(images).resolve())
 
 
-def _files(images: str, labels: str, data: str, image_suffix: Any, label_suffix: Any) -> Layout:
+def _files(images: str, labels: str, data: str, image_suffix: Names, label_suffix: Names) -> Layout:
     """Images and labels, of two folders or of a whole data set; prints what was recognised."""
-    # an option with commas comes as a tuple
-    image_suffix, label_suffix = (",".join(map(str, _words(suffix or None))) for suffix in (image_suffix, label_suffix))
+    image_suffix, label_suffix = (",".join(map(str, words(suffix or None))) for suffix in (image_suffix, label_suffix))
     if data:
         layout = recognise(data, image_suffix, label_suffix)
         _say("layout", layout.name)
@@ -247,15 +246,6 @@ def _whole(option: str, value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise InputError(f"{option}: expected whole numbers, received {value!r}; correct --{option}.") from None
-
-
-def _words(value: Any) -> list[Any]:
-    """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [name.strip() for name in value.strip("[]").split(",")]
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,12 +21,13 @@ from ..dataio.readers import image_loader
 from ..dataio.storage import check_new
 from ..errors import InputError, raise_all
 from .next_commands import quoted
+from .split import Names, words
 
 #: What names of masks have beside that of the class.
 AROUND = r"(?:(?:masks?|seg|segmentation|label|roi|gt)_)?{}(?:_(?:masks?|seg|segmentation|label|roi|gt))?"
 
 
-def merge(data: str, classes: Any, output: str, image_suffix: str = "", overlap: str = "") -> None:
+def merge(data: str, classes: Names, output: str, image_suffix: str = "", overlap: str = "") -> None:
     """Join masks, a file for each class, to one label for each case, and print how to make a datalist of them.
 
     Each folder in the data is a case. Its image and its masks lie in it or in folders below, the masks named by their
@@ -40,7 +40,7 @@ def merge(data: str, classes: Any, output: str, image_suffix: str = "", overlap:
         image_suffix: Ending of the image's name, if there are other files than image and masks
         overlap: last, if the class that is named last counts where masks overlap; else such masks are refused
     """
-    names = [str(name).strip() for name in (classes.split(",") if isinstance(classes, str) else classes)]
+    names = [str(name) for name in words(classes)]
     if len({_plain(name) for name in names}) < len(names) or not all(map(_plain, names)):
         raise InputError(f"classes: expected different names with commas, received {','.join(names)}.")
     if overlap not in ("", "last"):

@@ -16,8 +16,18 @@ from ..dataio.patients import Cases, list_of_folder
 from ..dataio.storage import write_text
 from ..errors import InputError, raise_all
 
-#: Patients to use, as :func:`as_names` takes them; on a command line a text, which fire would read as Python.
+#: As :func:`as_names` or :func:`words` take them; on a command line a text, which fire would read as Python.
 Names = Any
+
+
+def words(value: Names) -> list[Any]:
+    """``"background,heart"``, ``[background, heart]`` or nothing, from a command line."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        inside = value[1:-1] if value[:1] + value[-1:] in ("[]", "()") else value
+        return [name.strip(" '\"") for name in inside.split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def as_names(value: Any) -> list[str] | int:
