@@ -92,6 +92,11 @@ def test_what_cannot_be_exported(liver, tmp_path):
     for output, word in (("m.h5", r"\.ts, \.pt or \.onnx"), ("there.ts", "exists already")):
         with pytest.raises(InputError, match=word):
             export(str(tmp_path / output), str(liver))
+    settings = json.loads((tmp_path / "training.json").read_text())
+    for name in ("class_names", "in_channels", "spatial_size"):
+        (tmp_path / "training.json").write_text(json.dumps({k: v for k, v in settings.items() if k != name}))
+        with pytest.raises(InputError, match=rf"training\.json: expected the settings .* without {name}; put the tr"):
+            export(str(tmp_path / "m.ts"), str(liver))
     alone = shutil.copy(liver, tmp_path / "a.pt")
     (tmp_path / "training.json").unlink()
     with pytest.raises(InputError, match="no settings beside the weights"):

@@ -34,11 +34,16 @@ def settings_of(ckpt_path: Path) -> dict[str, Any]:
     """``training.json`` beside the weights.
 
     Raises:
-        InputError: there is none, so that nobody could say what the classes are.
+        InputError: there is none, or it lacks some, so that nobody could say what the classes are.
     """
     path, known = saved(ckpt_path)
     if not known:
         raise InputError(f"{path}: no settings beside the weights; they name the classes, so copy the file there.")
+    if missing := [name for name in ("class_names", "in_channels", "spatial_size") if name not in known]:
+        raise InputError(
+            f"{path}: expected the settings of the training, received a file without {', '.join(missing)}; put the "
+            "training.json that the training wrote there."
+        )
     return known
 
 
