@@ -163,6 +163,8 @@ class SaveSettings:
         names = case_names([image_files(item)[0] for item in labeled])
         cases = [item.get("case") or name for item, name in zip(labeled, names)]
         self.settings = {**settings, "processes": rank_and_size()[1], "labeled_cases": cases}
+        if initial := settings.get("initial"):  # to be found from any folder
+            self.settings["initial"] = os.path.abspath(initial)
         streams = {"labelled": labeled, "unlabelled": unlabeled, "validation": validation}
         self.lists = inputs(streams, dataset_dir)
         self.written = False
