@@ -32,6 +32,7 @@ LOSS = "scripts.method.losses.SemSimLoss"
         ({"keep_largest": "FALSE"}, "keep_largest: expected True or False, received the text 'FALSE'; "),
         ({"loss": {"gather_prototypes": "off"}}, "loss#gather_prototypes: expected True or False"),
         ({"class_names": ["organ"]}, "class_names: expected at least two"),
+        ({"batch_size": 1, "loss": {"lambda_labeled": 0.25}}, "batch_size: expected 2 or more with loss#lam"),
         ({"spatial_size": 0, "spatial_dims": 2}, "spatial_size: expected 16 pixels or more, .*, received 0."),
         ({"spatial_size": "96x96"}, "spatial_size: expected 16 pixels or more, .*, received '96x96'."),
         ({"spatial_size": [64], "spatial_dims": 2}, r"spatial_size: .* \[width, height\] of as many, received \[64\]."),
@@ -63,6 +64,8 @@ def test_values_that_mean_something():
               "use_unlabeled": False, "show_progress": "true", "keep_largest": "$1 > 0",
               "experiment": "1e5", "optimizer": {"lr": 1.0e-2, "betas": "$(1e-1, 1e-2)"}}  # fmt: skip
     assert list(wrong_values(ConfigParser(config))) == []
+    gathered = {"lambda_labeled": 0.25, "gather_prototypes": True}  # from other processes
+    assert list(wrong_values(ConfigParser({"batch_size": 1, "loss": gathered}))) == []
 
 
 def test_keys_within_sections_that_nothing_reads():

@@ -48,7 +48,7 @@ NUMBER = re.compile(r"([+-]?\d+)(e[+-]?\d+)", re.IGNORECASE)
 def wrong_values(parser: ConfigParser) -> Iterator[str]:
     """A line for each number out of its range, each text for a switch, and each other value that nothing could use."""
     yield from _numbers_as_text(parser.get())
-    for check in (_ranges, _paths, _texts, _switches, _size, _device, _flips, _widths, _class_names):
+    for check in (_ranges, _paths, _texts, _switches, _size, _alone, _device, _flips, _widths, _class_names):
         yield from check(parser)
 
 
@@ -103,6 +103,17 @@ def _size(parser: ConfigParser) -> Iterator[str]:
     slices = isinstance(size, str) or _given(parser, "spatial_dims") == 2  # patches say it themselves
     if size is not None and not pixels and slices:
         yield f"spatial_size: expected {MULTIPLE} pixels or more, or [width, height] of as many, received {size!r}."
+
+
+def _alone(parser: ConfigParser) -> Iterator[str]:
+    size, weight, gathered = (
+        _given(parser, key) for key in ("batch_size", "loss#lambda_labeled", "loss#gather_prototypes")
+    )
+    if size == 1 and isinstance(weight, (int, float)) and weight > 0 and not gathered:
+        yield (
+            "batch_size: expected 2 or more with loss#lambda_labeled, by which the labelled images of a step describe "
+            "each other, received 1; raise it, or set loss#lambda_labeled to 0."
+        )
 
 
 def _device(parser: ConfigParser) -> Iterator[str]:
