@@ -13,8 +13,10 @@ NRRD = (".nrrd", ".nhdr")
 
 
 def check_nrrd(path: str) -> None:
-    """That a NRRD is in mm, which ITK takes for granted, that no axis counts layers or times, and its voxels are whole.
+    """That ITK reads a NRRD as it is meant: in mm, in a space of the body, one volume, its voxels whole.
 
+    ITK takes every space that is none of the body for left-posterior-superior. So it stays where a file names none; the
+    axes of a scanner, or of a hand, are refused.
     Slicer keeps segments that overlap in layers, along an axis of their own, and so the volumes of a sequence.
 
     Raises:
@@ -24,6 +26,12 @@ def check_nrrd(path: str) -> None:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     units = re.findall(rb"^(?:space )?units:(.*)$", header, flags=re.MULTILINE)
     check_unit(path, re.findall(r'"([^"]*)"', b" ".join(units).decode("utf-8", "replace")))
+    if space := re.search(rb"^space: *((?:scanner|3D).*?)\s*$", header, flags=re.MULTILINE | re.IGNORECASE):
+        raise InputError(
+            f"{path}: expected a space of the body, such as left-posterior-superior, received "
+            f"{space[1].decode('utf-8', 'replace')}, which does not say where left is; save it anew in LPS or RAS, "
+            "from 3D Slicer for instance, and compare the sides with a scan that you know."
+        )
     if kind := re.search(rb"^kinds:.*\b(list|time)\b", header, flags=re.MULTILINE):
         if not (path.lower().endswith(".seg.nrrd") or re.search(rb"^Segment\d+_", header, flags=re.MULTILINE)):
             raise InputError(
