@@ -275,6 +275,12 @@ def two_folders(root: Path) -> None:
     truth(root / "labels/a.nii.gz", 0)
 
 
+def two_folders_in_each_part(root: Path) -> None:
+    for n, part in enumerate(("test", "train", "train")):
+        scan(root / f"{part}/images/a{n}.nii.gz", n)
+        truth(root / f"{part}/labels/a{n}.nii.gz", n)
+
+
 @pytest.mark.parametrize(
     "write, asked",
     [
@@ -292,6 +298,7 @@ def two_folders(root: Path) -> None:
         (spoil_slicer_layers, r"scan1\.seg\.nrrd: its segments lie in several layers"),
         (flat, "expected one of the layouts nnU-Net"),
         (two_folders, "instead of --data give --images .*images --labels .*labels"),
+        (two_folders_in_each_part, "labels in each of test, train; move or link them to images/test, labels/test and"),
     ],
 )
 def test_what_a_layout_leaves_open_is_asked_for(tmp_path, write, asked):
@@ -328,6 +335,17 @@ def test_labelled_and_unlabelled_scans_may_lie_in_folders_of_their_own(
     lists = json.loads((tmp_path / "l.json").read_text())
     assert [len(lists[name]) for name in ("training", "validation", "unlabeled")] == [2, 1, 3]
     assert "taken for the label of" in caplog.text and "patients    not known" in capsys.readouterr().out
+
+
+def test_parts_with_images_and_labels_of_their_own_are_lists_once_they_are_linked_as_asked(tmp_path):
+    two_folders_in_each_part(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for part in ("test", "train"):
+            (tmp_path / kind / part).symlink_to(tmp_path / part / kind)
+    create(str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "l.json"))
+    lists = json.loads((tmp_path / "l.json").read_text())
+    assert [len(lists[name]) for name in ("training", "testing")] == [2, 1]
 
 
 def test_folders_of_images_and_labels_of_a_patient_are_no_data_set_of_their_own(tmp_path):

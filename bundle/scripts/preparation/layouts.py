@@ -99,6 +99,13 @@ def _refuse_two_folders(root: Path) -> None:
     if found and (found[0][1].parent == root or len(found) == 1):
         raise InputError(f"{root}: holds a folder of images and one of labels; instead of --data give "
                          f"{shlex.join(['--images', str(found[0][0]), '--labels', str(found[0][1])])}.")  # fmt: skip
+    if found:
+        parts = [labels.parent.name for _, labels in found]
+        raise InputError(
+            f"{root}: holds folders of images and of labels in each of {', '.join(parts)}; move or link them to "
+            f"images/{parts[0]}, labels/{parts[0]} and so on there, and instead of --data give "
+            f"{shlex.join(['--images', str(root / 'images'), '--labels', str(root / 'labels')])}."
+        )
 
 
 def _folders(root: Path) -> list[Path]:
