@@ -55,6 +55,7 @@ class SemSimApp(MONAILabelApp):
                 "folder with label_app/assemble.py."
             )
         name_algorithms()
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the processes that train: their threads do not spin
         #: MONAI Label trains, scores and predicts many images in processes of their own, which make an app, too
         self.is_server = "monailabel.app" in sys.modules
         super().__init__(

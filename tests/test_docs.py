@@ -30,7 +30,8 @@ PAGES = [*DOCS, *(page for folder in FOLDERS for page in sorted(folder.glob("*.m
 FOREIGN = {"args_file", "ensemble", "input", "logdir", "master_addr", "master_port", "nnodes", "node_rank",
            "nproc_per_node", "shm-size", "ssl_certfile", "ssl_keyfile", "tracking", "work_dir"}  # fmt: skip
 #: what else may stand in a block of commands; `make` is what runs these tests and what CI runs
-SHELL = ("make demo", "make test", "make install", "make label-demo", ". .venv/bin/activate", "cd bundle")
+SHELL = ("make demo", "make test", "make install", "make label-demo", ". .venv/bin/activate",
+         "export OMP_WAIT_POLICY=PASSIVE", "cd bundle")  # fmt: skip
 
 
 def commands(path: Path) -> list[str]:

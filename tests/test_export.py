@@ -128,6 +128,20 @@ def test_the_command_of_an_installed_package(monkeypatch, tmp_path, liver, capsy
     assert "semsim datalist create" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("given, expected", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_without_spinning(given, expected):
+    """Which OpenMP is told before torch is loaded, so by the command itself."""
+    code = (
+        "import os, sys, scripts.__main__ as command; sys.argv = ['semsim']; command.main(); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=BUNDLE, env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == f"{expected} False"
+
+
 def test_a_user_without_an_entry(monkeypatch, capsys, tmp_path):
     """In a container started with ``--user``; MONAI asks for a name when it is loaded. The label app's server, too."""
 

@@ -61,6 +61,7 @@ def main() -> None:
         getpass.getuser()  # which MONAI asks for when it is loaded
     except (KeyError, OSError):  # a container whose user has no entry
         os.environ["USER"] = f"user{os.getuid()}"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads wait without spinning
     name, *options = sys.argv[1:] or ["--help"]
     if name == "run":
         sys.argv = ["semsim run", "run", *run_options(options)]

@@ -240,6 +240,7 @@ class SemsimAlgo(BundleAlgo):
                 f"{self.output_path}: finished before, mean Dice {self.get_score():.3f}; only more epochs go on. For "
                 "new labels and settings take another work_dir, or move this folder away."
             )
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the process that trains: its threads do not spin
         if not any(sign.isspace() for sign in str(self.output_path)):
             return super().train(train_params, device_setting)
         place = self.output_path
