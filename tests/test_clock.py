@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from time import process_time
 
@@ -60,12 +61,19 @@ def test_too_few_minutes_are_refused_with_the_least_that_would_do():
         bought(0.6, 30.2, 2.0, 3.0, one_pass=20)
 
 
-def test_too_few_steps_are_named_with_the_minutes_that_would_do():
-    """36 steps of 6 s after 44 s: 300 would take 44 s and 30 minutes, a tenth more for validations, and the reserve."""
-    said = few_steps(Length(36, 1, 18), 44.0, 6.0)
-    assert said.startswith("36 steps are few;") and "--minutes 36 here" in said
-    assert bought(36, 44.0, 6.0, 10.0, one_pass=100).steps >= 300 > bought(33, 44.0, 6.0, 10.0, one_pass=100).steps
-    assert few_steps(Length(30, 10, 3), 44.0, 6.0) == ""
+@pytest.mark.parametrize(
+    "minutes, spent, step, validation, given",
+    [(5, 44, 6.0, 10.0, {}), (9, 40, 1.0, 300.0, {}), (5, 40, 0.5, 20.0, {"steps_per_epoch": 10, "val_interval": 1})],
+)
+def test_too_few_steps_are_named_with_the_minutes_that_would_do(minutes, spent, step, validation, given):
+    given = {"one_pass": 50, **given}
+    short = bought(minutes, spent, step, validation, **given)
+    said = few_steps(short, spent, step, validation, **given)
+    enough = int(re.search(r"--minutes (\d+) here", said)[1])
+    assert said.startswith(f"{short.steps} steps are few;") and enough > minutes
+    long = bought(enough, spent, step, validation, **given)
+    assert long.steps >= 300 > bought(0.9 * enough, spent, step, validation, **given).steps
+    assert few_steps(long, spent, step, validation, **given) == ""
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,11 @@ def test_names_that_python_reads_as_numbers_stay_as_they_are(tmp_path, monkeypat
     monkeypatch.setattr("sys.argv", ["semsim", "datalist", "create", *words, "--class_names", "background,1_2"])
     main()
     assert json.loads(output.read_text())["labels"] == {"0": "background", "1": "1_2"}
+    output.unlink()
+    monkeypatch.setattr("sys.argv", ["semsim", "datalist", "create", *words, "--class_names",
+                                     "['background','left, upper lobe']"])  # fmt: skip
+    main()
+    assert json.loads(output.read_text())["labels"] == {"0": "background", "1": "left, upper lobe"}
 
 
 def test_one_structure_is_chosen_from_a_folder_of_many(tmp_path):

@@ -26,7 +26,7 @@ def check_nrrd(path: str) -> None:
         header = file.read(65536).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     units = re.findall(rb"^(?:space )?units:(.*)$", header, flags=re.MULTILINE)
     check_unit(path, re.findall(r'"([^"]*)"', b" ".join(units).decode("utf-8", "replace")))
-    if space := re.search(rb"^space: *((?:scanner|3D).*?)\s*$", header, flags=re.MULTILINE | re.IGNORECASE):
+    if space := re.search(rb"^space:[ \t]*((?:scanner|3D).*?)\s*$", header, flags=re.MULTILINE | re.IGNORECASE):
         raise InputError(
             f"{path}: expected a space of the body, such as left-posterior-superior, received "
             f"{space[1].decode('utf-8', 'replace')}, which does not say where left is; save it anew in LPS or RAS, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
 import random
@@ -25,6 +27,10 @@ def words(value: Names) -> list[Any]:
     if value is None:
         return []
     if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            quoted = ast.literal_eval(value)
+            if isinstance(quoted, (list, tuple)) and all(isinstance(name, str) for name in quoted):
+                return [name.strip() for name in quoted]
         inside = value[1:-1] if value[:1] + value[-1:] in ("[]", "()") else value
         return [name.strip(" '\"") for name in inside.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -132,20 +132,24 @@ def bought(minutes: float, spent: float, step: float, validation: float, **given
     return length
 
 
-def few_steps(length: Length, spent: float, step: float) -> str:
+def few_steps(length: Length, spent: float, step: float, validation: float, **given: int | None) -> str:
     """What to say of a training too short to learn much; empty for any other.
 
     Args:
         length: of the training.
         spent: seconds that are over before its first step.
-        step: seconds of a step.
+        step, validation, given: as of :func:`affordable`.
     """
     if length.steps >= FEW:
         return ""
-    minutes = math.ceil((spent + FEW * step / (1 - VALIDATION_SHARE)) / (1 - RESERVE) / 60)
+    minutes = 0
+    found: Length | None = length
+    while found is None or found.steps < FEW:
+        minutes = max(1, math.ceil(1.05 * minutes), math.ceil((spent + FEW * step) / (1 - RESERVE) / 60))
+        found = affordable(60 * minutes * (1 - RESERVE) - spent, step, validation, **given)  # type: ignore[arg-type]
     return (
         f"{length.steps:,} steps are few; a network learns little in less than about {FEW}. They would take --minutes "
-        f"{minutes} here; a smaller --spatial_size, or slices in place of volumes, makes steps cheaper."
+        f"{minutes} here; a smaller --spatial_size makes steps cheaper."
     )
 
 

@@ -162,10 +162,9 @@ class Clock:
         probe.optimizer.zero_grad(set_to_none=True)
 
         spent, step, self.validation_seconds = of_rank_0((self.elapsed(), step, self.validation_seconds))
-        self.length = length = bought(
-            self.minutes, spent, step, self.validation_seconds, one_pass=len(plan.loader),
-            steps_per_epoch=self._steps_per_epoch, val_interval=self._val_interval,
-        )  # fmt: skip
+        given = {"one_pass": len(plan.loader), "steps_per_epoch": self._steps_per_epoch,
+                 "val_interval": self._val_interval}  # fmt: skip
+        self.length = length = bought(self.minutes, spent, step, self.validation_seconds, **given)
         validations = f" and {length.validations} validations of {self.validation_seconds:.1f} s"
         say(
             logging.INFO,
@@ -174,7 +173,7 @@ class Clock:
             + f". The same by hand: --epochs {length.epochs} --steps_per_epoch {length.steps_per_epoch} "
             f"--val_interval {length.val_interval}",
         )
-        if few := few_steps(length, spent, step):
+        if few := few_steps(length, spent, step, self.validation_seconds, **given):
             say(logging.WARNING, few)
 
 

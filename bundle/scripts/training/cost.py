@@ -136,7 +136,7 @@ class Plan:
             return figures
         for line in self._lines(figures, volumes, length.val_interval):
             logger.info(line)
-        if few := few_steps(length, start_up, step):
+        if self.minutes is not None and (few := few_steps(length, start_up, step, validation, **self._given())):
             logger.warning(few)
         if self.plan_file:
             write_text(Path(self.plan_file), json.dumps(figures, indent=1) + "\n")
