@@ -152,9 +152,9 @@ class Predictor(SupervisedEvaluator):
         raise_all(self.problems)
 
 
-def postfix_of(text: Any) -> str:
+def postfix_of(text: str | None) -> str:
     """What is put behind names; empty for nothing."""
-    return "" if text is None else str(text)
+    return text or ""
 
 
 def prepared_output(
